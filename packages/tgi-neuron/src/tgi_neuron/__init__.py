@@ -1,0 +1,1 @@
+"""Neuron devices for tgi."""
