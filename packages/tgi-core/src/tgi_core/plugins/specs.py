@@ -1,0 +1,74 @@
+"""What plugins hand to the core: frozen data, with code named by target so that listing imports nothing."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+ANY_DEVICE = "any"
+
+
+def resolve(target: str) -> Any:
+    """The object named by a `package.module:attribute` target."""
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceProbe:
+    """One vendor's answer to: can you run here?"""
+
+    kind: str  #: device name on the command line: "cuda", "rocm", "gaudi", "neuron", "cpu"
+    backend: str  #: target of the DeviceBackend subclass
+    products: tuple[str, ...] = ()  #: one product name per usable device
+    reason: str = ""  #: why there is none, a sentence for a person
+
+    @property
+    def available(self) -> bool:
+        """Whether at least one device can be used."""
+        return bool(self.products)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelSpec:
+    """One implementation of one op on one kind of device."""
+
+    op: str  #: a field of `tgi_core.kernels.ops.Kernels`
+    name: str  #: what a person types to choose it: "flashinfer", "triton"
+    target: str
+    device: str = ANY_DEVICE
+    supports: str = ""  #: target of (KernelQuery) -> str, the reason why not; "" means it can
+    priority: int = 0  #: among implementations for the same device, the highest wins
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """One implementation of one or more Hugging Face architectures."""
+
+    architectures: tuple[str, ...]  #: as config.json names them: "LlamaForCausalLM"
+    target: str
+    device: str = ANY_DEVICE
+    priority: int = 0
+    family: str = ""  #: name in `tgi models`: "Llama, Llama 2, Code Llama"
+    note: str = ""  #: a limit or a hint, shown beside it
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizationSpec:
+    """One way in which checkpoints store quantised weights."""
+
+    name: str  #: what a person types after --quantize, and config.json's `quant_method`
+    matches: str  #: target of (quantization config: dict) -> bool
+    target: str  #: target of the class that makes the layers' weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitsProcessorSpec:
+    """One change to logits before sampling, switched on by request parameters of its own."""
+
+    name: str
+    target: str
+    order: int  #: ascending; TGI's own processors stand at 100, 200, ...
+    parameters: Mapping[str, str] = field(default_factory=dict)  #: request field -> JSON type, for validation and docs
