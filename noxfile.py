@@ -135,16 +135,15 @@ def install(session: nox.Session, *, with_tests: bool = True) -> None:
 
 def fingerprint() -> str:
     """A hash of every file that decides what the environment holds."""
-    files = [
-        ROOT / "pyproject.toml",
-        ROOT / "constraints.txt",
-        ROOT / "VERSION",
-        *ROOT.glob("packages/*/pyproject.toml"),
+    names = [
+        "pyproject.toml",
+        "constraints.txt",
+        "VERSION",
+        "packages/*/pyproject.toml",
+        "packages/tgi-core/hatch_build.py",
     ]
-    files += [
-        ROOT / "packages/tgi-core/hatch_build.py",
-        *ROOT.glob("packages/tgi-core/src/tgi_core/cpu/native/*.[ch]*"),
-    ]
+    names += ["packages/tgi-core/src/tgi_core/cpu/native/*.[ch]*"]
+    files = [file for name in names for file in ROOT.glob(name)]
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(file.read_bytes())

@@ -46,7 +46,7 @@ def test_a_blocked_plugin_is_not_imported(fake):
 
 
 def test_a_misspelt_hook_fails_its_plugin_only(make_plugin, fake):
-    plugins = load(make_plugin("typo", tgi_register_kernel=list), fake)
+    plugins = load(make_plugin("typo", tgi_register_kernel=lambda: ()), fake)
     assert states(plugins) == [("fake_vendor", "loaded"), ("typo", "failed")]
     assert "unknown hook 'tgi_register_kernel'" in plugins.failed[0].detail
     assert not plugins.manager.has_plugin("typo")
