@@ -1,0 +1,33 @@
+"""Facts about a device that the scheduler and the resolver read, so that they never ask which vendor it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ONE_BLOCK_PER_SEQUENCE = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """Declared before weights load; may only narrow afterwards."""
+
+    block_sizes: tuple[int, ...] = (16,)  #: tokens per KV block, best first; (0,) = one block holds a whole sequence
+    dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")  #: of weights and activations, best first
+    kv_dtypes: tuple[str, ...] = ("model",)
+    quantization: tuple[str, ...] = ()
+    static_shapes: bool = False  #: inputs are padded to a bucket
+    batch_buckets: tuple[int, ...] = ()  #: sequences per step, ascending
+    prefill_buckets: tuple[int, ...] = ()  #: tokens per sequence, ascending
+    prefill_rows: int | None = None  #: sequences per prefill step; None = any
+    max_sequences: int | None = None  #: fixed by a compiled graph
+    max_prompt_len: int | None = None  #: fixed by a compiled graph; apart from the total length
+    max_len: int | None = None  #: prompt plus output, fixed by a compiled graph
+    chunked_prefill: bool = True
+    prefix_caching: bool = True
+    mixed_batches: bool = True  #: prefill and decode in one step
+    decode_all_live: bool = False  #: a live slot that is left out of a decode is corrupted
+    asynchronous: bool = False  #: `submit` returns while the device works
+    prefill_tokens: int = 4096  #: tokens of prompt per step that keep the device busy without stalling decodes
+    batch_size: int = 256  #: sequences that pay off in one decode step
+    host_memory: bool = False  #: weights and KV cache live in the host's own memory
+    memory_fraction: float = 0.9  #: of the free memory that KV cache may take

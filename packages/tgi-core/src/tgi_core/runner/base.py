@@ -1,0 +1,40 @@
+"""The boundary between scheduling and a device: plans go in, results come back, in order."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from tgi_core.step import StepPlan, StepResult
+
+
+class Handle(ABC):
+    """A submitted step."""
+
+    @abstractmethod
+    def done(self) -> bool:
+        """Whether `result` returns without waiting."""
+
+    @abstractmethod
+    def result(self) -> StepResult:
+        """Wait for the device and return host values.  A device fault is raised here."""
+
+
+class FinishedHandle(Handle):
+    """A step of a device that works while it is called."""
+
+    def __init__(self, result: StepResult) -> None:
+        self._result = result
+
+    def done(self) -> bool:
+        return True
+
+    def result(self) -> StepResult:
+        return self._result
+
+
+class Runner(ABC):
+    """Executes steps in the order of submission; holds the model and all per-slot state."""
+
+    @abstractmethod
+    def submit(self, plan: StepPlan) -> Handle:
+        """Start a step.  Results of earlier steps may still be on the way."""

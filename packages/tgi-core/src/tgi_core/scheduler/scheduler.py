@@ -1,0 +1,297 @@
+"""Turns waiting and running sequences into one step after another.
+
+A request waits, is admitted to a slot, has its prompt prefilled (in chunks, where the device can), decodes one token a
+step, and leaves.  When KV blocks run out the least urgent running sequence is preempted: its blocks are released, and
+it is prefilled again later, output included.  Steps overlap the device: a step may be planned while the results of
+the one before are still on the way.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from dataclasses import dataclass, field
+
+from tgi_core.device.capabilities import Capabilities
+from tgi_core.errors import InvalidRequest
+from tgi_core.kvcache.manager import KVCacheManager
+from tgi_core.request import Request, RequestOutput
+from tgi_core.scheduler.finish import FinishRule
+from tgi_core.scheduler.limits import Limits
+from tgi_core.scheduler.policy import may_admit
+from tgi_core.scheduler.queue import RequestQueue, urgency
+from tgi_core.scheduler.sequence import Sequence
+from tgi_core.step import Admission, Row, RowResult, StepKind, StepPlan, StepResult
+
+
+@dataclass(slots=True)
+class StepCounts:
+    """What the plans and reports since the last `Scheduler.take_counts` added up to."""
+
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    preemptions: int = 0
+    prefix_hits: int = 0
+    prefix_queries: int = 0
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A step while it is planned."""
+
+    prefill_budget: int  #: prompt tokens that still fit
+    rows: list[Row] = field(default_factory=list)
+    admissions: list[Admission] = field(default_factory=list)
+    kinds: set[StepKind] = field(default_factory=set)
+
+    @property
+    def kind(self) -> StepKind:
+        return "mixed" if len(self.kinds) > 1 else next(iter(self.kinds))
+
+
+class Scheduler:
+    """Owns every request from `add` until its last output or `abort`."""
+
+    def __init__(self, limits: Limits, capabilities: Capabilities, kv: KVCacheManager, finish: FinishRule) -> None:
+        self.limits, self.capabilities, self.kv, self.finish = limits, capabilities, kv, finish
+        self.waiting = RequestQueue()
+        self.running: dict[int, Sequence] = {}
+        self._free_slots = list(range(limits.max_batch_size))  # a heap: lowest first
+        self._in_flight: dict[int, dict[int, Sequence]] = {}  # plan number -> sequence id -> sequence
+        self._arrivals = 0
+        self._plans = 0
+        self._last_kind: StepKind = "decode"
+        self._counts = StepCounts()
+
+    # ---- requests -------------------------------------------------------------------------------------------------
+
+    def add(self, request: Request, seed: int) -> None:
+        """Queue a request.
+
+        Raises:
+            InvalidRequest: it breaks a limit, or its id is in use.
+        """
+        self.limits.check(request)
+        if request.id in self.running or request.id in self.waiting:
+            raise InvalidRequest(f"request id {request.id} is in use")
+        self._arrivals += 1
+        self.waiting.push(Sequence(request, seed, self._arrivals))
+
+    def abort(self, request_id: int) -> bool:
+        """End a request at any moment; unknown and finished ids are ignored."""
+        if self.waiting.remove(request_id) is not None:
+            return True
+        if request_id in self.running:
+            self._leave(self.running[request_id])
+            return True
+        return False
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a request waits or runs."""
+        return bool(self.running or self.waiting)
+
+    def take_counts(self) -> StepCounts:
+        """Counts since the last call."""
+        counts, self._counts = self._counts, StepCounts()
+        return counts
+
+    # ---- planning -------------------------------------------------------------------------------------------------
+
+    def schedule(self) -> StepPlan | None:
+        """The next step; None when nothing can run until results come back or requests arrive."""
+        draft = self._draft_mixed() if self.capabilities.mixed_batches else self._draft_one_phase()
+        if not draft.rows:
+            return None
+        self._plans += 1
+        self._last_kind = draft.kind
+        self._in_flight[self._plans] = {row.sequence_id: self.running[row.sequence_id] for row in draft.rows}
+        return StepPlan(self._plans, draft.kind, tuple(draft.rows), tuple(draft.admissions))
+
+    def _draft_mixed(self) -> _Draft:
+        decoding = sum(sequence.is_decoding for sequence in self.running.values())
+        draft = _Draft(max(self.limits.max_batch_prefill_tokens - decoding, self.kv.block_size))
+        self._continue_running(draft, decode=True, prefill=True)
+        self._admit(draft)
+        return draft
+
+    def _draft_one_phase(self) -> _Draft:
+        """Prefill or decode, in turn, so that neither waits for the other's end.
+
+        Every decode has every live slot in it, which devices that corrupt left-out slots need.
+        """
+        draft = _Draft(self.limits.max_batch_prefill_tokens)
+        if self._last_kind == "decode" or not any(sequence.is_decoding for sequence in self.running.values()):
+            self._continue_running(draft, decode=False, prefill=True)
+            self._admit(draft)
+        if not draft.rows:
+            self._continue_running(draft, decode=True, prefill=False)
+        return draft
+
+    def _continue_running(self, draft: _Draft, *, decode: bool, prefill: bool) -> None:
+        """Rows for running sequences, the most urgent first.
+
+        Where blocks run out the least urgent one is preempted; in this order it has no row yet.
+        """
+        for sequence in sorted(self.running.values(), key=urgency):
+            if sequence.id not in self.running or not sequence.wants_step:
+                continue
+            if not (decode if sequence.is_decoding else prefill):
+                continue
+            length = 1 if sequence.is_decoding else min(sequence.uncomputed, draft.prefill_budget)
+            if length and (blocks := self._make_room(sequence, sequence.computed + length)) is not None:
+                self._plan_row(draft, sequence, length, blocks)
+
+    def _make_room(self, sequence: Sequence, num_tokens: int) -> tuple[int, ...] | None:
+        """Blocks added to a running sequence's table; None when it had to be preempted itself."""
+        while (added := self.kv.extend(sequence.id, num_tokens)) is None:
+            victim = max(self.running.values(), key=urgency)
+            self._preempt(victim)
+            if victim is sequence:
+                return None
+        return added
+
+    def _admit(self, draft: _Draft) -> None:
+        """Rows for waiting sequences, while slots, blocks and the prompt budget last."""
+        most_rows = self.capabilities.prefill_rows or self.limits.max_batch_size
+        while self._free_slots and draft.prefill_budget > 0 and len(draft.admissions) < most_rows:
+            sequence = self.waiting.peek()
+            if sequence is None or sequence.pending:
+                return
+            found = self._match(sequence)
+            uncached = len(sequence.tokens) - len(found) * self.kv.block_size
+            length = min(uncached, draft.prefill_budget)
+            if length < uncached and not self.capabilities.chunked_prefill:
+                if draft.rows:
+                    return
+                length = uncached
+            if not may_admit(sequence, found, self.running.values(), self.kv):
+                return
+            self._enter(draft, self.waiting.pop(), found)
+            added = self.kv.extend(sequence.id, sequence.computed + length) or ()
+            self._plan_row(draft, sequence, length, (*found, *added))
+
+    def _match(self, sequence: Sequence) -> list[int]:
+        if sequence.request.params.prompt_logprobs:
+            return []
+        return self.kv.match(sequence.tokens, sequence.request.cache_salt)
+
+    def _enter(self, draft: _Draft, sequence: Sequence, found: list[int]) -> None:
+        """Give a waiting sequence a slot and the blocks that hold its beginning."""
+        sequence.slot = heapq.heappop(self._free_slots)
+        sequence.computed = len(found) * self.kv.block_size
+        self.kv.open(sequence.id, sequence.request.cache_salt, found, sequence.tokens)
+        self.running[sequence.id] = sequence
+        self._counts.prefix_hits += sequence.computed
+        self._counts.prefix_queries += len(sequence.tokens)
+        if not sequence.scheduled_at:
+            sequence.scheduled_at = time.monotonic()
+            sequence.cached_tokens = sequence.computed
+        draft.admissions.append(
+            Admission(
+                sequence_id=sequence.id,
+                slot=sequence.slot,
+                params=sequence.request.params,
+                seed=sequence.seed,
+                tokens=tuple(sequence.tokens),
+                prompt_len=sequence.prompt_len,
+            )
+        )
+
+    def _plan_row(self, draft: _Draft, sequence: Sequence, length: int, new_blocks: tuple[int, ...]) -> None:
+        start, known = sequence.computed, len(sequence.tokens)
+        draft.kinds.add("decode" if sequence.is_decoding else "prefill")
+        if sequence.is_decoding:
+            self._counts.decode_tokens += 1
+        else:
+            self._counts.prefill_tokens += length
+            draft.prefill_budget -= length
+        wants_token = length == sequence.uncomputed
+        tokens = tuple(sequence.tokens[start : start + length]) if start < known else None
+        sequence.computed += length
+        sequence.pending += wants_token
+        draft.rows.append(Row(sequence.id, sequence.slot, start, length, tokens, new_blocks, wants_token))
+
+    # ---- results --------------------------------------------------------------------------------------------------
+
+    def report(self, plan: StepPlan, result: StepResult) -> list[RequestOutput]:
+        """Take over the results of a plan.  Rows of sequences that left in the meantime are dropped."""
+        planned = self._in_flight.pop(plan.number)
+        outputs = []
+        for row, row_result in zip(plan.rows, result.rows, strict=True):
+            sequence = planned[row.sequence_id]
+            if row.wants_token:
+                sequence.pending -= 1
+            if self._owns(sequence) and (output := self._report_row(sequence, row, row_result)):
+                outputs.append(output)
+        return outputs
+
+    def fail(self, plan: StepPlan, error: str) -> list[RequestOutput]:
+        """A whole step failed: its sequences end with an error, all others go on."""
+        return self.report(plan, StepResult([RowResult(row.sequence_id, error=error) for row in plan.rows]))
+
+    def _owns(self, sequence: Sequence) -> bool:
+        return self.running.get(sequence.id) is sequence or self.waiting.get(sequence.id) is sequence
+
+    def _report_row(self, sequence: Sequence, row: Row, result: RowResult) -> RequestOutput | None:
+        if result.error:
+            return self._fail_sequence(sequence, result.error)
+        if sequence.prompt_logprobs is not None and row.start < sequence.prompt_len:
+            del sequence.prompt_logprobs[row.start + 1 :]
+            sequence.prompt_logprobs.extend(result.prompt_logprobs)
+        if result.token_id is not None:
+            sequence.tokens.append(result.token_id)
+        if sequence.id in self.running:
+            self.kv.commit(sequence.id, sequence.tokens, min(row.start + row.length, len(sequence.tokens)))
+        if result.token_id is None:
+            return None
+        reason = self.finish.reason(sequence.request.params, result.token_id, len(sequence.tokens) - sequence.prompt_len)
+        output = RequestOutput(
+            request_id=sequence.id,
+            token_ids=[result.token_id],
+            logprobs=[result.logprob],
+            top_logprobs=[result.top_logprobs] if sequence.request.params.top_n_tokens else [],
+            finish_reason=reason,
+        )
+        if not sequence.reported:
+            self._introduce(sequence, output)
+        if reason:
+            self._leave(sequence)
+        return output
+
+    def _introduce(self, sequence: Sequence, output: RequestOutput) -> None:
+        """Facts that only the first output of a request carries."""
+        sequence.reported = True
+        output.cached_tokens = sequence.cached_tokens
+        output.scheduled_at = sequence.scheduled_at
+        output.prompt_logprobs = sequence.prompt_logprobs
+        output.seed = sequence.seed if sequence.request.params.do_sample else None
+
+    def _fail_sequence(self, sequence: Sequence, error: str) -> RequestOutput:
+        if sequence.id in self.running:
+            self.kv.discard(sequence.id)
+        self._leave(sequence)
+        return RequestOutput(request_id=sequence.id, finish_reason="error", error=error)
+
+    # ---- leaving --------------------------------------------------------------------------------------------------
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Release slot and blocks; the sequence waits at its old place and starts over, output included."""
+        self._release(sequence)
+        sequence.computed, sequence.preemptions = 0, sequence.preemptions + 1
+        self._counts.preemptions += 1
+        self.waiting.push(sequence)
+
+    def _leave(self, sequence: Sequence) -> None:
+        if sequence.id in self.running:
+            self._release(sequence)
+        else:
+            self.waiting.remove(sequence.id)
+
+    def _release(self, sequence: Sequence) -> None:
+        """Blocks and slot may be reused by the next plan at once, because a device runs its steps in order."""
+        del self.running[sequence.id]
+        self.kv.close(sequence.id)
+        heapq.heappush(self._free_slots, sequence.slot)
+        sequence.slot = -1
+

@@ -1,0 +1,65 @@
+"""A request while the scheduler owns it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tgi_core.request import Request
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Tokens known so far, and how many of them have their KV computed or on the way.
+
+    `pending` tokens were sampled by steps whose results have not come back; their ids are still on the device.
+    """
+
+    request: Request
+    seed: int
+    arrival: int  #: counts requests; the order of fairness
+    tokens: list[int] = field(init=False)
+    slot: int = -1
+    computed: int = 0  #: tokens whose KV is in the cache once all submitted steps are done
+    pending: int = 0
+    cached_tokens: int = 0  #: prompt tokens answered by the prefix cache at first admission
+    prompt_logprobs: list[float | None] | None = None
+    preemptions: int = 0
+    scheduled_at: float = 0.0
+    reported: bool = False  #: its first output is out
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt_ids)
+        if self.request.params.prompt_logprobs:
+            self.prompt_logprobs = [None]
+
+    @property
+    def id(self) -> int:
+        return self.request.id
+
+    @property
+    def prompt_len(self) -> int:
+        return len(self.request.prompt_ids)
+
+    @property
+    def generated(self) -> int:
+        """Output tokens, the pending ones included."""
+        return len(self.tokens) - self.prompt_len + self.pending
+
+    @property
+    def max_len(self) -> int:
+        """Tokens it may reach: the worst case for memory.  The last token's KV is never needed."""
+        return self.prompt_len + self.request.params.max_new_tokens
+
+    @property
+    def uncomputed(self) -> int:
+        """Tokens, pending ones included, whose KV is not yet under way; 1 while decoding."""
+        return len(self.tokens) + self.pending - self.computed
+
+    @property
+    def is_decoding(self) -> bool:
+        return self.computed > 0 and self.uncomputed == 1
+
+    @property
+    def wants_step(self) -> bool:
+        """False while its last allowed token is on the way."""
+        return self.generated < self.request.params.max_new_tokens

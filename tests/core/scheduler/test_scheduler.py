@@ -1,0 +1,303 @@
+"""The scheduler on devices without arithmetic: right tokens, no leaks, nobody starves, whatever happens."""
+
+import random
+from collections import deque
+
+import pytest
+
+from tgi_core.errors import InvalidRequest
+from tgi_core.kvcache.manager import KVCacheManager
+from tgi_core.request import Request
+from tgi_core.sampling_params import SamplingParams
+from tgi_core.scheduler.finish import FinishRule
+from tgi_core.scheduler.limits import Limits
+from tgi_core.scheduler.scheduler import Scheduler
+from tgi_core.step import RowResult, StepResult
+from tgi_core.testing.fake_device import (
+    VOCABULARY,
+    FakeAsynchronousRunner,
+    FakePagedRunner,
+    FakeStaticRunner,
+    expected_output,
+)
+
+RUNNERS = [FakePagedRunner, FakeAsynchronousRunner, FakeStaticRunner]
+
+
+class Loop:
+    """A small engine: schedules, runs, reports, and checks every invariant after each step."""
+
+    def __init__(self, runner_type=FakePagedRunner, *, num_blocks=32, prefill_tokens=16, batch_size=4, depth=None):
+        capabilities = runner_type.capabilities
+        block_size = capabilities.block_sizes[0] or 64
+        if not capabilities.block_sizes[0]:
+            num_blocks = capabilities.max_sequences
+        limits = Limits(
+            max_input_tokens=40,
+            max_total_tokens=min(64, num_blocks * block_size),
+            max_batch_prefill_tokens=prefill_tokens,
+            max_batch_size=batch_size,
+            vocab_size=VOCABULARY,
+        )
+        kv = KVCacheManager(num_blocks, block_size, prefix_caching=capabilities.prefix_caching)
+        self.scheduler = Scheduler(limits, capabilities, kv, FinishRule())
+        self.runner = runner_type(num_blocks, block_size, batch_size)
+        self.depth = depth or (2 if capabilities.asynchronous else 1)
+        self.in_flight = deque()
+        self.outputs: dict[int, list[int]] = {}
+        self.reasons: dict[int, str] = {}
+        self.steps = 0
+
+    def add(self, request_id, prompt, new_tokens=5, **kwargs):
+        params = SamplingParams(max_new_tokens=new_tokens)
+        self.scheduler.add(Request(id=request_id, prompt_ids=prompt, params=params, **kwargs), seed=0)
+        self.outputs[request_id] = []
+
+    def step(self):
+        plan = self.scheduler.schedule()
+        if plan:
+            self.in_flight.append((plan, self.runner.submit(plan)))
+        while self.in_flight and (not plan or len(self.in_flight) >= self.depth):
+            done, handle = self.in_flight.popleft()
+            self.collect(self.scheduler.report(done, handle.result()))
+            if plan is None:
+                break
+        self.check()
+        self.steps += 1
+        return plan
+
+    def collect(self, outputs):
+        for output in outputs:
+            self.outputs[output.request_id] += output.token_ids
+            if output.finish_reason:
+                assert output.request_id not in self.reasons, "a request ended twice"
+                self.reasons[output.request_id] = output.finish_reason
+
+    def check(self):
+        kv, running = self.scheduler.kv, self.scheduler.running
+        kv.pool.check()
+        assert kv.open_sequences() == running.keys()
+        slots = [sequence.slot for sequence in running.values()]
+        assert len(set(slots)) == len(slots)
+        assert len(slots) + len(self.scheduler._free_slots) == self.scheduler.limits.max_batch_size
+
+    def drain(self, most_steps=2000):
+        while self.scheduler.has_work or self.in_flight:
+            assert self.steps < most_steps, "the scheduler does not finish"
+            self.step()
+        assert self.scheduler.kv.pool.counts().held == 0
+
+
+@pytest.mark.parametrize("runner_type", RUNNERS)
+def test_every_device_generates_the_expected_tokens(runner_type):
+    loop = Loop(runner_type)
+    prompts = {i: [(i * 37 + j) % VOCABULARY for j in range(1 + 5 * i)] for i in range(8)}
+    for request_id, prompt in prompts.items():
+        loop.add(request_id, prompt, new_tokens=3 + request_id)
+    loop.drain()
+    for request_id, prompt in prompts.items():
+        assert loop.outputs[request_id] == expected_output(prompt, 3 + request_id)
+    assert set(loop.reasons.values()) == {"length"}
+
+
+@pytest.mark.parametrize("runner_type", RUNNERS)
+@pytest.mark.parametrize("seed", range(25))
+def test_random_arrivals_cancels_and_reuse(runner_type, seed):
+    rng = random.Random(seed)
+    loop = Loop(
+        runner_type,
+        num_blocks=rng.choice([16, 20, 40]),
+        prefill_tokens=rng.choice([1, 5, 16, 64]),
+        batch_size=4,
+    )
+    prompts: dict[int, list[int]] = {}
+    lengths: dict[int, int] = {}
+    aborted = set()
+    for request_id in range(60):
+        stem = [rng.choice([1, 2])] * rng.choice([0, 4, 8, 13])
+        prompts[request_id] = stem + [rng.randrange(VOCABULARY) for _ in range(rng.randint(1, 20))]
+        lengths[request_id] = rng.randint(1, 20)
+        loop.add(request_id, prompts[request_id], lengths[request_id], priority=rng.choice([-1, 0, 0, 1]))
+        for _ in range(rng.randint(0, 4)):
+            loop.step()
+        if rng.random() < 0.3:
+            victim = rng.randrange(request_id + 5)  # may be unknown or finished
+            if loop.scheduler.abort(victim):
+                aborted.add(victim)
+            loop.check()
+    loop.drain()
+    for request_id, prompt in prompts.items():
+        expected = expected_output(prompt, lengths[request_id])
+        if request_id in aborted:
+            assert loop.outputs[request_id] == expected[: len(loop.outputs[request_id])]
+            assert request_id not in loop.reasons
+        else:
+            assert loop.outputs[request_id] == expected
+
+
+def test_static_device_sees_two_shapes_only():
+    loop = Loop(FakeStaticRunner)
+    for request_id in range(10):
+        loop.add(request_id, [request_id] * (request_id + 1), new_tokens=1 + request_id % 4)
+    loop.drain()
+    assert loop.runner.shapes == {("prefill", 1), ("decode", 4)}
+
+
+def test_the_next_step_is_submitted_before_the_last_one_ran():
+    loop = Loop(FakeAsynchronousRunner)
+    loop.add(1, [1, 2, 3], new_tokens=8)
+    loop.drain()
+    assert loop.runner.most_submitted == 2
+    assert loop.outputs[1] == expected_output([1, 2, 3], 8)
+
+
+def test_a_decode_row_may_refer_to_a_token_still_on_the_device():
+    loop = Loop(FakeAsynchronousRunner)
+    loop.add(1, [1, 2, 3], new_tokens=8)
+    assert loop.step().rows[0].tokens == (1, 2, 3)
+    assert loop.step().rows[0].tokens is None
+
+
+def test_a_stop_seen_one_step_late_drops_the_surplus_token():
+    stop = expected_output([1, 2, 3], 3)[2]
+    loop = Loop(FakeAsynchronousRunner)
+    loop.scheduler.finish = FinishRule(frozenset({stop}))
+    loop.add(1, [1, 2, 3], new_tokens=8)
+    loop.drain()
+    assert loop.outputs[1] == expected_output([1, 2, 3], 3)
+    assert loop.reasons == {1: "eos_token"}
+
+
+def test_a_preempted_sequence_keeps_its_prompt_and_output():
+    loop = Loop(num_blocks=16, prefill_tokens=64)
+    for request_id in range(4):
+        loop.add(request_id, [request_id] * 12, new_tokens=30)
+    preemptions = 0
+    while loop.scheduler.has_work:
+        loop.step()
+        preemptions += loop.scheduler.take_counts().preemptions
+    assert preemptions > 0
+    for request_id in range(4):
+        assert loop.outputs[request_id] == expected_output([request_id] * 12, 30)
+
+
+def test_few_preemptions_under_memory_pressure():
+    loop = Loop(num_blocks=16, prefill_tokens=64)
+    worst: dict[int, int] = {}
+    for request_id in range(60):
+        loop.add(request_id, [request_id] * 10, new_tokens=40)
+    while loop.scheduler.has_work:
+        loop.step()
+        for sequence in loop.scheduler.running.values():
+            worst[sequence.id] = sequence.preemptions
+    assert max(worst.values()) <= 4
+    assert loop.reasons == dict.fromkeys(range(60), "length")
+
+
+def test_a_repeated_prompt_is_answered_from_the_prefix_cache():
+    loop = Loop(prefill_tokens=64)
+    prompt = list(range(33))
+    loop.add(1, prompt)
+    loop.drain()
+    loop.scheduler.take_counts()
+    loop.add(2, prompt)
+    plan = loop.step()
+    assert plan.rows[0].start == 32
+    assert loop.scheduler.take_counts().prefix_hits == 32
+    loop.drain()
+    assert loop.outputs[2] == loop.outputs[1]
+
+
+def test_long_prompts_are_chunked_beside_decodes():
+    loop = Loop(prefill_tokens=8)
+    loop.add(1, [1, 2, 3], new_tokens=20)
+    loop.step()
+    loop.add(2, list(range(30)))
+    plan = loop.step()
+    assert plan.kind == "mixed"
+    assert [row.length for row in plan.rows] == [1, 7]
+    loop.drain()
+    assert loop.outputs[2] == expected_output(list(range(30)), 5)
+
+
+def test_priorities_overtake_but_starve_nobody():
+    loop = Loop(batch_size=1, prefill_tokens=64)
+    loop.add(0, [7], new_tokens=2)
+    for request_id in range(1, 1500):
+        loop.add(request_id, [8], new_tokens=1, priority=-1)
+    while loop.scheduler.has_work:
+        loop.step()
+        if 0 in loop.reasons:
+            break
+    assert 1000 < len(loop.reasons) < 1100
+
+
+def test_abort_of_unknown_and_finished_ids_is_ignored():
+    loop = Loop()
+    assert loop.scheduler.abort(99) is False
+    loop.add(1, [1])
+    loop.drain()
+    assert loop.scheduler.abort(1) is False
+
+
+def test_one_failing_row_ends_only_its_own_request():
+    loop = Loop(prefill_tokens=64)
+    loop.add(1, [1, 2, 3])
+    loop.add(2, [4, 5, 6])
+    plan = loop.scheduler.schedule()
+    result = loop.runner.run(plan)
+    result.rows[0] = RowResult(1, error="NaN in the logits")
+    loop.collect(loop.scheduler.report(plan, result))
+    loop.check()
+    loop.drain()
+    assert loop.reasons == {1: "error", 2: "length"}
+    assert loop.outputs[2] == expected_output([4, 5, 6], 5)
+
+
+def test_a_failing_step_ends_its_requests_and_leaves_the_waiting_ones():
+    loop = Loop(batch_size=1)
+    loop.add(1, list(range(9)))
+    loop.add(2, list(range(9)))
+    plan = loop.scheduler.schedule()
+    loop.collect(loop.scheduler.fail(plan, "the device is gone"))
+    assert loop.reasons == {1: "error"}
+    loop.drain()
+    assert loop.outputs[2] == expected_output(list(range(9)), 5)
+
+
+def test_prompt_logprobs_are_joined_over_chunks_and_skip_the_prefix_cache():
+    loop = Loop(prefill_tokens=4)
+    params = SamplingParams(max_new_tokens=1, prompt_logprobs=True)
+    outputs = []
+    for request_id in (1, 2):
+        loop.scheduler.add(Request(id=request_id, prompt_ids=list(range(10)), params=params), seed=0)
+        while loop.scheduler.has_work:
+            plan = loop.scheduler.schedule()
+            rows = [
+                RowResult(
+                    row.sequence_id,
+                    5 if row.wants_token else None,
+                    prompt_logprobs=[float(p) for p in range(row.start + 1, min(row.start + row.length, 9) + 1)],
+                )
+                for row in plan.rows
+            ]
+            outputs += loop.scheduler.report(plan, StepResult(rows))
+    for output in outputs:
+        assert output.prompt_logprobs == [None, *(float(p) for p in range(1, 10))]
+        assert output.cached_tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "new_tokens", "message"),
+    [
+        ([], 1, "cannot be empty"),
+        ([1], 0, "strictly positive"),
+        ([1] * 41, 1, "less than 40 tokens. Given: 41"),
+        ([1] * 40, 25, "must be <= 64. Given: 40 `inputs` tokens and 25"),
+        ([VOCABULARY], 1, "token id 1000 is not in the vocabulary"),
+        ([-1], 1, "token id -1 is not in the vocabulary"),
+    ],
+)
+def test_what_can_never_run_is_refused(prompt, new_tokens, message):
+    with pytest.raises(InvalidRequest, match=message):
+        Loop().add(1, prompt, new_tokens)
