@@ -1,0 +1,52 @@
+import importlib
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tgi_core.plugins import ENTRY_POINT_GROUP
+from tgi_core.plugins.manager import installed_entry_points, load_plugins
+from tgi_core.plugins.specs import DeviceProbe
+
+PACKAGES = Path(__file__).parents[2] / "packages"
+VENDORS = ("cuda", "gaudi", "neuron", "rocm")
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_the_entry_point_is_declared(vendor):
+    project = tomllib.loads((PACKAGES / f"tgi-{vendor}" / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"][ENTRY_POINT_GROUP] == {vendor: f"tgi_{vendor}.plugin"}
+
+
+def test_installed_vendors_load_and_answer_in_a_second():
+    ours = [e for e in installed_entry_points() if e.group == ENTRY_POINT_GROUP and e.name in VENDORS]
+    started = time.monotonic()
+    plugins = load_plugins((), ours)
+    probes = dict(plugins.collect("tgi_probe_device"))
+    assert time.monotonic() - started < len(VENDORS)
+    assert plugins.failed == []
+    assert sorted(p.kind for p in probes.values()) == sorted(e.name for e in ours)
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_a_usable_device_without_a_backend_is_explained_not_offered(vendor, monkeypatch):
+    plugin = importlib.import_module(f"tgi_{vendor}.plugin")
+    monkeypatch.setattr(plugin, "probe", lambda: DeviceProbe(kind=vendor, backend="x:y", products=("Product 1",)))
+    found = plugin.tgi_probe_device()
+    assert not found.available
+    assert found.reason.startswith("Product 1: found, but this version of tgi-")
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_the_plugin_imports_no_torch(vendor):
+    code = f"import sys, tgi_{vendor}.plugin as p; p.tgi_probe_device(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_package_carries_the_licence():
+    licence = (PACKAGES.parent / "LICENSE").read_text()
+    for package in PACKAGES.glob("tgi-*"):
+        assert (package / "LICENSE").read_text() == licence
