@@ -5,17 +5,14 @@ import pytest
 def host(tmp_path):
     """Makes a root file system from path -> text."""
 
-    def make(**files):
-        return make_files(files)
-
-    def make_files(files):
+    def make(files):
         for name, text in files.items():
             path = tmp_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         return tmp_path
 
-    return make_files
+    return make
 
 
 @pytest.fixture
