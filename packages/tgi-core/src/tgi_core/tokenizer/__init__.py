@@ -1,0 +1,1 @@
+"""Text to token ids and back, and chats to text.  Imports no torch."""
