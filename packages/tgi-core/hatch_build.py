@@ -1,12 +1,64 @@
-"""Build hook of tgi-core: a place for the compiled CPU kernels."""
+"""Compiles the CPU kernels with the system's C++ compiler, where there is one.
 
+Without a compiler the package still installs: `tgi kernels` then says why the plain PyTorch kernels were chosen.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+FLAGS = (
+    "-O3 -std=c++17 -fPIC -shared -fopenmp -fno-math-errno -fno-trapping-math -fassociative-math "
+    "-fno-signed-zeros -freciprocal-math -Wno-psabi"
+).split()
 
-class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Adds nothing yet: the wheel is pure Python."""
+#: file name suffix -> flags; `tgi_core.cpu.native` picks the best one that the processor runs
+VARIANTS = {
+    "x86_64": {"avx512bf16": ["-march=x86-64-v4", "-mavx512bf16"], "avx2": ["-march=x86-64-v3"]},
+    "amd64": {"avx512bf16": ["-march=x86-64-v4", "-mavx512bf16"], "avx2": ["-march=x86-64-v3"]},
+}
+
+
+class CustomBuildHook(BuildHookInterface):
+    """hatchling's hook: runs for wheels and editable installs."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Called before each build, `version` being "standard" or "editable"."""
+        if self.target_name != "wheel":
+            return
+        folder = Path(self.root) / "src" / "tgi_core" / "cpu" / "native"
+        built = compile_kernels(folder)
+        if built:
+            build_data["pure_python"] = False
+            build_data["tag"] = f"py3-none-{platform_tag()}"
+            build_data["artifacts"] += [f"/src/tgi_core/cpu/native/{path.name}" for path in built]
+        else:
+            self.app.display_warning("no working C++ compiler: the CPU will run on PyTorch's own kernels")
+
+
+def platform_tag() -> str:
+    """The wheel's platform: what this host's pip calls itself."""
+    from packaging.tags import sys_tags
+
+    return next(iter(sys_tags())).platform
+
+
+def compile_kernels(folder: Path) -> list[Path]:
+    """Build one shared library per processor variant; those that do not compile are left out."""
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
+    if not compiler:
+        return []
+    sources = sorted(str(path) for path in folder.glob("*.cpp"))
+    built = []
+    for name, march in VARIANTS.get(platform.machine().lower(), {"generic": []}).items():
+        library = folder / f"kernels_{name}.so"
+        done = subprocess.run([compiler, *FLAGS, *march, "-o", str(library), *sources], check=False, capture_output=True)
+        if done.returncode == 0:
+            built.append(library)
+    return built

@@ -1,0 +1,89 @@
+"""The attention interface.  A backend owns the cache layout and the metadata of a step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+Int32Array = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionSpec:
+    """One attention layer of a model."""
+
+    heads: int  #: query heads
+    kv_heads: int  #: heads is a multiple of it
+    head_size: int
+    scale: float  #: of q . k
+    window: int | None = None  #: keys that a query sees, itself included; None = all
+    soft_cap: float | None = None  #: scores s become cap * tanh(s / cap)
+    alibi_slopes: tuple[float, ...] | None = None  #: one per query head (arXiv 2108.12409)
+    kind: Literal["causal", "encoder", "cross"] = "causal"
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """One step as backends see it: B sequences with T tokens, on the host, in batch order."""
+
+    query_starts: Int32Array  #: [B + 1] first token of each sequence; the last entry is T
+    context_lens: Int32Array  #: [B] tokens of each sequence after this step
+    block_tables: Int32Array  #: [B, W] block ids; entries past a sequence's last block are undefined
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.query_starts[-1])
+
+    @property
+    def is_decode(self) -> bool:
+        return self.num_tokens == len(self.context_lens)
+
+
+@dataclass
+class ForwardContext:
+    """What every layer of one forward pass may read."""
+
+    positions: Tensor  #: [T] int64
+    attention: Any  #: what `AttentionBackend.prepare` returned; opaque to models
+    _once: dict[int, Any] = field(default_factory=dict)
+
+    def once(self, compute: Callable[[Tensor], Any]) -> Any:
+        """`compute(positions)`, computed by the first layer that asks for it in this step."""
+        key = id(compute)
+        if key not in self._once:
+            self._once[key] = compute(self.positions)
+        return self._once[key]
+
+
+class AttentionBackend(ABC):
+    """One attention implementation on one device."""
+
+    @abstractmethod
+    def add_layer(self, spec: AttentionSpec) -> int:
+        """Register a layer while the model is built; its number goes into `forward`."""
+
+    @abstractmethod
+    def block_bytes(self) -> int:
+        """Bytes of one block over all layers."""
+
+    @abstractmethod
+    def allocate(self, num_blocks: int) -> None:
+        """Create the KV cache."""
+
+    @abstractmethod
+    def prepare(self, step: StepInput) -> Any:
+        """Metadata of a step: built once, outside any captured graph, then read by every layer."""
+
+    @abstractmethod
+    def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, meta: Any) -> Tensor:
+        """Store k and v in the cache, then attend.
+
+        q [T, H, D], k and v [T, Hkv, D], rows may be strided -> [T, H, D] contiguous.  Every sequence has at least
+        one token; any mix of lengths is allowed.
+        """

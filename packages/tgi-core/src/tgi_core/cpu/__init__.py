@@ -1,0 +1,1 @@
+"""The CPU backend: an ordinary backend that comes with the core."""

@@ -1,0 +1,125 @@
+"""Paged attention on the CPU in C++: one call for any mix of prefill, chunks and decodes (see native/attention.cpp)."""
+
+from __future__ import annotations
+
+from ctypes import byref
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tgi_core.attention.base import AttentionBackend, AttentionSpec, Int32Array, StepInput
+from tgi_core.cpu.native import Layer, Step, library
+from tgi_core.kernels.ops import KernelQuery
+
+VECTOR = 16  #: floats that the kernel handles at a time
+TILE_ROWS = 32  #: query rows (tokens x heads of a group) that share a pass over keys and values
+
+
+@dataclass(frozen=True)
+class _Metadata:
+    """The C view of a step, and the arrays that it points into."""
+
+    steps: dict[int, Step]  #: by query heads per KV head
+    arrays: tuple[Int32Array, ...]
+
+
+class CpuAttention(AttentionBackend):
+    """Keys are stored transposed, values as they are; both padded to whole vectors."""
+
+    def __init__(self, query: KernelQuery) -> None:
+        self.block_size = query.block_size
+        self.dtype: torch.dtype = getattr(torch, query.dtype)
+        self.specs: list[AttentionSpec] = []
+        self._layers: list[Layer] = []
+        self._tensors: list[Tensor] = []
+        self._groups: set[int] = set()
+
+    def add_layer(self, spec: AttentionSpec) -> int:
+        self.specs.append(spec)
+        self._groups.add(spec.heads // spec.kv_heads)
+        return len(self.specs) - 1
+
+    def block_bytes(self) -> int:
+        return sum(2 * spec.kv_heads * _padded(spec.head_size) for spec in self.specs) * (
+            self.block_size * self.dtype.itemsize
+        )
+
+    def allocate(self, num_blocks: int) -> None:
+        """Pages are touched, and so resident, only once blocks are used."""
+        self._layers, self._tensors = [], []
+        for spec in self.specs:
+            elements = num_blocks * spec.kv_heads * self.block_size * _padded(spec.head_size)
+            keys, values = (torch.zeros(elements, dtype=self.dtype) for _ in range(2))
+            slopes = torch.tensor(spec.alibi_slopes or (), dtype=torch.float32)
+            self._tensors += [keys, values, slopes]
+            self._layers.append(
+                Layer(
+                    keys=keys.data_ptr(),
+                    values=values.data_ptr(),
+                    alibi=slopes.data_ptr() if spec.alibi_slopes else None,
+                    heads=spec.heads,
+                    kv_heads=spec.kv_heads,
+                    head_size=spec.head_size,
+                    padded_size=_padded(spec.head_size),
+                    block_size=self.block_size,
+                    window=spec.window or 0,
+                    is_bf16=self.dtype is torch.bfloat16,
+                    scale=spec.scale,
+                    soft_cap=spec.soft_cap or 0.0,
+                )
+            )
+
+    def prepare(self, step: StepInput) -> _Metadata:
+        tables = np.ascontiguousarray(step.block_tables)
+        lengths = np.diff(step.query_starts)
+        token_sequence = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+        arrays = [tables, step.query_starts, step.context_lens, token_sequence]
+        steps = {}
+        for group in self._groups:
+            tile_tokens = max(1, TILE_ROWS // group)
+            tile_sequence, tile_start = _tiles(lengths, tile_tokens)
+            arrays += [tile_sequence, tile_start]
+            steps[group] = Step(
+                tables=tables.ctypes.data,
+                query_starts=step.query_starts.ctypes.data,
+                context_lens=step.context_lens.ctypes.data,
+                tile_sequence=tile_sequence.ctypes.data,
+                tile_start=tile_start.ctypes.data,
+                token_sequence=token_sequence.ctypes.data,
+                table_width=tables.shape[1],
+                tiles=len(tile_sequence),
+                tokens=step.num_tokens,
+                tile_tokens=tile_tokens,
+            )
+        return _Metadata(steps, tuple(arrays))
+
+    def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, meta: _Metadata) -> Tensor:
+        spec = self.specs[layer]
+        out = torch.empty(q.shape, dtype=q.dtype)
+        library().tgi_paged_attention(
+            byref(self._layers[layer]),
+            byref(meta.steps[spec.heads // spec.kv_heads]),
+            q.data_ptr(),
+            q.stride(0),
+            k.data_ptr(),
+            k.stride(0),
+            v.data_ptr(),
+            v.stride(0),
+            out.data_ptr(),
+        )
+        return out
+
+
+def _padded(size: int) -> int:
+    return -(-size // VECTOR) * VECTOR
+
+
+def _tiles(lengths: Int32Array, tile_tokens: int) -> tuple[Int32Array, Int32Array]:
+    """Sequence and first token of every tile."""
+    counts = -(-lengths // tile_tokens)
+    sequence = np.repeat(np.arange(len(lengths), dtype=np.int32), counts)
+    first_tile = np.repeat(np.cumsum(counts) - counts, counts)
+    start = (np.arange(len(sequence)) - first_tile) * tile_tokens
+    return sequence, start.astype(np.int32)

@@ -1,0 +1,68 @@
+"""CPU kernels in C++: norms, rotary, activation, greedy choice.  Meanings in `tgi_core.kernels.ops`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tgi_core.cpu.native import library, unavailable
+from tgi_core.kernels.ops import KernelQuery
+
+
+def supports(query: KernelQuery) -> str:
+    """Why the compiled kernels cannot serve this model."""
+    if query.dtype not in ("bfloat16", "float32"):
+        return f"dtype {query.dtype} is not compiled"
+    return unavailable()
+
+
+def _is_bf16(x: Tensor) -> int:
+    return x.dtype is torch.bfloat16
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """See `Kernels.rms_norm`."""
+    x = x.contiguous()
+    out, size = torch.empty_like(x), x.shape[-1]
+    library().tgi_rms_norm(
+        _is_bf16(x), out.data_ptr(), x.data_ptr(), weight.data_ptr(), x.numel() // size, size, eps
+    )
+    return out
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """See `Kernels.add_rms_norm`; overwrites residual."""
+    x, residual = x.contiguous(), residual.contiguous()
+    out = torch.empty_like(x)
+    library().tgi_add_rms_norm(
+        _is_bf16(x), out.data_ptr(), residual.data_ptr(), x.data_ptr(), weight.data_ptr(), *x.shape, eps
+    )
+    return out, residual
+
+
+def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """See `Kernels.rotary`; overwrites q and k, whose tokens may be strided."""
+    for x in (q, k):
+        tokens, heads, size = x.shape
+        library().tgi_rotary(
+            _is_bf16(x), x.data_ptr(), x.stride(0), heads, size, cos.data_ptr(), sin.data_ptr(), tokens, cos.shape[1]
+        )
+    return q, k
+
+
+def silu_and_mul(gate_up: Tensor) -> Tensor:
+    """See `Kernels.silu_and_mul`."""
+    tokens, size = gate_up.shape[0], gate_up.shape[1] // 2
+    out = gate_up.new_empty(tokens, size)
+    library().tgi_silu_and_mul(_is_bf16(out), out.data_ptr(), gate_up.data_ptr(), tokens, size)
+    return out
+
+
+def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """See `Kernels.greedy`."""
+    rows, vocab = logits.shape
+    ids, logprobs = torch.empty(rows, dtype=torch.int64), torch.empty(rows)
+    library().tgi_greedy(
+        _is_bf16(logits), logits.contiguous().data_ptr(), rows, vocab, ids.data_ptr(), logprobs.data_ptr()
+    )
+    return ids, logprobs

@@ -1,0 +1,44 @@
+// RMS norm with and without the residual sum, rounded where PyTorch's reference rounds.
+#include "vec.h"
+#include <cmath>
+
+template <class T> static void norm_row(T *out, const T *x, const T *weight, int64_t n, float eps) {
+    v16 squares = v16{};
+    int64_t i = 0;
+    float tail = 0;
+    for (; i + 16 <= n; i += 16) { v16 v = load(x + i); squares += v * v; }
+    for (int64_t j = i; j < n; j++) { float f = to_float(x[j]); tail += f * f; }
+    float scale = 1.0f / sqrtf((sum(squares) + tail) / float(n) + eps);
+    for (i = 0; i + 16 <= n; i += 16) store(out + i, rounded(load(x + i) * scale, T{}) * load(weight + i));
+    for (; i < n; i++)
+        out[i] = from_float<T>(to_float(from_float<T>(to_float(x[i]) * scale)) * to_float(weight[i]));
+}
+
+template <class T> static void rms_norm(T *out, const T *x, const T *weight, int64_t rows, int64_t n, float eps) {
+#pragma omp parallel for if (rows * n > 32768)
+    for (int64_t t = 0; t < rows; t++) norm_row(out + t * n, x + t * n, weight, n, eps);
+}
+
+template <class T>
+static void add_rms_norm(T *out, T *residual, const T *x, const T *weight, int64_t rows, int64_t n, float eps) {
+#pragma omp parallel for if (rows * n > 32768)
+    for (int64_t t = 0; t < rows; t++) {
+        T *r = residual + t * n;
+        const T *a = x + t * n;
+        int64_t i = 0;
+        for (; i + 16 <= n; i += 16) store(r + i, load(a + i) + load(r + i));
+        for (; i < n; i++) r[i] = from_float<T>(to_float(a[i]) + to_float(r[i]));
+        norm_row(out + t * n, r, weight, n, eps);
+    }
+}
+
+extern "C" void tgi_rms_norm(int is_bf16, void *out, const void *x, const void *w, int64_t rows, int64_t n, float eps) {
+    if (is_bf16) rms_norm((bf16 *)out, (const bf16 *)x, (const bf16 *)w, rows, n, eps);
+    else rms_norm((float *)out, (const float *)x, (const float *)w, rows, n, eps);
+}
+
+extern "C" void tgi_add_rms_norm(int is_bf16, void *out, void *residual, const void *x, const void *w, int64_t rows,
+                                 int64_t n, float eps) {
+    if (is_bf16) add_rms_norm((bf16 *)out, (bf16 *)residual, (const bf16 *)x, (const bf16 *)w, rows, n, eps);
+    else add_rms_norm((float *)out, (float *)residual, (const float *)x, (const float *)w, rows, n, eps);
+}

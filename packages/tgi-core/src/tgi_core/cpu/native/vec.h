@@ -1,0 +1,85 @@
+// Sixteen floats at a time, on whatever the compiler was told the processor has.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+typedef float v16 __attribute__((vector_size(64)));
+typedef uint32_t u16x __attribute__((vector_size(64)));
+typedef int32_t i16x __attribute__((vector_size(64)));
+typedef uint16_t h16 __attribute__((vector_size(32)));
+
+struct bf16 { uint16_t bits; };
+
+static inline float to_float(float x) { return x; }
+static inline float to_float(bf16 x) {
+    uint32_t u = uint32_t(x.bits) << 16; float f; memcpy(&f, &u, 4); return f;
+}
+
+// Round to nearest even; NaN stays NaN.
+static inline uint16_t round_bits(float f) {
+    uint32_t u; memcpy(&u, &f, 4);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return uint16_t((u >> 16) | 0x40);
+    return uint16_t((u + 0x7fffu + ((u >> 16) & 1)) >> 16);
+}
+template <class T> static inline T from_float(float f);
+template <> inline float from_float<float>(float f) { return f; }
+template <> inline bf16 from_float<bf16>(float f) { return bf16{round_bits(f)}; }
+
+static inline v16 splat(float f) { return v16{} + f; }
+static inline v16 load(const float *p) { v16 v; memcpy(&v, p, 64); return v; }
+static inline v16 load(const bf16 *p) {
+    h16 h; memcpy(&h, p, 32);
+    return (v16)(__builtin_convertvector(h, u16x) << 16);
+}
+static inline void store(float *p, v16 v) { memcpy(p, &v, 64); }
+static inline void store(bf16 *p, v16 v) {
+#if defined(__AVX512BF16__)
+    __m256bh h = _mm512_cvtneps_pbh((__m512)v); memcpy(p, &h, 32);
+#else
+    u16x u = (u16x)v;
+    u16x nan = (u16x)((u & 0x7fffffffu) > 0x7f800000u);
+    u16x rounded = (u + 0x7fffu + ((u >> 16) & 1)) >> 16;
+    u = (nan & ((u >> 16) | 0x40)) | (~nan & rounded);
+    h16 h = __builtin_convertvector(u, h16); memcpy(p, &h, 32);
+#endif
+}
+// What a T keeps of v.
+static inline v16 rounded(v16 v, float) { return v; }
+static inline v16 rounded(v16 v, bf16) { bf16 tmp[16]; store(tmp, v); return load(tmp); }
+
+static inline float sum(v16 v) {
+    float total = 0;
+    for (int i = 0; i < 16; i++) total += v[i];
+    return total;
+}
+static inline v16 select(i16x mask, v16 a, v16 b) { return (v16)((mask & (i16x)a) | (~mask & (i16x)b)); }
+static inline v16 max(v16 a, v16 b) { return select(a > b, a, b); }
+static inline v16 min(v16 a, v16 b) { return select(a < b, a, b); }
+static inline float max_of(v16 v) {
+    float m = v[0];
+    for (int i = 1; i < 16; i++) m = v[i] > m ? v[i] : m;
+    return m;
+}
+
+// e^x to 2 ulp for x in [-87, 88]; smaller x give 0, NaN gives NaN.  Cephes' polynomial.
+static inline v16 exp(v16 x) {
+    i16x tiny = x < splat(-87.0f);
+    i16x nan = x != x;
+    v16 y = min(max(x, splat(-87.0f)), splat(88.0f));
+    v16 scaled = y * 1.44269504088896341f;
+    i16x n = __builtin_convertvector(scaled + select(scaled < splat(0.0f), splat(-0.5f), splat(0.5f)), i16x);
+    v16 k = __builtin_convertvector(n, v16);
+    v16 r = y - k * 0.693359375f + k * 2.12194440e-4f;
+    v16 p = splat(1.9875691500E-4f);
+    p = p * r + 1.3981999507E-3f;
+    p = p * r + 8.3334519073E-3f;
+    p = p * r + 4.1665795894E-2f;
+    p = p * r + 1.6666665459E-1f;
+    p = p * r + 5.0000001201E-1f;
+    p = p * r * r + r + 1.0f;
+    v16 power = (v16)((n + 127) << 23);
+    return select(nan, x, select(tiny, v16{}, p * power));
+}

@@ -1,0 +1,65 @@
+"""What the host's processor is and can do.  Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def product() -> str:
+    """The processor's own name."""
+    return _field("model name") or platform.processor() or platform.machine()
+
+
+@cache
+def flags() -> frozenset[str]:
+    """Instruction set extensions as Linux names them; empty elsewhere."""
+    return frozenset((_field("flags") or _field("Features")).split())
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether matrix products in bfloat16 are faster than in float32."""
+    return bool(flags() & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def variant() -> str:
+    """Which compiled kernels the processor runs; "" where none do."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return "generic"
+    if {"avx512_bf16", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd"} <= flags():
+        return "avx512bf16"
+    return "avx2" if {"avx2", "fma", "bmi2", "f16c"} <= flags() else ""
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: affinity and the container's quota, at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, _quota(cores)))
+
+
+def available_bytes() -> int:
+    """Memory that can be taken without swapping."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def _quota(default: int) -> int:
+    """Whole cores of a cgroup's CPU quota (cgroup v2's cpu.max)."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]
+    except (OSError, ValueError):
+        return default
+    return default if quota == "max" else max(1, int(quota) // int(period))
+
+
+@cache
+def _field(name: str) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == name), "")

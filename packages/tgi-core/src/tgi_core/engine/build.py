@@ -1,0 +1,204 @@
+"""The composition root: from a configuration to everything that an engine owns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from tgi_core import builtin
+from tgi_core.attention.base import AttentionBackend
+from tgi_core.config import EngineConfig, ResolvedConfig
+from tgi_core.device.backend import DeviceBackend
+from tgi_core.device.select import select_device
+from tgi_core.engine.resolve import Facts, check_wishes, resolve, resolve_dtype
+from tgi_core.kernels.ops import KernelQuery
+from tgi_core.kernels.select import KernelChoice, select_kernels
+from tgi_core.kvcache.manager import KVCacheManager
+from tgi_core.layers.build import BuildContext
+from tgi_core.model_config import ModelConfig, parse_model_config
+from tgi_core.models.base import CausalLM
+from tgi_core.models.select import select_model
+from tgi_core.plugins.manager import Plugins, load_plugins
+from tgi_core.plugins.specs import resolve as resolve_target
+from tgi_core.runner.base import Runner
+from tgi_core.runner.slots import SlotTables
+from tgi_core.sampling.sampler import Sampler
+from tgi_core.sampling.state import SamplingContext, TokenCounts
+from tgi_core.scheduler.finish import FinishRule
+from tgi_core.scheduler.limits import Limits
+from tgi_core.scheduler.scheduler import Scheduler
+from tgi_core.stats import EngineInfo
+from tgi_core.weights.reader import WeightReader, open_weights
+from tgi_core.weights.source import ModelFiles, resolve_model
+
+Progress = Callable[[str, float, str], None]  #: (phase, fraction of it, what is being done)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an engine is made of."""
+
+    files: ModelFiles
+    scheduler: Scheduler
+    runner: Runner
+    info: EngineInfo
+    plugins: Plugins
+
+
+def build(config: EngineConfig, progress: Progress = lambda phase, fraction, detail: None) -> Parts:
+    """Load a model and everything around it.
+
+    Raises:
+        TGIError: says what is wrong and what to do.
+    """
+    plugins = load_plugins([builtin], blocked=config.disabled_plugins)
+    probe, device_reason = select_device(plugins, config.device)
+    backend: DeviceBackend = resolve_target(probe.backend)()
+    check_wishes(config, backend.capabilities)
+    files = resolve_model(
+        config.model_id,
+        revision=config.revision,
+        cache_dir=config.cache_dir,
+        progress=lambda fraction, detail: progress("download", fraction, detail),
+    )
+    reader = open_weights(files)
+    model_config = _model_config(config, files, reader)
+    spec = select_model(plugins, model_config.architecture, probe.kind)
+    dtype, _ = resolve_dtype(config, model_config, backend.capabilities)
+    query = kernel_query(model_config, probe.kind, dtype, backend.capabilities.block_sizes[0])
+    kernels, choices = select_kernels(
+        plugins, query, config.kernels, reference_only=config.disable_custom_kernels
+    )
+    attention: AttentionBackend = kernels.attention(query)
+    free_bytes = backend.free_bytes()
+    model: CausalLM = resolve_target(spec.target)(model_config, BuildContext(kernels, attention, getattr(torch, dtype)))
+    facts = Facts(
+        model_id=files.model_id,
+        device=probe.kind,
+        device_reason=device_reason,
+        free_bytes=free_bytes,
+        weight_bytes=_weight_bytes(reader, dtype),
+        token_bytes=attention.block_bytes() // query.block_size,
+    )
+    resolved = resolve(config, model_config, backend.capabilities, facts)
+    model.load_weights(reader, lambda fraction: progress("weights", fraction, files.model_id))
+    backend.prepare_model(model.eval())
+    attention.allocate(resolved.num_blocks)
+    eos = _eos_token_ids(files)
+    scheduler = _scheduler(resolved, model_config, backend, eos)
+    runner = _runner(config, resolved, model, attention, backend, kernels.greedy, eos)
+    info = _info(resolved, model_config, backend, choices, not config.disable_custom_kernels)
+    return Parts(files, scheduler, runner, info, plugins)
+
+
+def kernel_query(model: ModelConfig, device: str, dtype: str, block_size: int) -> KernelQuery:
+    """What this model asks of kernels on a device."""
+    return KernelQuery(
+        device=device,
+        dtype=dtype,
+        head_size=model.head_size,
+        block_size=block_size,
+        sliding_window=any(model.sliding_windows),
+        soft_cap=bool(model.raw.get("attn_logit_softcapping")),
+        alibi=bool(model.raw.get("alibi")),
+    )
+
+
+def _model_config(config: EngineConfig, files: ModelFiles, reader: WeightReader) -> ModelConfig:
+    """The model's shape, with a person's rope wishes, and a tied head where the checkpoint has none of its own."""
+    raw = dict(files.config)
+    if config.rope_scaling or config.rope_factor:
+        factor = config.rope_factor or 1.0
+        raw["rope_scaling"] = {"rope_type": config.rope_scaling or "linear", "factor": factor}
+        raw["rope_scaling"]["rope_theta"] = parse_model_config(raw).rotary.theta
+        raw.pop("rope_parameters", None)
+        raw["max_position_embeddings"] = int(raw.get("max_position_embeddings", 2048) * factor)
+    model = parse_model_config(raw)
+    has_head = any(name.endswith("lm_head.weight") for name in reader.names)
+    return model if has_head else replace(model, tie_word_embeddings=True)
+
+
+def _weight_bytes(reader: WeightReader, dtype: str) -> int:
+    elements = sum(_elements(reader.shape(name)) for name in reader.names)
+    return elements * getattr(torch, dtype).itemsize
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    return torch.Size(shape).numel()
+
+
+def _eos_token_ids(files: ModelFiles) -> tuple[int, ...]:
+    """generation_config's, else config's; one id or a list."""
+    found = files.generation_config.get("eos_token_id", files.config.get("eos_token_id"))
+    if found is None:
+        return ()
+    return tuple(found) if isinstance(found, list) else (found,)
+
+
+def _scheduler(
+    resolved: ResolvedConfig, model: ModelConfig, backend: DeviceBackend, eos_token_ids: tuple[int, ...]
+) -> Scheduler:
+    limits = Limits(
+        max_input_tokens=resolved.max_input_tokens,
+        max_total_tokens=resolved.max_total_tokens,
+        max_batch_prefill_tokens=resolved.max_batch_prefill_tokens,
+        max_batch_size=resolved.max_batch_size,
+        vocab_size=model.vocab_size,
+    )
+    kv = KVCacheManager(resolved.num_blocks, resolved.block_size, prefix_caching=resolved.prefix_caching)
+    return Scheduler(limits, backend.capabilities, kv, FinishRule(frozenset(eos_token_ids)))
+
+
+def _runner(
+    config: EngineConfig,
+    resolved: ResolvedConfig,
+    model: CausalLM,
+    attention: AttentionBackend,
+    backend: DeviceBackend,
+    greedy: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    eos_token_ids: tuple[int, ...],
+) -> Runner:
+    device, slots, vocab = backend.torch_device, resolved.max_batch_size, model.config.vocab_size
+    tables = SlotTables(slots, -(-resolved.max_total_tokens // resolved.block_size), device)
+    context = SamplingContext(
+        vocab_size=vocab,
+        device=device,
+        eos_token_ids=eos_token_ids,
+        counts=TokenCounts(slots, vocab, device),
+        last_tokens=tables.last_tokens,
+        watermark_gamma=config.watermark_gamma,
+        watermark_delta=config.watermark_delta,
+    )
+    runner: Runner = resolve_target(backend.runner)(model, attention, Sampler(context, greedy), tables)
+    return runner
+
+
+def _info(
+    resolved: ResolvedConfig,
+    model: ModelConfig,
+    backend: DeviceBackend,
+    choices: dict[str, KernelChoice],
+    custom_kernels: bool,
+) -> EngineInfo:
+    return EngineInfo(
+        model_id=resolved.model_id,
+        model_type=model.model_type,
+        architecture=model.architecture,
+        device=resolved.device,
+        product=backend.product,
+        dtype=resolved.dtype,
+        vocab_size=model.vocab_size,
+        max_input_tokens=resolved.max_input_tokens,
+        max_total_tokens=resolved.max_total_tokens,
+        max_batch_prefill_tokens=resolved.max_batch_prefill_tokens,
+        max_batch_total_tokens=resolved.max_batch_total_tokens,
+        max_batch_size=resolved.max_batch_size,
+        block_size=resolved.block_size,
+        num_blocks=resolved.num_blocks,
+        kernels={op: choice.spec.name for op, choice in choices.items()},
+        reasons=resolved.reasons,
+        load_s=0.0,
+        custom_kernels=custom_kernels,
+    )

@@ -1,0 +1,214 @@
+"""The engine: requests in, tokens out, one step at a time.  Needs no server."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tgi_core.config import EngineConfig
+from tgi_core.engine.build import Parts, Progress, build
+from tgi_core.errors import InvalidRequest, RequestFailed
+from tgi_core.request import Request, RequestOutput
+from tgi_core.runner.base import Handle
+from tgi_core.sampling_params import SamplingParams
+from tgi_core.stats import EngineInfo, StepStats
+from tgi_core.step import StepPlan
+from tgi_core.tokenizer.detokenizer import TextStream
+from tgi_core.tokenizer.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What `Engine.generate` returns for one prompt."""
+
+    text: str
+    token_ids: list[int]
+    logprobs: list[float]
+    finish_reason: str
+
+
+class Engine:
+    """A model that continues prompts.
+
+        >>> engine = Engine(EngineConfig(model_id="path/to/model"))
+        >>> engine.generate(["The capital of France is"], SamplingParams(max_new_tokens=8))[0].text
+
+    Not thread-safe: add, abort and step from one thread.
+
+    Raises:
+        TGIError: the model cannot be loaded or a setting is impossible; the message says what to do.
+    """
+
+    def __init__(
+        self, config: EngineConfig | None = None, progress: Progress = lambda phase, fraction, detail: None
+    ) -> None:
+        started = time.perf_counter()
+        self.config = config or EngineConfig()
+        self._use(build(self.config, progress))
+        self.load_s = time.perf_counter() - started
+
+    @classmethod
+    def from_parts(cls, parts: Parts, config: EngineConfig | None = None) -> Engine:
+        """An engine from parts that were built elsewhere, as tests do."""
+        engine = cls.__new__(cls)
+        engine.config, engine.load_s = config or EngineConfig(), 0.0
+        engine._use(parts)
+        return engine
+
+    def _use(self, parts: Parts) -> None:
+        self._parts = parts
+        self.scheduler, self.runner = parts.scheduler, parts.runner
+        self.stats = self._step_stats(None, 0.0, 0.0)  #: of the last step
+        self._depth = 2 if parts.scheduler.capabilities.asynchronous else 1
+        self._in_flight: deque[tuple[StepPlan, Handle]] = deque()
+        self._ids = itertools.count(1)
+        self._tokenizer: Tokenizer | None = None
+
+    @property
+    def info(self) -> EngineInfo:
+        """What this engine is and may be asked."""
+        return self._parts.info
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, loaded when first asked for."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(
+                self._parts.files,
+                tokenizer_config_path=self.config.tokenizer_config_path,
+                trust_remote_code=self.config.trust_remote_code,
+            )
+        return self._tokenizer
+
+    # ---- requests -------------------------------------------------------------------------------------------------
+
+    def add(self, request: Request) -> None:
+        """Queue a request.
+
+        Raises:
+            InvalidRequest: it breaks a limit; nothing was queued.
+        """
+        if request.params.grammar is not None:
+            raise InvalidRequest("grammar is not supported")
+        seed = secrets.randbits(64) if request.params.seed is None else request.params.seed
+        self.scheduler.add(request, seed)
+
+    def abort(self, request_id: int) -> bool:
+        """End a request; False if it is unknown or finished."""
+        return self.scheduler.abort(request_id)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has something to do."""
+        return self.scheduler.has_work or bool(self._in_flight)
+
+    # ---- steps ----------------------------------------------------------------------------------------------------
+
+    def step(self) -> list[RequestOutput]:
+        """Submit the next step, then take the results of the oldest one that is due.
+
+        On a device that works by itself, the step after next is planned while this one runs.
+        """
+        started = time.perf_counter()
+        plan = self.scheduler.schedule()
+        if plan is not None:
+            self._in_flight.append((plan, self.runner.submit(plan)))
+        outputs: list[RequestOutput] = []
+        forward_s = 0.0
+        while self._in_flight and self._is_due(plan is None):
+            outputs_of_step, step_s = self._collect()
+            outputs += outputs_of_step
+            forward_s += step_s
+        self.stats = self._step_stats(plan, time.perf_counter() - started, forward_s)
+        return outputs
+
+    def _is_due(self, idle: bool) -> bool:
+        """Whether the oldest submitted step must be, or can be, waited for now."""
+        return idle or len(self._in_flight) >= self._depth or self._in_flight[0][1].done()
+
+    def _collect(self) -> tuple[list[RequestOutput], float]:
+        plan, handle = self._in_flight.popleft()
+        result = handle.result()
+        return self.scheduler.report(plan, result), result.forward_s
+
+    def _step_stats(self, plan: StepPlan | None, duration_s: float, forward_s: float) -> StepStats:
+        scheduler, counts = self.scheduler, self.scheduler.take_counts()
+        blocks = scheduler.kv.pool.counts()
+        return StepStats(
+            kind=plan.kind if plan else "idle",
+            duration_s=duration_s,
+            forward_s=forward_s,
+            prefill_tokens=counts.prefill_tokens,
+            decode_tokens=counts.decode_tokens,
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            free_blocks=blocks.free,
+            cached_blocks=blocks.cached,
+            held_blocks=blocks.held,
+            batch_max_tokens=sum(sequence.max_len for sequence in scheduler.running.values()),
+            preemptions=counts.preemptions,
+            prefix_hits=counts.prefix_hits,
+            prefix_queries=counts.prefix_queries,
+        )
+
+    # ---- text -----------------------------------------------------------------------------------------------------
+
+    def generate(
+        self, prompts: Sequence[str | list[int]], params: SamplingParams | None = None
+    ) -> list[Completion]:
+        """Continue all prompts, batched; token ids are taken as they are, text is tokenized with special tokens.
+
+        Raises:
+            InvalidRequest: a prompt breaks a limit; none is run.
+            RequestFailed: the engine gave up on one.
+        """
+        params = params or SamplingParams()
+        requests = [self._request(prompt, params) for prompt in prompts]
+        for request in requests:
+            self.scheduler.limits.check(request)
+        collectors = {request.id: _Collector(self.tokenizer, params) for request in requests}
+        for request in requests:
+            self.add(request)
+        while any(not collector.finish_reason for collector in collectors.values()):
+            for output in self.step():
+                if (collector := collectors.get(output.request_id)) and collector.add(output):
+                    self.abort(output.request_id)
+        return [collectors[request.id].completion() for request in requests]
+
+    def _request(self, prompt: str | list[int], params: SamplingParams) -> Request:
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        return Request(id=-next(self._ids), prompt_ids=ids, params=params, arrived_at=time.monotonic())
+
+
+class _Collector:
+    """Gathers the output of one request and watches for its stop strings."""
+
+    def __init__(self, tokenizer: Tokenizer, params: SamplingParams) -> None:
+        self.stream = TextStream(tokenizer, stop=params.stop, include_stop=True)
+        self.token_ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.text: list[str] = []
+        self.finish_reason = self.error = ""
+
+    def add(self, output: RequestOutput) -> bool:
+        """Take over an output; True if a stop string ended the request, which goes on in the engine."""
+        self.error = output.error
+        for token, logprob in zip(output.token_ids, output.logprobs, strict=True):
+            self.token_ids.append(token)
+            self.logprobs.append(logprob)
+            self.text.append(self.stream.add(token))
+            if self.stream.stopped:
+                self.finish_reason = "stop_sequence"
+                return not output.finish_reason
+        self.finish_reason = output.finish_reason
+        return False
+
+    def completion(self) -> Completion:
+        """The whole output."""
+        if self.finish_reason == "error":
+            raise RequestFailed(self.error)
+        return Completion("".join((*self.text, self.stream.flush())), self.token_ids, self.logprobs, self.finish_reason)

@@ -1,0 +1,177 @@
+"""The engine as a process: `python -m tgi_core.engine.process SOCKET_DIR`, started and watched by a front.
+
+See `tgi_core.messages` for what is said over which channel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import msgspec
+import zmq
+
+from tgi_core import messages
+from tgi_core.config import EngineConfig
+from tgi_core.errors import TGIError
+from tgi_core.request import Request, RequestOutput
+
+if TYPE_CHECKING:
+    from tgi_core.engine.engine import Engine
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 0.5
+IDLE_POLL_MS = 1000
+PROGRESS_S = 0.2
+PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve the front until it says so, or is gone.  Exit status 0: told to; 1: cannot start or go on."""
+    socket_dir = Path((arguments or sys.argv[1:])[0])
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front decides
+    config = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineConfig)
+    threading.Thread(target=_exit_at_end_of, args=(sys.stdin.buffer,), daemon=True).start()
+    context = zmq.Context()
+    outbox = context.socket(zmq.PUSH)
+    outbox.connect(f"ipc://{socket_dir}/outbox")
+    inbox = context.socket(zmq.PULL)
+    inbox.connect(f"ipc://{socket_dir}/inbox")
+    process = EngineProcess(inbox, outbox)
+    pulse = Pulse(context, f"ipc://{socket_dir}/outbox")
+    pulse.start()
+    try:
+        process.load(config)
+        process.serve(pulse)
+    except Exception as error:
+        if not isinstance(error, TGIError):
+            log.exception("the engine failed")
+        outbox.send(messages.encode(messages.Failed(str(error) or repr(error), type(error).__name__)))
+        outbox.close(linger=2000)
+        return 1
+    return 0
+
+
+class EngineProcess:
+    """Moves messages between sockets and engine."""
+
+    def __init__(self, inbox: zmq.Socket[bytes], outbox: zmq.Socket[bytes]) -> None:
+        self.inbox, self.outbox = inbox, outbox
+        self.engine: Engine
+        self._reported_at = 0.0
+
+    def load(self, config: EngineConfig) -> None:
+        """Build the engine, telling the front how far it is."""
+        started = time.monotonic()
+        self._progress("import", 0.0, "PyTorch")
+        # PyTorch reads this when it is imported: huge pages for its allocations, a third more memory bandwidth
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+        from tgi_core.engine.engine import Engine
+
+        self.engine = Engine(config, self._progress)
+        self._progress("warmup", 0.0, "first step")
+        warm_up(self.engine)
+        info = msgspec.structs.replace(self.engine.info, load_s=time.monotonic() - started)
+        self._send(messages.Ready(info))
+
+    def serve(self, pulse: Pulse) -> None:
+        """Step while there is work, wait for messages otherwise."""
+        while self._receive(wait=not self.engine.has_work):
+            if self.engine.has_work:
+                pulse.step_started_at = time.monotonic()
+                outputs = self.engine.step()
+                pulse.step_started_at = 0.0
+                pulse.steps += 1
+                self._send(messages.StepDone(outputs, self.engine.stats))
+
+    def _receive(self, *, wait: bool) -> bool:
+        """Take all messages that are there; False when told to end."""
+        if wait and not self.inbox.poll(IDLE_POLL_MS):
+            return True
+        with contextlib.suppress(zmq.Again):
+            while True:
+                message = messages.decode_to_engine(self.inbox.recv(zmq.NOBLOCK))
+                if isinstance(message, messages.Shutdown):
+                    return False
+                self._handle(message)
+        return True
+
+    def _handle(self, message: messages.Add | messages.Abort) -> None:
+        if isinstance(message, messages.Abort):
+            for request_id in message.request_ids:
+                self.engine.abort(request_id)
+            return
+        try:
+            self.engine.add(message.request)
+        except Exception as error:
+            if not isinstance(error, TGIError):
+                log.exception("a request could not be added")
+            self._refuse(message.request, str(error))
+
+    def _refuse(self, request: Request, error: str) -> None:
+        output = RequestOutput(request_id=request.id, finish_reason="error", error=error)
+        self._send(messages.StepDone([output], self.engine.stats))
+
+    def _progress(self, phase: str, fraction: float, detail: str) -> None:
+        if fraction in (0.0, 1.0) or time.monotonic() - self._reported_at >= PROGRESS_S:
+            self._reported_at = time.monotonic()
+            self._send(messages.Loading(phase, fraction, detail))
+
+    def _send(self, message: messages.FromEngine) -> None:
+        self.outbox.send(messages.encode(message))
+
+
+class Pulse(threading.Thread):
+    """Says every half second that the process lives, and since when the current step runs."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
+        super().__init__(daemon=True)
+        self._context, self._address = context, address
+        self.steps = 0
+        self.step_started_at = 0.0
+
+    def run(self) -> None:
+        socket = self._context.socket(zmq.PUSH)
+        socket.connect(self._address)
+        while True:
+            socket.send(messages.encode(messages.Heartbeat(self.steps, self.step_started_at)))
+            time.sleep(HEARTBEAT_S)
+
+
+def warm_up(engine: Engine) -> None:
+    """Run a prefill and a decode, so that the first request does not pay for first calls."""
+    from tgi_core.sampling_params import SamplingParams
+
+    length = min(16, engine.info.max_input_tokens)
+    params = SamplingParams(max_new_tokens=min(2, engine.info.max_total_tokens - length), ignore_eos=True)
+    engine.add(Request(id=0, prompt_ids=[0] * length, params=params))
+    while engine.has_work:
+        for output in engine.step():
+            if output.error:
+                raise TGIError(f"the model failed on its first step: {output.error}")
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGKILL when the front dies (Linux); elsewhere the end of standard input tells."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _exit_at_end_of(stream: IO[bytes]) -> None:
+    while stream.read(1):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

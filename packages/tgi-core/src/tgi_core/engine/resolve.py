@@ -1,0 +1,200 @@
+"""From wishes to settings: a pure function, with the reason of every automatic choice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tgi_core.config import EngineConfig, ResolvedConfig
+from tgi_core.device.capabilities import ONE_BLOCK_PER_SEQUENCE, Capabilities
+from tgi_core.errors import ConfigError
+from tgi_core.model_config import ModelConfig
+from tgi_core.stats import Reason
+
+WEIGHTS_SHARE = 2  #: on the host, KV cache takes at most this times the weights unless asked for more
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is measured rather than wished."""
+
+    model_id: str
+    device: str
+    device_reason: str
+    free_bytes: int  #: on the device, before weights are loaded
+    weight_bytes: int  #: of the loaded model
+    token_bytes: int  #: of KV cache, over all layers
+
+
+@dataclass
+class _Choices:
+    """Collects reasons while settings are chosen."""
+
+    reasons: list[Reason] = field(default_factory=list)
+
+    def take(self, setting: str, wish: object, automatic: object, why: str) -> None:
+        """Note that a setting was chosen automatically, if nobody wished."""
+        if wish is None:
+            self.reasons.append(Reason(setting, str(automatic), why))
+
+
+def resolve_dtype(config: EngineConfig, model: ModelConfig, capabilities: Capabilities) -> tuple[str, str]:
+    """The dtype of weights and activations, and why.
+
+    Raises:
+        ConfigError: the device cannot compute in the wished one.
+    """
+    able = capabilities.dtypes
+    if config.dtype is not None:
+        if config.dtype not in able:
+            raise ConfigError(f"--dtype {config.dtype}: this device computes in {', '.join(able)}")
+        return config.dtype, "--dtype asked for it"
+    stored = model.parameters_dtype
+    if stored in able and able.index(stored) == 0:
+        return stored, "the checkpoint's own, and the device's best"
+    if stored == "float32":
+        return "float32", "the checkpoint's own"
+    return able[0], f"the device's best; the checkpoint is {stored}"
+
+
+def check_wishes(config: EngineConfig, capabilities: Capabilities) -> None:
+    """Refuse what the device cannot do, before anything heavy.
+
+    Raises:
+        ConfigError: names the option, what is supported, and what to do.
+    """
+    if config.quantize is not None and config.quantize not in capabilities.quantization:
+        able = ", ".join(capabilities.quantization) or "none on this device yet"
+        raise ConfigError(f"--quantize {config.quantize} is not supported; supported: {able}")
+    if config.kv_cache_dtype is not None and config.kv_cache_dtype not in capabilities.kv_dtypes:
+        raise ConfigError(f"--kv-cache-dtype {config.kv_cache_dtype}: leave it out; this device keeps the model's dtype")
+    if config.num_shard not in (None, 1):
+        raise ConfigError(f"--num-shard {config.num_shard}: this version runs on one device; leave it out")
+    if config.prefix_caching and not capabilities.prefix_caching:
+        raise ConfigError("this device cannot reuse cached prefixes; leave prefix caching out")
+    for name in ("max_input_tokens", "max_total_tokens", "max_batch_prefill_tokens", "max_batch_total_tokens", "max_batch_size"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1. Given: {value}")
+    if not 0 < config.memory_fraction <= 1:
+        raise ConfigError(f"the memory fraction must be above 0 and at most 1. Given: {config.memory_fraction}")
+
+
+def resolve(config: EngineConfig, model: ModelConfig, capabilities: Capabilities, facts: Facts) -> ResolvedConfig:
+    """Every setting of the engine.
+
+    Raises:
+        ConfigError: wishes contradict each other or do not fit into memory.
+    """
+    check_wishes(config, capabilities)
+    choices = _Choices([Reason("device", facts.device, facts.device_reason)])
+    dtype, why = resolve_dtype(config, model, capabilities)
+    choices.take("dtype", config.dtype, dtype, why)
+    batch_size = _batch_size(config, capabilities, choices)
+    longest = _longest(config, model, capabilities)
+    capacity = _capacity(config, capabilities, facts, batch_size, longest, choices)
+    total = _max_total(config, longest, capacity, choices)
+    max_input = _max_input(config, capabilities, total, choices)
+    one_block = capabilities.block_sizes[0] == ONE_BLOCK_PER_SEQUENCE
+    block_size = total if one_block else capabilities.block_sizes[0]
+    num_blocks = batch_size if one_block else capacity // block_size
+    prefill = config.max_batch_prefill_tokens or _prefill_tokens(capabilities, max_input, choices)
+    prefix_caching = capabilities.prefix_caching if config.prefix_caching is None else config.prefix_caching
+    return ResolvedConfig(
+        model_id=facts.model_id,
+        device=facts.device,
+        dtype=dtype,
+        kv_dtype=dtype,
+        max_input_tokens=max_input,
+        max_total_tokens=total,
+        max_batch_prefill_tokens=prefill,
+        max_batch_total_tokens=num_blocks * block_size,
+        max_batch_size=batch_size,
+        block_size=block_size,
+        num_blocks=num_blocks,
+        prefix_caching=prefix_caching,
+        reasons=choices.reasons,
+    )
+
+
+def _batch_size(config: EngineConfig, capabilities: Capabilities, choices: _Choices) -> int:
+    most = capabilities.max_sequences
+    if most is not None:
+        if config.max_batch_size is not None and config.max_batch_size > most:
+            raise ConfigError(f"--max-batch-size {config.max_batch_size}: the compiled model has {most} slots")
+        choices.take("max_batch_size", config.max_batch_size, most, "slots of the compiled model")
+        return config.max_batch_size or most
+    choices.take("max_batch_size", config.max_batch_size, capabilities.batch_size, "more do not pay off on this device")
+    return config.max_batch_size or capabilities.batch_size
+
+
+def _longest(config: EngineConfig, model: ModelConfig, capabilities: Capabilities) -> int:
+    """The longest sequence that model and device allow."""
+    longest = min(model.max_positions, capabilities.max_len or model.max_positions)
+    if config.max_total_tokens is not None and config.max_total_tokens > longest:
+        raise ConfigError(
+            f"--max-total-tokens {config.max_total_tokens}: the model knows {longest} positions; "
+            "ask for at most that many, or stretch them with --rope-scaling"
+        )
+    return config.max_total_tokens or longest
+
+
+def _capacity(
+    config: EngineConfig, capabilities: Capabilities, facts: Facts, batch_size: int, longest: int, choices: _Choices
+) -> int:
+    """Tokens of KV cache."""
+    block = capabilities.block_sizes[0]
+    if block == ONE_BLOCK_PER_SEQUENCE:
+        return batch_size * longest
+    room = int((facts.free_bytes - facts.weight_bytes) * capabilities.memory_fraction * config.memory_fraction)
+    fits = room // (facts.token_bytes * block) * block
+    if config.max_batch_total_tokens is not None:
+        if config.max_batch_total_tokens > fits:
+            raise ConfigError(
+                f"--max-batch-total-tokens {config.max_batch_total_tokens} needs more memory than there is: "
+                f"{fits} tokens fit into {room / 2**30:.1f} GiB"
+            )
+        return -(-config.max_batch_total_tokens // block) * block
+    useful = -(-batch_size * longest // block) * block
+    why = "tokens that all sequences together can hold" if useful <= fits else "tokens that fit into free memory"
+    tokens = min(fits, useful)
+    if capabilities.host_memory:
+        enough = -(-max(WEIGHTS_SHARE * facts.weight_bytes // facts.token_bytes, longest) // block) * block
+        if enough < tokens:
+            tokens, why = enough, f"{WEIGHTS_SHARE} times the weights' memory, so that the host keeps room for others"
+    if tokens < 2 * block:
+        raise ConfigError(
+            f"there is no memory for a KV cache: {facts.free_bytes / 2**30:.1f} GiB are free and the weights take "
+            f"{facts.weight_bytes / 2**30:.1f} GiB; use a smaller model or free some memory"
+        )
+    choices.take("max_batch_total_tokens", None, tokens, why)
+    return tokens
+
+
+def _max_total(config: EngineConfig, longest: int, capacity: int, choices: _Choices) -> int:
+    if config.max_total_tokens is not None and config.max_total_tokens > capacity:
+        raise ConfigError(
+            f"`max_total_tokens` must be <= `max_batch_total_tokens`. Given: {config.max_total_tokens} and {capacity}"
+        )
+    why = "all positions that the model knows" if longest <= capacity else "the size of the KV cache"
+    choices.take("max_total_tokens", config.max_total_tokens, min(longest, capacity), why)
+    return min(longest, capacity)
+
+
+def _max_input(config: EngineConfig, capabilities: Capabilities, total: int, choices: _Choices) -> int:
+    if config.max_input_tokens is not None:
+        if config.max_input_tokens >= total:
+            raise ConfigError(f"`max_input_tokens`({config.max_input_tokens}) must be < `max_total_tokens`({total})")
+        return config.max_input_tokens
+    longest = min(total - 1, capabilities.max_prompt_len or total - 1)
+    choices.take("max_input_tokens", None, longest, "max_total_tokens less one token of output")
+    return longest
+
+
+def _prefill_tokens(capabilities: Capabilities, max_input: int, choices: _Choices) -> int:
+    if capabilities.chunked_prefill:
+        choices.take("max_batch_prefill_tokens", None, capabilities.prefill_tokens, "keeps this device busy")
+        return capabilities.prefill_tokens
+    tokens = max(max_input, capabilities.prefill_tokens)
+    choices.take("max_batch_prefill_tokens", None, tokens, "this device takes whole prompts")
+    return tokens

@@ -1,0 +1,66 @@
+"""The kernel interface: what a model may ask of a device.
+
+Letters: T tokens of this step, B sequences, N features, M output features, H query heads, Hkv key and value heads,
+D head size, R rotated dimensions, V vocabulary.  An op may overwrite the tensors that it is told to return; use what it
+returns.  An op keeps the dtype of its first argument unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+Activation = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelQuery:
+    """What a kernel is asked to support: one model on one device."""
+
+    device: str
+    dtype: str  #: "float32" | "bfloat16" | "float16"
+    head_size: int
+    block_size: int
+    sliding_window: bool = False
+    soft_cap: bool = False
+    alibi: bool = False
+
+
+class LinearKernel(Protocol):
+    """A matrix product with a weight that may be stored in the kernel's own layout."""
+
+    def pack(self, weight: Tensor) -> Any:
+        """weight [M, N] -> what `__call__` takes; the argument may be dropped afterwards."""
+
+    def __call__(self, x: Tensor, packed: Any, bias: Tensor | None) -> Tensor:
+        """(x [T, N], packed, bias [M] or None) -> [T, M]"""
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The chosen implementation of every op, fixed before the model is built."""
+
+    rms_norm: Callable[[Tensor, Tensor, float], Tensor]
+    """(x [..., N], weight [N], eps) -> [..., N]; the norm is taken in float32 (arXiv 1910.07467)."""
+
+    add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+    """(x [T, N], residual [T, N], weight [N], eps) -> (norm(x + residual), x + residual); may overwrite residual."""
+
+    rotary: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    """(q [T, H, D], k [T, Hkv, D], cos [T, R/2], sin [T, R/2]) -> (q, k); halves of the first R dimensions rotated
+    (arXiv 2104.09864); cos and sin are float32; may overwrite q and k."""
+
+    silu_and_mul: Activation
+    """(gate_up [T, 2 N]) -> silu(gate) * up [T, N]"""
+
+    linear: LinearKernel
+    """pack(weight [M, N]), then (x [T, N], packed, bias [M] or None) -> [T, M]"""
+
+    greedy: Callable[[Tensor], tuple[Tensor, Tensor]]
+    """(logits [B, V]) -> (most likely ids [B] int64, their log-probabilities [B] float32); NaN in a row gives NaN."""
+
+    attention: Callable[[KernelQuery], Any]
+    """(KernelQuery) -> AttentionBackend"""

@@ -1,0 +1,46 @@
+"""The core's own implementations of every op: the reference of each, and the CPU's."""
+
+from __future__ import annotations
+
+from tgi_core.plugins.specs import KernelSpec
+
+_REFERENCE = "tgi_core.kernels.reference"
+_CPU = "tgi_core.cpu"
+
+REFERENCE = "reference"  #: name of the implementation that defines an op
+
+KERNELS = (
+    KernelSpec(op="rms_norm", name=REFERENCE, target=f"{_REFERENCE}.norm:rms_norm"),
+    KernelSpec(op="add_rms_norm", name=REFERENCE, target=f"{_REFERENCE}.norm:add_rms_norm"),
+    KernelSpec(op="rotary", name=REFERENCE, target=f"{_REFERENCE}.rotary:rotary"),
+    KernelSpec(op="silu_and_mul", name=REFERENCE, target=f"{_REFERENCE}.activation:silu_and_mul"),
+    KernelSpec(op="linear", name=REFERENCE, target=f"{_REFERENCE}.linear:linear"),
+    KernelSpec(op="greedy", name=REFERENCE, target=f"{_REFERENCE}.sample:greedy"),
+    KernelSpec(op="attention", name=REFERENCE, target="tgi_core.attention.reference:ReferenceAttention"),
+    *(
+        KernelSpec(op=op, name="native", target=f"{_CPU}.kernels:{op}", device="cpu", supports=f"{_CPU}.kernels:supports")
+        for op in ("rms_norm", "add_rms_norm", "rotary", "silu_and_mul", "greedy")
+    ),
+    KernelSpec(
+        op="linear",
+        name="onednn",
+        target=f"{_CPU}.linear:packed_linear",
+        device="cpu",
+        supports=f"{_CPU}.linear:supports",
+    ),
+    KernelSpec(
+        op="attention",
+        name="native",
+        target=f"{_CPU}.attention:CpuAttention",
+        device="cpu",
+        supports=f"{_CPU}.kernels:supports",
+        priority=10,
+    ),
+    KernelSpec(
+        op="attention",
+        name="torch",
+        target=f"{_CPU}.torch_attention:TorchAttention",
+        device="cpu",
+        supports=f"{_CPU}.torch_attention:supports",
+    ),
+)

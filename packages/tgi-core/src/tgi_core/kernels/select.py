@@ -1,0 +1,98 @@
+"""Chooses one implementation of every op, once, and can say why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from tgi_core.errors import ConfigError, RegistrationConflict, UnsupportedKernel
+from tgi_core.kernels.registry import REFERENCE
+from tgi_core.plugins.manager import Plugins
+from tgi_core.plugins.specs import ANY_DEVICE, KernelSpec, ModelSpec, resolve
+
+if TYPE_CHECKING:
+    from tgi_core.kernels.ops import KernelQuery, Kernels
+
+
+@dataclass(frozen=True)
+class KernelChoice:
+    """The implementation chosen for one op."""
+
+    spec: KernelSpec
+    provider: str  #: plugin that offers it
+    rejected: tuple[str, ...]  #: "flashinfer: head size 80 is not a multiple of 64"
+
+
+def offered_kernels(plugins: Plugins) -> Iterator[tuple[str, KernelSpec]]:
+    """(plugin name, spec) of every registered kernel.  Imports no torch."""
+    for provider, specs in plugins.collect("tgi_register_kernels"):
+        for spec in specs:
+            yield provider, spec
+
+
+def select_kernels(
+    plugins: Plugins,
+    query: KernelQuery,
+    wishes: Mapping[str, str] | None = None,
+    *,
+    reference_only: bool = False,
+) -> tuple[Kernels, dict[str, KernelChoice]]:
+    """The table of kernels for one model on one device.
+
+    Args:
+        wishes: op -> name of the implementation a person asked for.
+        reference_only: `--disable-custom-kernels`.
+
+    Raises:
+        ConfigError: a wish names an op that does not exist.
+        UnsupportedKernel: no implementation of an op accepts the query.
+        RegistrationConflict: two have the same rank.
+    """
+    from tgi_core.kernels.ops import Kernels
+
+    offers = [offer for offer in offered_kernels(plugins) if offer[1].device in (query.device, ANY_DEVICE)]
+    ops = [field.name for field in fields(Kernels)]
+    wishes = dict.fromkeys(ops, REFERENCE) if reference_only else wishes or {}
+    if unknown := wishes.keys() - set(ops):
+        raise ConfigError(f"--kernel {min(unknown)}=...: there is no such op; the ops are {', '.join(ops)}")
+    choices = {op: _choose(op, [o for o in offers if o[1].op == op], query, wishes.get(op)) for op in ops}
+    return Kernels(**{op: resolve(choice.spec.target) for op, choice in choices.items()}), choices
+
+
+def _choose(op: str, offers: list[tuple[str, KernelSpec]], query: KernelQuery, wish: str | None) -> KernelChoice:
+    usable, rejected = [], []
+    for provider, spec in offers:
+        if reason := _why_not(spec, query, wish):
+            rejected.append(f"{spec.name}: {reason}")
+        else:
+            usable.append((provider, spec))
+    if not usable:
+        raise UnsupportedKernel(f"no {op} kernel for {query}: " + ("; ".join(rejected) or "none is registered"))
+    usable.sort(key=lambda offer: rank(offer[1]), reverse=True)
+    if len(usable) > 1 and rank(usable[0][1]) == rank(usable[1][1]):
+        (p1, s1), (p2, s2) = usable[:2]
+        raise RegistrationConflict(
+            f"{op}: {s1.name} of {p1} and {s2.name} of {p2} have the same rank; choose with --kernel {op}=NAME"
+        )
+    (provider, best), *others = usable
+    rejected += [f"{spec.name}: {_why_later(best, spec)}" for _, spec in others]
+    return KernelChoice(best, provider, tuple(rejected))
+
+
+def _why_not(spec: KernelSpec, query: KernelQuery, wish: str | None) -> str:
+    if wish and spec.name != wish:
+        return f"{wish} was asked for"
+    reason: str = resolve(spec.supports)(query) if spec.supports else ""
+    return reason
+
+
+def _why_later(best: KernelSpec, spec: KernelSpec) -> str:
+    if best.device != spec.device:
+        return f"{best.name} is made for this device"
+    return f"{best.name} has a higher priority ({best.priority} against {spec.priority})"
+
+
+def rank(spec: KernelSpec | ModelSpec) -> tuple[bool, int]:
+    """A device's own implementation beats a general one; then the higher priority wins."""
+    return spec.device != ANY_DEVICE, spec.priority

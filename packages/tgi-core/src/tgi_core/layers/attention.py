@@ -1,0 +1,23 @@
+"""Rotary position, KV cache and attention of one layer."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tgi_core.attention.base import AttentionSpec, ForwardContext
+from tgi_core.layers.build import BuildContext
+from tgi_core.layers.rotary import RotaryEmbedding
+
+
+class Attention(nn.Module):
+    """q [T, H, D], k and v [T, Hkv, D] -> [T, H, D]; without `rotary` positions come from elsewhere."""
+
+    def __init__(self, spec: AttentionSpec, build: BuildContext, rotary: RotaryEmbedding | None = None) -> None:
+        super().__init__()
+        self.rotary, self.kernels, self.backend = rotary, build.kernels, build.attention
+        self.layer = build.attention.add_layer(spec)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, context: ForwardContext) -> Tensor:
+        if self.rotary is not None:
+            q, k = self.kernels.rotary(q, k, *context.once(self.rotary))
+        return self.backend.forward(self.layer, q, k, v, context.attention)

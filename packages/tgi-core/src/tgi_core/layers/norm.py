@@ -1,0 +1,32 @@
+"""Norms."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tgi_core.layers.build import BuildContext
+from tgi_core.weights.loader import Source
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm (arXiv 1910.07467)."""
+
+    weight: Tensor
+
+    def __init__(self, size: int, eps: float, build: BuildContext) -> None:
+        super().__init__()
+        self.size, self.eps, self.kernels, self.dtype = size, eps, build.kernels, build.dtype
+
+    def load(self, source: Source) -> None:
+        self.weight = torch.empty(self.size, dtype=self.dtype)
+        source.copy("weight", self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.kernels.rms_norm(x, self.weight, self.eps)
+
+    def add(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """norm(x + residual), x + residual; without a residual x begins it."""
+        if residual is None:
+            return self.kernels.rms_norm(x, self.weight, self.eps), x
+        return self.kernels.add_rms_norm(x, residual, self.weight, self.eps)

@@ -1,0 +1,76 @@
+"""Rotary position embedding and the rules that stretch it to longer contexts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from tgi_core.errors import UnsupportedModel
+from tgi_core.model_config import RotaryConfig
+
+
+class RotaryEmbedding:
+    """positions [T] -> cos, sin [T, R/2] in float32."""
+
+    def __init__(self, config: RotaryConfig) -> None:
+        if config.rule not in RULES:
+            known = ", ".join(sorted(RULES))
+            raise UnsupportedModel(f"rotary scaling rule {config.rule!r} is not implemented; known are {known}")
+        self.inverse_frequencies, self.factor = RULES[config.rule](config)
+
+    def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        angles = positions.unsqueeze(-1).float() * self.inverse_frequencies
+        return angles.cos() * self.factor, angles.sin() * self.factor
+
+
+def _default(config: RotaryConfig) -> tuple[Tensor, float]:
+    return 1.0 / config.theta ** (torch.arange(0, config.size, 2).float() / config.size), 1.0
+
+
+def _linear(config: RotaryConfig) -> tuple[Tensor, float]:
+    """All positions divided by the factor (arXiv 2306.15595)."""
+    return _default(config)[0] / config.parameters["factor"], 1.0
+
+
+def _llama3(config: RotaryConfig) -> tuple[Tensor, float]:
+    """Long wavelengths divided by the factor, short ones kept, a ramp between (Llama 3.1's model card)."""
+    inverse, p = _default(config)[0], config.parameters
+    low, high, old = p["low_freq_factor"], p["high_freq_factor"], p["original_max_position_embeddings"]
+    turns = old * inverse / (2 * math.pi)
+    keep = ((turns - low) / (high - low)).clamp(0, 1)
+    return inverse * (keep + (1 - keep) / p["factor"]), 1.0
+
+
+def _yarn(config: RotaryConfig) -> tuple[Tensor, float]:
+    """Interpolation by wavelength, and a temperature on the scores (arXiv 2309.00071)."""
+    p, old = config.parameters, config.parameters["original_max_position_embeddings"]
+    factor, attention = p["factor"], p.get("attention_factor")
+
+    def dimension(turns: float) -> float:
+        return config.size * math.log(old / (turns * 2 * math.pi)) / (2 * math.log(config.theta))
+
+    low, high = dimension(p.get("beta_fast") or 32), dimension(p.get("beta_slow") or 1)
+    if p.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, config.size - 1)
+    ramp = ((torch.arange(config.size // 2).float() - low) / max(high - low, 0.001)).clamp(0, 1)
+    inverse = _default(config)[0]
+    if attention is None:
+        scale, all_dims = p.get("mscale"), p.get("mscale_all_dim")
+        attention = _mscale(factor, scale) / _mscale(factor, all_dims) if scale and all_dims else _mscale(factor, 1.0)
+    return inverse / factor * ramp + inverse * (1 - ramp), float(attention)
+
+
+def _mscale(factor: float, scale: float) -> float:
+    return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+RULES: dict[str, Callable[[RotaryConfig], tuple[Tensor, float]]] = {
+    "default": _default,
+    "linear": _linear,
+    "llama3": _llama3,
+    "yarn": _yarn,
+}

@@ -1,0 +1,37 @@
+"""What the runner needs of a model."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from tgi_core.attention.base import ForwardContext
+from tgi_core.layers.build import BuildContext
+from tgi_core.model_config import ModelConfig
+from tgi_core.weights.loader import load_weights
+from tgi_core.weights.reader import WeightReader
+
+
+class CausalLM(nn.Module):
+    """A decoder: token ids of one step -> hidden states -> logits where they are wanted."""
+
+    checkpoint_prefixes: ClassVar[tuple[str, ...]] = ("model.", "")
+
+    def __init__(self, config: ModelConfig, build: BuildContext) -> None:
+        super().__init__()
+        self.config = config
+
+    @abstractmethod
+    def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
+        """input_ids [T] -> hidden states [T, N], normalised for `logits`."""
+
+    @abstractmethod
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [B, N] -> [B, V]"""
+
+    def load_weights(self, reader: WeightReader, progress: Callable[[float], None] = lambda fraction: None) -> None:
+        """Fill the model; see `tgi_core.weights.loader.load_weights`."""
+        load_weights(self, reader, self.checkpoint_prefixes, progress)

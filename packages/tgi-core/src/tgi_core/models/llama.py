@@ -1,0 +1,102 @@
+"""Llama, and the families that differ from it in config only: Llama 2, Code Llama, Mistral, Qwen2."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tgi_core.attention.base import AttentionSpec, ForwardContext
+from tgi_core.layers.attention import Attention
+from tgi_core.layers.build import BuildContext
+from tgi_core.layers.embedding import Embedding
+from tgi_core.layers.linear import Linear
+from tgi_core.layers.mlp import GatedMLP
+from tgi_core.layers.norm import RMSNorm
+from tgi_core.layers.rotary import RotaryEmbedding
+from tgi_core.model_config import ModelConfig
+from tgi_core.models.base import CausalLM
+
+
+class LlamaAttention(nn.Module):
+    """Grouped-query attention with rotary positions."""
+
+    def __init__(self, layer: int, config: ModelConfig, build: BuildContext, rotary: RotaryEmbedding) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_size = config.num_heads, config.num_kv_heads, config.head_size
+        q_size, kv_size = self.heads * self.head_size, self.kv_heads * self.head_size
+        qkv_bias, out_bias = _attention_biases(config)
+        self.qkv_proj = Linear(
+            config.hidden_size, (q_size, kv_size, kv_size), ("q_proj", "k_proj", "v_proj"), build, bias=qkv_bias
+        )
+        self.o_proj = Linear(q_size, (config.hidden_size,), ("o_proj",), build, bias=out_bias)
+        spec = AttentionSpec(
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_size=self.head_size,
+            scale=self.head_size**-0.5,
+            window=config.sliding_windows[layer],
+        )
+        self.attn = Attention(spec, build, rotary)
+
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        qkv = self.qkv_proj(x).unflatten(-1, (-1, self.head_size))
+        q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=-2)
+        q, k = self.norm_qk(q, k)
+        out: Tensor = self.o_proj(self.attn(q, k, v, context).flatten(-2))
+        return out
+
+    def norm_qk(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """For families that norm queries and keys before they are rotated."""
+        return q, k
+
+
+def _attention_biases(config: ModelConfig) -> tuple[bool, bool]:
+    """Of the query, key and value projections, and of the output projection."""
+    if config.model_type == "qwen2":
+        return True, False
+    both = bool(config.raw.get("attention_bias", False))
+    return both, both
+
+
+class LlamaDecoderLayer(nn.Module):
+    """Attention and gated feed-forward, each after a norm and added to the residual."""
+
+    attention: type[LlamaAttention] = LlamaAttention
+
+    def __init__(self, layer: int, config: ModelConfig, build: BuildContext, rotary: RotaryEmbedding) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps, build)
+        self.self_attn = self.attention(layer, config, build, rotary)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps, build)
+        self.mlp = GatedMLP(config, build, bias=bool(config.raw.get("mlp_bias", False)))
+
+    def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
+        x, residual = self.input_layernorm.add(x, residual)
+        x = self.self_attn(x, context)
+        x, residual = self.post_attention_layernorm.add(x, residual)
+        return self.mlp(x), residual
+
+
+class LlamaForCausalLM(CausalLM):
+    """Embedding, decoder layers, norm, head."""
+
+    decoder_layer: type[LlamaDecoderLayer] = LlamaDecoderLayer
+
+    def __init__(self, config: ModelConfig, build: BuildContext) -> None:
+        super().__init__(config, build)
+        rotary = RotaryEmbedding(config.rotary)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, build)
+        self.layers = nn.ModuleList(self.decoder_layer(i, config, build, rotary) for i in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps, build)
+        head = "embed_tokens" if config.tie_word_embeddings else "lm_head"
+        self.lm_head = Linear(config.hidden_size, (config.vocab_size,), (head,), build)
+
+    def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
+        x: Tensor = self.embed_tokens(input_ids)
+        residual = None
+        for layer in self.layers:
+            x, residual = layer(x, residual, context)
+        return self.norm.add(x, residual)[0]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        y: Tensor = self.lm_head(hidden)
+        return y

@@ -1,0 +1,45 @@
+"""Finds the implementation of an architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+
+from tgi_core.errors import RegistrationConflict, UnsupportedModel
+from tgi_core.kernels.select import rank
+from tgi_core.plugins.manager import Plugins
+from tgi_core.plugins.specs import ANY_DEVICE, ModelSpec
+
+
+def offered_models(plugins: Plugins) -> Iterator[tuple[str, ModelSpec]]:
+    """(plugin name, spec) of every registered implementation.  Imports no torch."""
+    for provider, specs in plugins.collect("tgi_register_models"):
+        for spec in specs:
+            yield provider, spec
+
+
+def select_model(plugins: Plugins, architecture: str, device: str) -> ModelSpec:
+    """The highest ranked implementation of an architecture for a device.
+
+    Raises:
+        UnsupportedModel: nobody implements it.
+        RegistrationConflict: two have the same rank.
+    """
+    offers = [
+        (provider, spec)
+        for provider, spec in offered_models(plugins)
+        if architecture in spec.architectures and spec.device in (device, ANY_DEVICE)
+    ]
+    if not offers:
+        raise UnsupportedModel(_nobody(plugins, architecture, device))
+    offers.sort(key=lambda offer: rank(offer[1]), reverse=True)
+    if len(offers) > 1 and rank(offers[0][1]) == rank(offers[1][1]):
+        raise RegistrationConflict(f"{architecture}: offered by {offers[0][0]} and {offers[1][0]} with the same rank")
+    return offers[0][1]
+
+
+def _nobody(plugins: Plugins, architecture: str, device: str) -> str:
+    known = sorted({name for _, spec in offered_models(plugins) for name in spec.architectures})
+    near = get_close_matches(architecture, known, n=1)
+    hint = f"; the nearest known one is {near[0]}" if near else ""
+    return f"no installed plugin implements {architecture} on {device}{hint}. `tgi models` lists what is there"

@@ -1,0 +1,61 @@
+"""The interface of a logits processor."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from tgi_core.sampling.state import SamplingContext, SlotState
+from tgi_core.sampling_params import SamplingParams
+
+
+class LogitsProcessor(ABC):
+    """Changes the rows of a batch that want it.
+
+    Built once per composition of the batch, then called each step; what changes from step to step is read from `states`.
+    """
+
+    def __init__(self, states: Sequence[SlotState], context: SamplingContext) -> None:
+        self.states, self.context = states, context
+
+    @classmethod
+    @abstractmethod
+    def wanted(cls, params: SamplingParams) -> bool:
+        """Whether a request uses this processor."""
+
+    @abstractmethod
+    def __call__(self, logits: Tensor) -> Tensor:
+        """logits [rows, V] float32, one row per state -> the same; may be overwritten."""
+
+    def column(self, value: Callable[[SamplingParams], float], dtype: torch.dtype = torch.float32) -> Tensor:
+        """One parameter of all rows: [rows, 1]."""
+        values = [value(state.params) for state in self.states]
+        return torch.tensor(values, dtype=dtype, device=self.context.device).unsqueeze(1)
+
+    def slots(self) -> Tensor:
+        """The slots of all rows: [rows]."""
+        return torch.tensor([state.slot for state in self.states], device=self.context.device)
+
+
+class ParameterProcessor(LogitsProcessor):
+    """A processor with one number per row."""
+
+    parameter: ClassVar[str]  #: field of SamplingParams
+    neutral: ClassVar[float]  #: its value that changes nothing
+
+    def __init__(self, states: Sequence[SlotState], context: SamplingContext) -> None:
+        super().__init__(states, context)
+        self.values = self.column(self.value)
+
+    @classmethod
+    def value(cls, params: SamplingParams) -> Any:
+        """The number of one request."""
+        return getattr(params, cls.parameter)
+
+    @classmethod
+    def wanted(cls, params: SamplingParams) -> bool:
+        return bool(cls.value(params) != cls.neutral)

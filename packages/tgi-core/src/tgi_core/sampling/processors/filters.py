@@ -1,0 +1,82 @@
+"""Filters: tokens outside a set get -inf.  At least the most likely token stays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tgi_core.sampling.processors.base import ParameterProcessor
+from tgi_core.sampling.state import SamplingContext, SlotState
+from tgi_core.sampling_params import SamplingParams
+
+HIDDEN = float("-inf")
+LIKELY = 1024  #: tokens that are looked at before the whole vocabulary is sorted
+
+
+class SampledFilter(ParameterProcessor):
+    """A filter that greedy rows do not need: they choose its most likely token anyway."""
+
+    @classmethod
+    def wanted(cls, params: SamplingParams) -> bool:
+        return params.do_sample and super().wanted(params)
+
+
+class TopK(SampledFilter):
+    """Keeps the k most likely tokens, and those as likely as the k-th."""
+
+    parameter, neutral = "top_k", 0
+
+    def __init__(self, states: Sequence[SlotState], context: SamplingContext) -> None:
+        super().__init__(states, context)
+        self.kth = (self.values.long() - 1).clamp_(max=context.vocab_size - 1)
+        self.most = int(self.kth.max()) + 1
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        threshold = logits.topk(self.most).values.gather(1, self.kth)
+        return logits.masked_fill_(logits < threshold, HIDDEN)
+
+
+class TopP(SampledFilter):
+    """Keeps the smallest set of most likely tokens whose probability reaches p (arXiv 1904.09751)."""
+
+    parameter, neutral = "top_p", 1.0
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        total = logits.logsumexp(-1, keepdim=True)
+        count = min(LIKELY, logits.shape[-1])
+        best = logits.topk(count).values
+        reached = (best - total).exp().cumsum(-1)
+        if bool((reached[:, -1:] < self.values).any()):
+            best = logits.sort(-1, descending=True).values
+            reached = (best - total).exp().cumsum(-1)
+        last = (reached < self.values).sum(-1, keepdim=True).clamp_(max=best.shape[-1] - 1)
+        return logits.masked_fill_(logits < best.gather(-1, last), HIDDEN)
+
+
+class MinP(SampledFilter):
+    """Keeps tokens at least min_p times as likely as the most likely one (arXiv 2407.01082)."""
+
+    parameter, neutral = "min_p", 0.0
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        threshold = logits.amax(-1, keepdim=True) + self.values.log()
+        return logits.masked_fill_(logits < threshold, HIDDEN)
+
+
+class TypicalP(SampledFilter):
+    """Keeps the tokens whose information is nearest the entropy, up to a mass of p (arXiv 2202.00666)."""
+
+    parameter, neutral = "typical_p", 1.0
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        logprobs = logits.log_softmax(-1)
+        entropy = -(logprobs.exp() * logprobs).nansum(-1, keepdim=True)
+        distance = (-logprobs - entropy).abs()
+        order = distance.sort(-1, stable=True).indices
+        before = logprobs.gather(-1, order).softmax(-1).cumsum(-1)
+        last = (before < self.values).sum(-1, keepdim=True).clamp_(max=logits.shape[-1] - 1)
+        threshold = distance.gather(-1, order.gather(-1, last))
+        return logits.masked_fill_(distance > threshold, HIDDEN)
+

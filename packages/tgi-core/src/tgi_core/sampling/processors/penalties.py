@@ -1,0 +1,36 @@
+"""Penalties on tokens that were there before."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tgi_core.sampling.processors.base import ParameterProcessor
+
+
+class RepetitionPenalty(ParameterProcessor):
+    """Tokens of prompt and output: positive logits divided, negative ones multiplied (arXiv 1909.05858)."""
+
+    parameter, neutral = "repetition_penalty", 1.0
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        penalised = torch.where(logits < 0, logits * self.values, logits / self.values)
+        return torch.where(self.context.counts.seen(self.slots()), penalised, logits)
+
+
+class FrequencyPenalty(ParameterProcessor):
+    """Minus the penalty per occurrence in the output (OpenAI's API reference)."""
+
+    parameter, neutral = "frequency_penalty", 0.0
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        return logits - self.context.counts.output(self.slots()) * self.values
+
+
+class PresencePenalty(ParameterProcessor):
+    """Minus the penalty once for each token of the output (OpenAI's API reference)."""
+
+    parameter, neutral = "presence_penalty", 0.0
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        return logits - (self.context.counts.output(self.slots()) > 0) * self.values

@@ -1,0 +1,21 @@
+"""Temperature."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from tgi_core.sampling.processors.base import ParameterProcessor
+from tgi_core.sampling_params import SamplingParams
+
+
+class Temperature(ParameterProcessor):
+    """logits / temperature, for rows that sample."""
+
+    parameter, neutral = "temperature", 1.0
+
+    @classmethod
+    def wanted(cls, params: SamplingParams) -> bool:
+        return params.do_sample and super().wanted(params)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        return logits.div_(self.values)

@@ -1,0 +1,139 @@
+"""Chooses the next token of every sequence in a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tgi_core.request import TokenLogprob
+from tgi_core.sampling.processors import PROCESSORS
+from tgi_core.sampling.processors.base import LogitsProcessor
+from tgi_core.sampling.randomness import uniforms
+from tgi_core.sampling.state import SamplingContext, SlotState
+from tgi_core.step import Admission
+
+Greedy = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The tokens of B rows."""
+
+    ids: Tensor  #: [B] int64, on the device
+    logprobs: list[float]
+    top_logprobs: list[list[TokenLogprob]]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """One composition of a batch, and what to do for it each step."""
+
+    states: tuple[SlotState, ...]
+    processors: tuple[tuple[Tensor, LogitsProcessor], ...]  #: rows [n], processor
+    sampled_rows: tuple[int, ...]
+    most_top: int
+
+    @property
+    def is_plain(self) -> bool:
+        """Greedy without anything else."""
+        return not self.processors and not self.sampled_rows and not self.most_top
+
+
+class Sampler:
+    """Holds the sampling state of all slots.
+
+    A sampled token depends on its row's logits, seed and place in the output only, so a seed gives the same tokens
+    whatever else is in the batch, and after a preemption.
+    """
+
+    def __init__(self, context: SamplingContext, greedy: Greedy) -> None:
+        self.context, self.greedy = context, greedy
+        self._states: dict[int, SlotState] = {}
+        self._batch: _Batch | None = None
+
+    def admit(self, admission: Admission) -> None:
+        """A sequence takes a slot."""
+        generated = len(admission.tokens) - admission.prompt_len
+        prompt = admission.tokens[: admission.prompt_len]
+        self._states[admission.slot] = SlotState(admission.slot, admission.params, admission.seed, generated, prompt)
+        self.context.counts.admit(admission)
+
+    def state(self, slot: int) -> SlotState:
+        """The sequence in a slot."""
+        return self._states[slot]
+
+    def sample(self, logits: Tensor, slots: Sequence[int]) -> Choice:
+        """logits [B, V] of these slots -> one token each."""
+        batch = self._batch_of(slots)
+        if batch.is_plain:
+            ids, logprobs = self.greedy(logits)
+            choice = Choice(ids, logprobs.tolist(), [[]] * len(slots))
+        else:
+            choice = self._choose(batch, self._process(batch, logits.float()))
+        self.context.counts.add(batch.states, choice.ids)
+        for state in batch.states:
+            state.generated += 1
+        return choice
+
+    def _batch_of(self, slots: Sequence[int]) -> _Batch:
+        states = tuple(self._states[slot] for slot in slots)
+        if self._batch is None or self._batch.states != states:
+            self._batch = self._compose(states)
+        return self._batch
+
+    def _compose(self, states: tuple[SlotState, ...]) -> _Batch:
+        processors = []
+        for _, processor in sorted(PROCESSORS.items()):
+            rows = [row for row, state in enumerate(states) if processor.wanted(state.params)]
+            if rows:
+                members = [states[row] for row in rows]
+                processors.append((torch.tensor(rows, device=self.context.device), processor(members, self.context)))
+        return _Batch(
+            states,
+            tuple(processors),
+            tuple(row for row, state in enumerate(states) if state.samples),
+            max(state.params.top_n_tokens for state in states),
+        )
+
+    def _process(self, batch: _Batch, logits: Tensor) -> Tensor:
+        for rows, processor in batch.processors:
+            if len(rows) == len(batch.states):
+                logits = processor(logits)
+            else:
+                logits[rows] = processor(logits[rows])
+        return logits
+
+    def _choose(self, batch: _Batch, logits: Tensor) -> Choice:
+        logprobs = logits.log_softmax(-1)
+        ids = logprobs.argmax(-1)
+        if batch.sampled_rows:
+            rows = list(batch.sampled_rows)
+            states = [batch.states[row] for row in rows]
+            ids[rows] = _draw(logprobs[rows], states)
+        chosen: list[float] = logprobs.gather(-1, ids.unsqueeze(-1)).squeeze(-1).tolist()
+        return Choice(ids, chosen, _top(batch, logprobs))
+
+
+def _draw(logprobs: Tensor, states: Sequence[SlotState]) -> Tensor:
+    """Invert the cumulative distribution at one uniform number per row."""
+    cumulative = logprobs.exp().cumsum(-1, dtype=torch.float64)
+    at = torch.from_numpy(uniforms([s.seed for s in states], [s.generated for s in states]))
+    target = at.to(logprobs.device).unsqueeze(-1) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_(max=logprobs.shape[-1] - 1)
+
+
+def _top(batch: _Batch, logprobs: Tensor) -> list[list[TokenLogprob]]:
+    """The n most likely tokens of each row that asked for them, without filtered ones."""
+    if not batch.most_top:
+        return [[]] * len(batch.states)
+    values, ids = logprobs.topk(min(batch.most_top, logprobs.shape[-1]))
+    pairs = zip(batch.states, values.tolist(), ids.tolist(), strict=True)
+    return [
+        [TokenLogprob(token, logprob) for logprob, token in zip(row_values, row_ids, strict=True) if logprob > -1e30][
+            : state.params.top_n_tokens
+        ]
+        for state, row_values, row_ids in pairs
+    ]

@@ -1,0 +1,94 @@
+"""What the sampler knows of the sequences in its slots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tgi_core.sampling_params import SamplingParams
+from tgi_core.step import Admission
+
+
+@dataclass(slots=True, eq=False)
+class SlotState:
+    """One sequence's parameters and how far it is."""
+
+    slot: int
+    params: SamplingParams
+    seed: int
+    generated: int  #: output tokens sampled so far
+    prompt: tuple[int, ...]
+
+    @property
+    def samples(self) -> bool:
+        """Whether tokens are drawn at random."""
+        return self.params.do_sample
+
+    @property
+    def prompt_len(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.prompt)
+
+
+class TokenCounts:
+    """How often each slot's prompt and output hold each token: [slots, V] on the device, made when first needed."""
+
+    def __init__(self, slots: int, vocab_size: int, device: torch.device) -> None:
+        self.slots, self.vocab_size, self.device = slots, vocab_size, device
+        self._prompt: Tensor | None = None
+        self._output: Tensor | None = None
+
+    def admit(self, admission: Admission) -> None:
+        """Start counting for a sequence that was given this slot."""
+        if not needs_counts(admission.params):
+            return
+        prompt, output = self._tables()
+        prompt[admission.slot] = self._count(admission.tokens[: admission.prompt_len])
+        output[admission.slot] = self._count(admission.tokens[admission.prompt_len :])
+
+    def add(self, states: Sequence[SlotState], ids: Tensor) -> None:
+        """Count the tokens ids [B] just sampled for these slots."""
+        counted = [(index, state.slot) for index, state in enumerate(states) if needs_counts(state.params)]
+        if counted:
+            rows, slots = torch.tensor(counted, device=self.device).unbind(1)
+            self._tables()[1][slots, ids[rows]] += 1
+
+    def output(self, slots: Tensor) -> Tensor:
+        """Output counts [B, V] of slots [B]."""
+        return self._tables()[1][slots]
+
+    def seen(self, slots: Tensor) -> Tensor:
+        """Whether prompt or output hold a token: [B, V] bool."""
+        prompt, output = self._tables()
+        return (prompt[slots] > 0) | (output[slots] > 0)
+
+    def _count(self, tokens: Sequence[int]) -> Tensor:
+        return torch.bincount(torch.tensor(tokens, dtype=torch.int64, device=self.device), minlength=self.vocab_size)
+
+    def _tables(self) -> tuple[Tensor, Tensor]:
+        if self._prompt is None or self._output is None:
+            shape = (self.slots, self.vocab_size)
+            self._prompt = torch.zeros(shape, dtype=torch.int32, device=self.device)
+            self._output = torch.zeros(shape, dtype=torch.int32, device=self.device)
+        return self._prompt, self._output
+
+
+def needs_counts(params: SamplingParams) -> bool:
+    """Whether a request's penalties look at the tokens so far."""
+    return params.repetition_penalty != 1.0 or params.frequency_penalty != 0.0 or params.presence_penalty != 0.0
+
+
+@dataclass(frozen=True)
+class SamplingContext:
+    """What processors may look at besides the logits."""
+
+    vocab_size: int
+    device: torch.device
+    eos_token_ids: tuple[int, ...]
+    counts: TokenCounts
+    last_tokens: Tensor  #: [slots] int64, the last token of each slot
+    watermark_gamma: float
+    watermark_delta: float

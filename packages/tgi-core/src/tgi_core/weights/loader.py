@@ -1,0 +1,108 @@
+"""Fills a model from a checkpoint: every layer that can load itself is asked to, from the name it has there."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor, nn
+
+from tgi_core.errors import WeightsError
+
+if TYPE_CHECKING:
+    from tgi_core.weights.reader import WeightReader
+
+log = logging.getLogger(__name__)
+
+#: tensors that old checkpoints carry and nobody needs
+DERIVED = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias|\.attention\.(masked_)?bias)$")
+
+
+class Loadable(Protocol):
+    """A layer that can load itself."""
+
+    def load(self, source: Source) -> None:
+        """Fill this layer."""
+
+
+class Checkpoint:
+    """A reader that finds tensors with and without the model's prefix and remembers which were used."""
+
+    def __init__(self, reader: WeightReader, prefixes: Sequence[str]) -> None:
+        self.reader, self.prefixes = reader, tuple(prefixes)
+        self.used: set[str] = set()
+
+    def find(self, name: str) -> str | None:
+        """The checkpoint's name of a tensor that the model calls `name`."""
+        return next((prefix + name for prefix in self.prefixes if prefix + name in self.reader.names), None)
+
+    def copy(self, name: str, out: Tensor) -> None:
+        """Copy a tensor into `out`, which has the model's shape and dtype.
+
+        Raises:
+            WeightsError: it is missing or has another shape.
+        """
+        found = self.find(name)
+        if found is None:
+            tried = " or ".join(prefix + name for prefix in self.prefixes)
+            raise WeightsError(
+                f"the checkpoint has no tensor {tried}: its files are incomplete, or config.json describes another model"
+            )
+        if (shape := tuple(self.reader.shape(found))) != tuple(out.shape):
+            raise WeightsError(
+                f"{found} has shape {list(shape)} where config.json asks for {list(out.shape)}: "
+                "the weights and config.json are of different models"
+            )
+        out.copy_(self.reader.get(found))
+        self.used.add(found)
+
+
+class Source:
+    """One layer's place in a checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint, path: str) -> None:
+        self.checkpoint, self.path = checkpoint, path
+
+    def sibling(self, name: str) -> Source:
+        """The place beside this one that is called `name`."""
+        parent, dot, _ = self.path.rpartition(".")
+        return Source(self.checkpoint, parent + dot + name)
+
+    def has(self, name: str) -> bool:
+        """Whether the checkpoint has this tensor."""
+        return self.checkpoint.find(f"{self.path}.{name}") is not None
+
+    def copy(self, name: str, out: Tensor) -> None:
+        """Copy the tensor `name` of this layer into `out`; see `Checkpoint.copy`."""
+        self.checkpoint.copy(f"{self.path}.{name}", out)
+
+
+def load_weights(
+    model: nn.Module,
+    reader: WeightReader,
+    prefixes: Sequence[str],
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> None:
+    """Fill `model` layer by layer; peak memory is the model plus one layer.
+
+    Args:
+        prefixes: put before a layer's path in the model to get its name in the checkpoint; tried in order.
+        progress: called with the fraction done.
+
+    Raises:
+        WeightsError: a tensor is missing or has another shape.
+    """
+    checkpoint = Checkpoint(reader, prefixes)
+    layers = list(_loadable(model))
+    for done, (path, layer) in enumerate(layers, 1):
+        layer.load(Source(checkpoint, path))
+        progress(done / len(layers))
+    unused = sorted(name for name in reader.names - checkpoint.used if not DERIVED.search(name))
+    if unused:
+        log.warning("%d tensors of the checkpoint are not used: %s", len(unused), ", ".join(unused[:5]))
+
+
+def _loadable(model: nn.Module) -> Iterator[tuple[str, Loadable]]:
+    return ((path, module) for path, module in model.named_modules() if hasattr(module, "load"))

@@ -1,0 +1,93 @@
+"""The CPU's own kernels against the reference."""
+
+import pytest
+import torch
+
+from tgi_core.cpu import kernels, native
+from tgi_core.cpu.linear import PackedLinear, supports
+from tgi_core.kernels.ops import KernelQuery
+from tgi_core.kernels.reference.activation import silu_and_mul
+from tgi_core.kernels.reference.norm import add_rms_norm, rms_norm
+from tgi_core.kernels.reference.rotary import rotary
+from tgi_core.kernels.reference.sample import greedy
+
+pytestmark = pytest.mark.skipif(bool(native.unavailable()), reason=native.unavailable() or "native kernels are there")
+
+TOLERANCE = {torch.float32: {"rtol": 1e-5, "atol": 1e-6}, torch.bfloat16: {"rtol": 1e-2, "atol": 1e-2}}
+dtypes = pytest.mark.parametrize("dtype", list(TOLERANCE))
+sizes = pytest.mark.parametrize("shape", [(1, 16), (3, 576), (7, 100), (200, 640)])
+
+
+def randn(*shape, dtype):
+    return (torch.randn(*shape, generator=torch.Generator().manual_seed(1)) * 3).to(dtype)
+
+
+@dtypes
+@sizes
+def test_rms_norm(shape, dtype):
+    x, weight = randn(*shape, dtype=dtype), randn(shape[1], dtype=dtype)
+    torch.testing.assert_close(kernels.rms_norm(x, weight, 1e-6), rms_norm(x, weight, 1e-6), **TOLERANCE[dtype])
+
+
+@dtypes
+@sizes
+def test_add_rms_norm(shape, dtype):
+    x, residual, weight = randn(*shape, dtype=dtype), randn(*shape, dtype=dtype), randn(shape[1], dtype=dtype)
+    expected = add_rms_norm(x, residual, weight, 1e-6)
+    torch.testing.assert_close(kernels.add_rms_norm(x, residual, weight, 1e-6), expected, **TOLERANCE[dtype])
+
+
+@dtypes
+def test_rms_norm_of_strided_heads(dtype):
+    x, weight = randn(5, 9, 64, dtype=dtype)[:, 2:6], randn(64, dtype=dtype)
+    torch.testing.assert_close(kernels.rms_norm(x, weight, 1e-6), rms_norm(x, weight, 1e-6), **TOLERANCE[dtype])
+
+
+@dtypes
+@pytest.mark.parametrize(("head_size", "rotated"), [(64, 64), (80, 32), (40, 20)])
+def test_rotary_of_strided_tokens(head_size, rotated, dtype):
+    qkv = randn(5, 9, head_size, dtype=dtype)
+    angles = torch.randn(5, rotated // 2)
+    q, k, v = qkv.split((4, 3, 2), dim=1)
+    expected, before = rotary(q, k, angles.cos(), angles.sin()), v.clone()
+    torch.testing.assert_close(kernels.rotary(q, k, angles.cos(), angles.sin()), expected, **TOLERANCE[dtype])
+    assert torch.equal(v, before)
+
+
+@dtypes
+@sizes
+def test_silu_and_mul(shape, dtype):
+    x = randn(*shape, dtype=dtype) * 10
+    torch.testing.assert_close(kernels.silu_and_mul(x), silu_and_mul(x), **TOLERANCE[dtype])
+
+
+@dtypes
+@pytest.mark.parametrize("vocab", [5, 16, 1000, 49152])
+def test_greedy(vocab, dtype):
+    logits = randn(4, vocab, dtype=dtype)
+    logits[1, vocab // 2] = logits[1, vocab - 1] = 100.0  # a tie: the first wins
+    ids, logprobs = kernels.greedy(logits)
+    expected_ids, expected_logprobs = greedy(logits)
+    assert torch.equal(ids, expected_ids)
+    torch.testing.assert_close(logprobs, expected_logprobs, rtol=1e-4, atol=1e-4)
+
+
+def test_greedy_reports_nan_and_ignores_hidden_tokens():
+    logits = torch.zeros(2, 40)
+    logits[0, 7] = float("nan")
+    logits[1, :39] = float("-inf")
+    ids, logprobs = kernels.greedy(logits)
+    assert logprobs[0].isnan()
+    assert ids[1] == 39
+    assert logprobs[1] == 0
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 40])
+def test_packed_linear(tokens):
+    query = KernelQuery(device="cpu", dtype="bfloat16", head_size=64, block_size=16)
+    if supports(query):
+        pytest.skip(supports(query))
+    weight, bias = randn(96, 64, dtype=torch.bfloat16), randn(96, dtype=torch.bfloat16)
+    x, linear = randn(tokens, 64, dtype=torch.bfloat16), PackedLinear()
+    expected = torch.nn.functional.linear(x.float(), weight.float(), bias.float())
+    torch.testing.assert_close(linear(x, linear.pack(weight), bias).float(), expected, rtol=2e-2, atol=2e-1)
