@@ -59,23 +59,29 @@ class GGUFReader(WeightReader):
         """See `WeightReader.get`."""
         stored = entry(self._tensors, name)
         tensor = stored.tensor
-        kind = GGMLQuantizationType(tensor.kind)
         columns = tensor.shape[-1]
-        raw = self._file.bytes(tensor.offset, tensor.size)
-        raw = raw.view(math.prod(tensor.shape) // columns, -1)
         if len(tensor.shape) == 1:
-            rows, wanted = None, rows
-        else:
-            wanted = None
+            values = self._values(stored, slice(0, 1), columns, dtype).view(-1)
+            return values if rows is None else values[rows]
+        wanted = slice(*(rows or slice(None)).indices(tensor.shape[0])[:2])
+        inner = math.prod(tensor.shape[1:-1])
+        wanted_rows = slice(wanted.start * inner, wanted.stop * inner)
+        return self._values(stored, wanted_rows, columns, dtype).view(-1, *tensor.shape[1:])
+
+    def _values(self, stored: _Stored, rows: slice, columns: int, dtype: torch.dtype | None) -> Tensor:
+        """The wanted rows [R, columns] of a tensor seen as a matrix."""
+        tensor = stored.tensor
+        kind = GGMLQuantizationType(tensor.kind)
+        row_count = math.prod(tensor.shape) // columns
+        row_bytes = tensor.size // row_count
         if stored.heads:
-            raw = raw[_interleaved_to_halves(raw.shape[0], stored.heads)]
-        if rows is not None:
-            raw = raw[rows]
+            raw = self._file.bytes(tensor.offset, tensor.size).view(row_count, row_bytes)
+            raw = raw[_interleaved_to_halves(row_count, stored.heads)[rows]]
+        else:
+            size = (rows.stop - rows.start) * row_bytes
+            raw = self._file.bytes(tensor.offset + rows.start * row_bytes, size).view(-1, row_bytes)
         values = _dequantise(raw, kind, columns, dtype or PLAIN.get(kind, torch.float32))
-        values = values.view(tensor.shape) if len(tensor.shape) == 1 else values.view(-1, *tensor.shape[1:])
-        if stored.offset:
-            values = values + stored.offset
-        return values if wanted is None else values[wanted]
+        return values + stored.offset if stored.offset else values
 
 
 def _describe(name: str, tensor: GGUFTensor, architecture: Architecture, config: dict[str, int]) -> _Stored:

@@ -22,6 +22,7 @@ DTYPES = {
     "F32": "float32", "I64": "int64", "U64": "uint64", "F64": "float64", "C64": "complex64",
 }  # fmt: skip
 T = TypeVar("T")
+COPY_ELEMENTS = 1 << 22  # copied at a time
 MAX_RESIDENT_BYTES = 64 << 20
 MAX_RESIDENT_SHARE = 0.05  # of the checkpoint
 
@@ -47,6 +48,25 @@ class WeightReader(ABC):
         Raises:
             WeightsError: the checkpoint has no such tensor.
         """
+
+    def copy(self, name: str, out: Tensor) -> None:
+        """Copy a tensor into `out`, of the same shape and any dtype and device, a few megabytes at a time.
+
+        Raises:
+            WeightsError: the checkpoint has no such tensor, or it has another shape.
+        """
+        shape = self.shape(name)
+        if shape != tuple(out.shape):
+            raise WeightsError(
+                f"{name} has the shape {list(shape)} in the checkpoint, the model needs {list(out.shape)}"
+            )
+        if out.dim() < 2:
+            out.copy_(self.get(name))
+            return
+        step = max(1, COPY_ELEMENTS * shape[0] // max(1, out.numel()))
+        for start in range(0, shape[0], step):
+            rows = slice(start, min(start + step, shape[0]))
+            out[rows].copy_(self.get(name, rows=rows))
 
 
 def open_weights(files: ModelFiles) -> WeightReader:
@@ -93,9 +113,12 @@ class SafetensorsReader(WeightReader):
         torch_dtype = getattr(torch, DTYPES.get(stored.dtype, ""), None)
         if torch_dtype is None:
             raise WeightsError(f"{mapped.path}: {name} has the number format {stored.dtype}, which cannot be read")
-        tensor = mapped.bytes(stored.offset, stored.size).view(torch_dtype).view(stored.shape)
+        shape, offset, size = stored.shape, stored.offset, stored.size
         if rows is not None:
-            tensor = tensor[rows]
+            row_bytes = size // max(1, shape[0])
+            start, stop, _ = rows.indices(shape[0])
+            shape, offset, size = (stop - start, *shape[1:]), offset + start * row_bytes, (stop - start) * row_bytes
+        tensor = mapped.bytes(offset, size).view(torch_dtype).view(shape)
         return tensor if dtype is None else tensor.to(dtype)
 
 

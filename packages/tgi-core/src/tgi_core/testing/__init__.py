@@ -1,0 +1,1 @@
+"""For tests, of this project and of hardware vendors."""
