@@ -1,0 +1,73 @@
+"""Starts the server in the order that gets it ready first: port, engine process, then everything that takes long."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import signal
+import socket
+from functools import partial
+from types import FrameType
+
+from tgi_server.engine_process import ENGINE_MODULE, EngineProcess
+from tgi_server.settings import Loaded, Settings, engine_config
+
+BACKLOG = 2048
+
+
+class CannotListen(Exception):
+    """The port cannot be bound; the message says what to do."""
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Bind the port.
+
+    Raises:
+        CannotListen: it is taken or forbidden.
+    """
+    family = socket.AF_INET6 if ":" in settings.hostname else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.hostname, settings.port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        where = f"{settings.hostname}:{settings.port}"
+        hints = {
+            errno.EADDRINUSE: f"{where} is in use; stop what listens there or choose another --port (0: any free one)",
+            errno.EACCES: f"{where} may not be bound by this user; choose a --port above 1023",
+            errno.EADDRNOTAVAIL: f"this machine has no address {settings.hostname}; choose another --hostname",
+        }
+        raise CannotListen(hints.get(error.errno or 0, f"cannot listen on {where}: {error.strerror}")) from error
+    listener.setblocking(False)
+    return listener
+
+
+def launch(loaded: Loaded, *, engine_module: str = ENGINE_MODULE) -> int:
+    """Serve until told to stop; the exit status.
+
+    Raises:
+        CannotListen: the port cannot be bound.
+    """
+    settings = loaded.settings
+    listener = listen(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    config = engine_config(settings)
+    spawn = partial(EngineProcess, config, engine_module)
+    engine = spawn()
+    try:
+        from tgi_server.serving import run
+
+        return run(loaded, listener, engine, spawn)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            engine.kill()
+            engine.close()
+        raise
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """A signal before the event loop runs: nothing is being served, so leave."""
+    raise SystemExit(0)

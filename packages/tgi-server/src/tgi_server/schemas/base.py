@@ -1,0 +1,18 @@
+"""The base of every request body, and the integer kinds of TGI's contract."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+U32 = Annotated[int, Field(ge=0, lt=2**32)]
+U64 = Annotated[int, Field(ge=0, lt=2**64)]
+I32 = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+F32 = Annotated[float, Field(ge=-3.5e38, le=3.5e38)]
+
+
+class Body(BaseModel):
+    """A JSON object.  Unknown fields are ignored; numbers are not read from strings, nor integers from floats."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
