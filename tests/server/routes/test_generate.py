@@ -202,7 +202,7 @@ def test_overload_is_a_429_at_once(serve, wait_until):
     with serve({"steps_per_s": 5}, "--max-concurrent-requests", "1") as server, server.client() as client:
         with client.stream("POST", "/generate_stream", json={"inputs": "a"}) as stream:
             lines = stream.iter_lines()
-                next(lines)
+            next(lines)
             response = generate(client, temperature=-1)
             assert response.status_code == 429
             assert response.json() == {"error": "Model is overloaded", "error_type": "overloaded"}

@@ -51,7 +51,7 @@ class CpuAttention(AttentionBackend):
         self._layers, self._tensors = [], []
         for spec in self.specs:
             elements = num_blocks * spec.kv_heads * self.block_size * _padded(spec.head_size)
-            keys, values = (torch.zeros(elements, dtype=self.dtype) for _ in range(2))
+            keys, values = (lazy_zeros(elements, self.dtype) for _ in range(2))
             slopes = torch.tensor(spec.alibi_slopes or (), dtype=torch.float32)
             self._tensors += [keys, values, slopes]
             self._layers.append(
@@ -110,6 +110,11 @@ class CpuAttention(AttentionBackend):
             out.data_ptr(),
         )
         return out
+
+
+def lazy_zeros(elements: int, dtype: torch.dtype) -> Tensor:
+    """Zeros whose pages take no memory until they are written: NumPy asks the system for them, PyTorch fills them."""
+    return torch.from_numpy(np.zeros(elements * dtype.itemsize, dtype=np.uint8)).view(dtype)
 
 
 def _padded(size: int) -> int:

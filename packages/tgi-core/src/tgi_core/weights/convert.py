@@ -60,7 +60,9 @@ def convert(folder: Path, paths: list[Path]) -> None:
             state = torch.load(path, map_location="cpu", weights_only=True)  # written before PyTorch 1.6
         # contiguous copies: safetensors refuses tensors that share memory
         tensors = {
-            key: tensor.clone().contiguous() for key, tensor in state.items() if isinstance(tensor, torch.Tensor)
+            name: value.clone().contiguous()
+            for name, value in state.items()
+            if isinstance(value, torch.Tensor) and name not in weight_map
         }
         save_file(tensors, folder / name, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, name)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tgi_core.errors import WeightsError
 from tgi_core.weights.cache import derived_folder
 from tgi_core.weights.gguf_config import model_config
 from tgi_core.weights.gguf_header import GGUFHeader, read_gguf_header
@@ -23,11 +24,14 @@ def derive_model_folder(path: Path) -> Path:
 
     def make(folder: Path) -> None:
         header = read_gguf_header(path)
-        files = {
-            "config.json": model_config(path, header),
-            "generation_config.json": _generation_config(header),
-            **tokenizer_files(path, header.metadata),
-        }
+        try:
+            files = {
+                "config.json": model_config(path, header),
+                "generation_config.json": _generation_config(header),
+                **tokenizer_files(path, header.metadata),
+            }
+        except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+            raise WeightsError(f"{path}: its metadata is malformed ({error}); download it again") from error
         for name, content in files.items():
             (folder / name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 

@@ -61,7 +61,8 @@ class GGUFReader(WeightReader):
         tensor = stored.tensor
         columns = tensor.shape[-1]
         if len(tensor.shape) == 1:
-            values = self._values(stored, slice(0, 1), columns, dtype).view(-1)
+            columns = 1 if stored.heads else columns
+            values = self._values(stored, slice(0, tensor.shape[0] // columns), columns, dtype).view(-1)
             return values if rows is None else values[rows]
         wanted = slice(*(rows or slice(None)).indices(tensor.shape[0])[:2])
         inner = math.prod(tensor.shape[1:-1])

@@ -55,7 +55,7 @@ class Checkpoint:
                 f"{found} has shape {list(shape)} where config.json asks for {list(out.shape)}: "
                 "the weights and config.json are of different models"
             )
-        out.copy_(self.reader.get(found))
+        out.copy_(self.reader.get(found, dtype=out.dtype))
         self.used.add(found)
 
 

@@ -57,9 +57,7 @@ class WeightReader(ABC):
         """
         shape = self.shape(name)
         if shape != tuple(out.shape):
-            raise WeightsError(
-                f"{name} has the shape {list(shape)} in the checkpoint, the model needs {list(out.shape)}"
-            )
+            raise WeightsError(f"{name} is stored as {list(shape)}, but the model needs {list(out.shape)}")
         if out.dim() < 2:
             out.copy_(self.get(name))
             return

@@ -1,0 +1,130 @@
+"""Every family of core against transformers: logits, and greedy tokens through the whole engine."""
+
+import pytest
+import torch
+
+from tgi_core.config import EngineConfig
+from tgi_core.engine.engine import Engine
+from tgi_core.request import Request
+from tgi_core.sampling_params import SamplingParams
+from tgi_core.testing.tiny import VOCABULARY, make_checkpoint
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+    "rope_theta": 10000.0,
+}
+YARN_ROPE = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 10000.0}
+
+CHECKPOINTS = {
+    "llama": ("llama", {}),
+    "llama, tied": ("llama", {"tie_word_embeddings": True}),
+    "llama, multi-head": ("llama", {"num_key_value_heads": 4}),
+    "llama, multi-query": ("llama", {"num_key_value_heads": 1}),
+    "llama, biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama, own head size": ("llama", {"head_dim": 24}),
+    "llama, large theta": ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}}),
+    "llama, linear rope": ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}}),
+    "llama, llama3 rope": ("llama", {"rope_parameters": LLAMA3_ROPE}),
+    "llama, yarn rope": ("llama", {"rope_parameters": YARN_ROPE}),
+    "llama, sharded": ("llama", {"shards": 3}),
+    "mistral, window of 16": ("mistral", {}),
+    "mistral, no window": ("mistral", {"sliding_window": None}),
+    "qwen2": ("qwen2", {}),
+    "qwen2, windows above layer 0": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+    ),
+    "qwen3": ("qwen3", {}),
+    "qwen3, tied": ("qwen3", {"tie_word_embeddings": True}),
+}
+
+PROMPTS = [[(7 * i + j * j) % VOCABULARY for j in range(length)] for i, length in enumerate((1, 5, 33, 90))]
+
+
+@pytest.fixture(scope="module", params=CHECKPOINTS.values(), ids=CHECKPOINTS.keys())
+def folder(request, tmp_path_factory):
+    family, options = request.param
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"), family, **options)
+
+
+@pytest.fixture(scope="module")
+def reference(folder):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def make_engine(folder, **settings):
+    return Engine(EngineConfig(model_id=str(folder), device="cpu", dtype="float32", **settings))
+
+
+@torch.inference_mode()
+def greedy(model, prompt, length):
+    tokens = torch.tensor([prompt])
+    out = model.generate(
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        max_new_tokens=length,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    return out[0, len(prompt) :].tolist()
+
+
+def run(engine, prompts, length, **params):
+    params = SamplingParams(max_new_tokens=length, ignore_eos=True, **params)
+    for number, prompt in enumerate(prompts, 1):
+        engine.add(Request(id=number, prompt_ids=prompt, params=params))
+    outputs = {number: [] for number in range(1, len(prompts) + 1)}
+    while engine.has_work:
+        for output in engine.step():
+            assert not output.error
+            outputs[output.request_id].append(output)
+    return list(outputs.values())
+
+
+def tokens_of(outputs):
+    return [[token for output in request for token in output.token_ids] for request in outputs]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({}, id="whole prompts"),
+        pytest.param({"max_batch_prefill_tokens": 7}, id="chunked"),
+        pytest.param({"disable_custom_kernels": True}, id="reference kernels"),
+        pytest.param({"kernels": {"attention": "torch"}, "max_batch_prefill_tokens": 20}, id="torch attention, chunked"),
+    ],
+)
+def test_greedy_tokens(folder, reference, settings):
+    expected = [greedy(reference, prompt, 24) for prompt in PROMPTS]
+    assert tokens_of(run(make_engine(folder, **settings), PROMPTS, 24)) == expected
+
+
+def test_prefix_cache_hits_change_nothing(folder, reference):
+    engine = make_engine(folder)
+    expected = greedy(reference, PROMPTS[3], 12)
+    first, again = (run(engine, [PROMPTS[3]], 12)[0] for _ in range(2))
+    assert tokens_of([first, again]) == [expected, expected]
+    assert again[0].cached_tokens == 64
+
+
+@torch.inference_mode()
+def test_prompt_logprobs(folder, reference):
+    prompt = PROMPTS[2]
+    logprobs = reference(torch.tensor([prompt])).logits[0].log_softmax(-1)
+    expected = logprobs[:-1].gather(-1, torch.tensor(prompt[1:]).unsqueeze(-1)).squeeze(-1)
+    engine = make_engine(folder, max_batch_prefill_tokens=8)
+    outputs = run(engine, [prompt], 1, prompt_logprobs=True, top_n_tokens=3)[0]
+    assert outputs[0].prompt_logprobs[0] is None
+    torch.testing.assert_close(torch.tensor(outputs[0].prompt_logprobs[1:]), expected, rtol=1e-4, atol=1e-4)
+    best = logprobs[-1].topk(3)
+    assert [entry.id for entry in outputs[0].top_logprobs[0]] == best.indices.tolist()
+    torch.testing.assert_close(
+        torch.tensor([entry.logprob for entry in outputs[0].top_logprobs[0]]), best.values, rtol=1e-4, atol=1e-4
+    )
