@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import msgspec
 import zmq
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front decides
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineConfig)
-    threading.Thread(target=_exit_at_end_of, args=(sys.stdin.buffer,), daemon=True).start()
+    threading.Thread(target=_exit_at_end_of, args=(sys.stdin.fileno(),), daemon=True).start()
     context = zmq.Context()
     outbox = context.socket(zmq.PUSH)
     outbox.connect(f"ipc://{socket_dir}/outbox")
@@ -167,8 +167,8 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _exit_at_end_of(stream: IO[bytes]) -> None:
-    while stream.read(1):
+def _exit_at_end_of(descriptor: int) -> None:
+    while os.read(descriptor, 1):
         pass
     os._exit(1)
 

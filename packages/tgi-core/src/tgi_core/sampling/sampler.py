@@ -66,7 +66,7 @@ class Sampler:
         return self._states[slot]
 
     def sample(self, logits: Tensor, slots: Sequence[int]) -> Choice:
-        """logits [B, V] of these slots -> one token each."""
+        """logits [B, V] of these slots, which may be overwritten -> one token each."""
         batch = self._batch_of(slots)
         if batch.is_plain:
             ids, logprobs = self.greedy(logits)

@@ -74,7 +74,7 @@ class TypicalP(SampledFilter):
         logprobs = logits.log_softmax(-1)
         entropy = -(logprobs.exp() * logprobs).nansum(-1, keepdim=True)
         distance = (-logprobs - entropy).abs()
-        order = distance.sort(-1, stable=True).indices
+        order = distance.sort(dim=-1).indices
         before = logprobs.gather(-1, order).softmax(-1).cumsum(-1)
         last = (before < self.values).sum(-1, keepdim=True).clamp_(max=logits.shape[-1] - 1)
         threshold = distance.gather(-1, order.gather(-1, last))

@@ -1,0 +1,110 @@
+"""From wishes to settings, with reasons."""
+
+import pytest
+
+from tgi_core.config import EngineConfig
+from tgi_core.device.capabilities import Capabilities
+from tgi_core.engine.resolve import Facts, resolve, resolve_dtype
+from tgi_core.errors import ConfigError
+from tgi_core.model_config import parse_model_config
+
+MODEL = parse_model_config(
+    {
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 100,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 1024,
+        "dtype": "bfloat16",
+    }
+)
+GPU = Capabilities(block_sizes=(16,), dtypes=("bfloat16", "float16", "float32"))
+HOST = Capabilities(block_sizes=(32,), dtypes=("bfloat16", "float32"), host_memory=True, batch_size=8)
+STATIC = Capabilities(
+    block_sizes=(0,), max_sequences=4, max_len=512, max_prompt_len=256, chunked_prefill=False, prefix_caching=False
+)
+
+
+def run(capabilities=GPU, free=10**9, weights=10**8, **wishes):
+    facts = Facts(
+        model_id="m", device="d", device_reason="r", free_bytes=free, weight_bytes=weights, token_bytes=1000
+    )
+    return resolve(EngineConfig(**wishes), MODEL, capabilities, facts)
+
+
+def test_zero_flags_give_everything_the_model_and_the_memory_allow():
+    resolved = run()
+    assert (resolved.max_total_tokens, resolved.max_input_tokens) == (1024, 1023)
+    assert resolved.max_batch_size == 256
+    assert resolved.num_blocks * 16 == resolved.max_batch_total_tokens == 256 * 1024
+    assert resolved.dtype == "bfloat16"
+    assert resolved.prefix_caching
+    settings = [reason.setting for reason in resolved.reasons]
+    assert settings == [
+        "device", "dtype", "max_batch_size", "max_batch_total_tokens", "max_total_tokens", "max_input_tokens",
+        "max_batch_prefill_tokens",
+    ]  # fmt: skip
+    assert all(reason.why for reason in resolved.reasons)
+
+
+def test_a_wish_is_followed_and_needs_no_reason():
+    resolved = run(max_total_tokens=512, max_input_tokens=100, max_batch_size=3, max_batch_prefill_tokens=64)
+    assert (resolved.max_total_tokens, resolved.max_input_tokens, resolved.max_batch_size) == (512, 100, 3)
+    assert resolved.max_batch_prefill_tokens == 64
+    assert [reason.setting for reason in resolved.reasons] == ["device", "dtype", "max_batch_total_tokens"]
+
+
+def test_memory_limits_the_cache_and_the_longest_sequence():
+    resolved = run(free=10**8 + 600_000)
+    assert resolved.max_batch_total_tokens == 528
+    assert resolved.max_total_tokens == 528
+
+
+def test_on_the_host_the_cache_takes_twice_the_weights_but_one_full_sequence_at_least():
+    assert run(HOST, weights=10**6).max_batch_total_tokens == 2016
+    assert run(HOST, weights=10**5).max_batch_total_tokens == 1024
+
+
+def test_a_compiled_device_has_one_block_per_slot():
+    resolved = run(STATIC)
+    assert (resolved.num_blocks, resolved.block_size, resolved.max_batch_size) == (4, 512, 4)
+    assert (resolved.max_total_tokens, resolved.max_input_tokens) == (512, 256)
+    assert not resolved.prefix_caching
+
+
+@pytest.mark.parametrize(
+    ("wishes", "message"),
+    [
+        ({"max_total_tokens": 2000}, "the model knows 1024 positions"),
+        ({"max_input_tokens": 1024}, r"`max_input_tokens`\(1024\) must be < `max_total_tokens`\(1024\)"),
+        ({"max_batch_total_tokens": 10**9}, "810000 tokens fit|809[0-9]+ tokens fit|fit into"),
+        ({"max_total_tokens": 512, "max_batch_total_tokens": 100}, "must be <= `max_batch_total_tokens`"),
+        ({"quantize": "awq"}, "--quantize awq is not supported"),
+        ({"num_shard": 2}, "--num-shard 2"),
+        ({"dtype": "int3"}, "--dtype int3: this device computes in bfloat16"),
+        ({"max_batch_size": 0}, "--max-batch-size must be at least 1"),
+        ({"memory_fraction": 2.0}, "at most 1"),
+    ],
+)
+def test_impossible_wishes_are_refused(wishes, message):
+    with pytest.raises(ConfigError, match=message):
+        run(**wishes)
+
+
+def test_more_sequences_than_slots_are_refused():
+    with pytest.raises(ConfigError, match="4 slots"):
+        run(STATIC, max_batch_size=5)
+
+
+def test_no_room_for_a_cache_is_an_error():
+    with pytest.raises(ConfigError, match="no memory for a KV cache"):
+        run(free=10**8 + 1000)
+
+
+def test_a_float32_checkpoint_stays_float32_and_a_float16_one_takes_the_best():
+    model = parse_model_config({**MODEL.raw, "dtype": "float32"})
+    assert resolve_dtype(EngineConfig(), model, GPU)[0] == "float32"
+    model = parse_model_config({**MODEL.raw, "dtype": "float16"})
+    assert resolve_dtype(EngineConfig(), model, HOST)[0] == "bfloat16"

@@ -1,0 +1,218 @@
+"""The sampler against transformers' own warpers, and its promise that a seed decides whatever the batch."""
+
+import math
+
+import pytest
+import torch
+from transformers import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
+
+from tgi_core.kernels.reference.sample import greedy
+from tgi_core.sampling.processors import PROCESSORS
+from tgi_core.sampling.processors.filters import LIKELY, MinP, TopK, TopP, TypicalP
+from tgi_core.sampling.processors.penalties import RepetitionPenalty
+from tgi_core.sampling.processors.temperature import Temperature
+from tgi_core.sampling.processors.watermark import Watermark
+from tgi_core.sampling.randomness import uniforms
+from tgi_core.sampling.sampler import Sampler
+from tgi_core.sampling.state import SamplingContext, TokenCounts
+from tgi_core.sampling_params import SamplingParams
+from tgi_core.step import Admission
+
+VOCAB = 2000
+CPU = torch.device("cpu")
+
+
+def make_sampler(slots=8):
+    context = SamplingContext(
+        vocab_size=VOCAB,
+        device=CPU,
+        eos_token_ids=(2,),
+        counts=TokenCounts(slots, VOCAB, CPU),
+        last_tokens=torch.zeros(slots, dtype=torch.int64),
+        watermark_gamma=0.5,
+        watermark_delta=2.0,
+    )
+    return Sampler(context, greedy)
+
+
+def admit(sampler, slot, prompt=(5, 6, 7), output=(), seed=0, **params):
+    params = SamplingParams(**params)
+    sampler.admit(Admission(100 + slot, slot, params, seed, (*prompt, *output), len(prompt)))
+
+
+def logits_of(rows, seed=0, spread=3.0):
+    return torch.randn(rows, VOCAB, generator=torch.Generator().manual_seed(seed)) * spread
+
+
+def process(processor, rows, logits, **params):
+    sampler = make_sampler()
+    for slot in range(rows):
+        admit(sampler, slot, **params)
+    states = [sampler.state(slot) for slot in range(rows)]
+    assert processor.wanted(states[0].params)
+    return processor(states, sampler.context)(logits.clone())
+
+
+@pytest.mark.parametrize(
+    ("processor", "params", "warper"),
+    [
+        (Temperature, {"temperature": 0.3}, TemperatureLogitsWarper(0.3)),
+        (TopK, {"top_k": 17}, TopKLogitsWarper(17)),
+        (TopK, {"top_k": 10 * VOCAB}, TopKLogitsWarper(10 * VOCAB)),
+        (TopP, {"top_p": 0.7}, TopPLogitsWarper(0.7)),
+        (TopP, {"top_p": 0.01}, TopPLogitsWarper(0.01)),
+        (MinP, {"min_p": 0.1}, MinPLogitsWarper(0.1)),
+        (TypicalP, {"typical_p": 0.6}, TypicalLogitsWarper(0.6)),
+    ],
+)
+@pytest.mark.parametrize("spread", [0.01, 1.0, 5.0])
+def test_filters_equal_those_of_transformers(processor, params, warper, spread):
+    logits = logits_of(4, spread=spread)
+    ours = process(processor, 4, logits, do_sample=True, **params)
+    torch.testing.assert_close(ours, warper(torch.tensor([[5, 6, 7]] * 4), logits.clone()))
+
+
+def test_top_p_sorts_everything_when_the_likely_tokens_do_not_suffice():
+    logits = logits_of(2, spread=0.01)  # nearly flat: 0.9 of the mass needs more than LIKELY tokens
+    kept = (process(TopP, 2, logits, do_sample=True, top_p=0.9) > -math.inf).sum(-1)
+    assert kept.min() > LIKELY
+
+
+def test_repetition_penalty_equals_that_of_transformers():
+    logits = logits_of(1)
+    ours = process(RepetitionPenalty, 1, logits, prompt=(5, 6, 5), output=(9,), repetition_penalty=1.7)
+    expected = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor([[5, 6, 5, 9]]), logits.clone())
+    torch.testing.assert_close(ours, expected)
+
+
+def test_frequency_and_presence_count_the_output_only():
+    sampler = make_sampler()
+    admit(sampler, 0, prompt=(5, 5), output=(9, 9, 8), frequency_penalty=0.5, presence_penalty=0.25, top_n_tokens=5)
+    logits = torch.zeros(1, VOCAB)
+    logits[0, [5, 8, 9]] = torch.tensor([10.0, 10.0, 10.0])
+    top = sampler.sample(logits, [0]).top_logprobs[0]
+    by_id = {entry.id: entry.logprob for entry in top}
+    assert by_id[5] - by_id[8] == pytest.approx(0.75, abs=1e-5)
+    assert by_id[5] - by_id[9] == pytest.approx(1.25, abs=1e-5)
+
+
+def test_penalties_follow_the_tokens_as_they_are_sampled():
+    sampler = make_sampler()
+    admit(sampler, 0, presence_penalty=2.0)
+    logits = torch.zeros(1, VOCAB)
+    logits[0, [11, 12, 13]] = torch.tensor([3.0, 2.5, 2.0])
+    assert [sampler.sample(logits.clone(), [0]).ids.item() for _ in range(3)] == [11, 12, 13]
+
+
+def test_min_new_tokens_forbids_every_end():
+    sampler = make_sampler()
+    admit(sampler, 0, min_new_tokens=3, stop_token_ids=(4,), max_new_tokens=9)
+    logits = torch.zeros(1, VOCAB)
+    logits[0, [2, 4, 30]] = torch.tensor([9.0, 8.0, 7.0])
+    assert [sampler.sample(logits.clone(), [0]).ids.item() for _ in range(4)] == [30, 30, 2, 2]
+
+
+def test_logit_bias_reaches_its_own_row_only():
+    sampler = make_sampler()
+    admit(sampler, 0, logit_bias={40: 100.0, 41: -100.0})
+    admit(sampler, 1)
+    logits = torch.zeros(2, VOCAB)
+    logits[:, 41] = 5.0
+    assert sampler.sample(logits, [0, 1]).ids.tolist() == [40, 41]
+
+
+def test_order_is_that_of_tgi():
+    names = [PROCESSORS[order].__name__ for order in sorted(PROCESSORS)]
+    tgi = ["Watermark", "RepetitionPenalty", "FrequencyPenalty", "Temperature", "TopK", "TopP", "TypicalP"]
+    assert [name for name in names if name in tgi] == tgi
+
+
+def test_greedy_ignores_temperature_and_filters():
+    sampler = make_sampler()
+    admit(sampler, 0, temperature=5.0, top_p=0.1, top_k=3)
+    logits = logits_of(1)
+    choice = sampler.sample(logits, [0])
+    assert choice.ids.item() == logits.argmax().item()
+    assert choice.logprobs[0] == pytest.approx(logits.log_softmax(-1).max().item(), abs=1e-5)
+
+
+def test_a_seed_gives_the_same_tokens_alone_and_in_any_batch():
+    logits = [logits_of(1, seed=step) for step in range(10)]
+    alone = make_sampler()
+    admit(alone, 0, seed=1234, do_sample=True, top_p=0.9)
+    expected = [alone.sample(row.clone(), [0]).ids.item() for row in logits]
+
+    crowd = make_sampler()
+    for slot in range(5):
+        admit(crowd, slot, seed=slot, do_sample=bool(slot % 2), temperature=0.5)
+    admit(crowd, 6, seed=1234, do_sample=True, top_p=0.9)
+    tokens = []
+    for step, row in enumerate(logits):
+        slots = [0, 1, 2, 6] if step % 2 else [6, 4]
+        batch = torch.cat([row if slot == 6 else logits_of(1, seed=99 + slot) for slot in slots])
+        tokens.append(crowd.sample(batch, slots).ids[slots.index(6)].item())
+    assert tokens == expected
+
+
+def test_a_readmitted_sequence_goes_on_with_its_random_numbers():
+    logits = [logits_of(1, seed=step) for step in range(6)]
+    sampler = make_sampler()
+    admit(sampler, 0, seed=7, do_sample=True)
+    expected = [sampler.sample(row.clone(), [0]).ids.item() for row in logits]
+    again = make_sampler()
+    admit(again, 3, output=tuple(expected[:4]), seed=7, do_sample=True)
+    assert [again.sample(row.clone(), [3]).ids.item() for row in logits[4:]] == expected[4:]
+
+
+def test_sampled_tokens_follow_the_distribution():
+    logits = torch.full((1, VOCAB), -math.inf)
+    logits[0, [3, 4, 5]] = torch.tensor([0.5, 0.3, 0.2]).log()
+    sampler = make_sampler()
+    admit(sampler, 0, seed=1, do_sample=True)
+    drawn = torch.tensor([sampler.sample(logits.clone(), [0]).ids.item() for _ in range(4000)])
+    shares = [(drawn == token).float().mean().item() for token in (3, 4, 5)]
+    assert shares == pytest.approx([0.5, 0.3, 0.2], abs=0.03)
+
+
+def test_filtered_tokens_are_no_alternatives():
+    sampler = make_sampler()
+    admit(sampler, 0, do_sample=True, top_k=2, top_n_tokens=5)
+    assert len(sampler.sample(logits_of(1), [0]).top_logprobs[0]) == 2
+
+
+def test_nan_logits_give_nan_for_their_row_only():
+    sampler = make_sampler()
+    admit(sampler, 0, do_sample=True)
+    admit(sampler, 1, do_sample=True)
+    logits = logits_of(2)
+    logits[0, 9] = math.nan
+    logprobs = sampler.sample(logits, [0, 1]).logprobs
+    assert math.isnan(logprobs[0])
+    assert not math.isnan(logprobs[1])
+
+
+def test_watermark_favours_half_of_the_vocabulary_by_the_previous_token():
+    first, second = (process(Watermark, 1, torch.zeros(1, VOCAB), watermark=True) for _ in range(2))
+    assert torch.equal(first, second)
+    assert (first == 2.0).sum() == VOCAB // 2
+    sampler = make_sampler()
+    admit(sampler, 0, watermark=True)
+    sampler.context.last_tokens[0] = 17
+    other = Watermark([sampler.state(0)], sampler.context)(torch.zeros(1, VOCAB))
+    assert not torch.equal(first, other)
+
+
+def test_uniforms_are_spread_evenly_and_differ_between_seeds():
+    numbers = uniforms([3] * 10000, range(10000))
+    assert 0 <= numbers.min() < 0.001
+    assert 0.999 < numbers.max() < 1
+    assert numbers.mean() == pytest.approx(0.5, abs=0.02)
+    assert uniforms([0], [0]) != uniforms([1], [0])
+    assert uniforms([2**64 - 1], [5]) == uniforms([2**64 - 1], [5])
