@@ -14,10 +14,19 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FLAGS = (
-    "-O3 -std=c++17 -fPIC -shared -fopenmp -fno-math-errno -fno-trapping-math -fassociative-math "
-    "-fno-signed-zeros -freciprocal-math -Wno-psabi"
-).split()
+FLAGS = [
+    "-O3",
+    "-std=c++17",
+    "-fPIC",
+    "-shared",
+    "-fopenmp",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fassociative-math",
+    "-fno-signed-zeros",
+    "-freciprocal-math",
+    "-Wno-psabi",
+]
 
 #: file name suffix -> flags; `tgi_core.cpu.native` picks the best one that the processor runs
 VARIANTS = {
@@ -58,7 +67,9 @@ def compile_kernels(folder: Path) -> list[Path]:
     built = []
     for name, march in VARIANTS.get(platform.machine().lower(), {"generic": []}).items():
         library = folder / f"kernels_{name}.so"
-        done = subprocess.run([compiler, *FLAGS, *march, "-o", str(library), *sources], check=False, capture_output=True)
+        done = subprocess.run(
+            [compiler, *FLAGS, *march, "-o", str(library), *sources], check=False, capture_output=True
+        )
         if done.returncode == 0:
             built.append(library)
     return built

@@ -50,9 +50,9 @@ def run(backend_type, spec, steps, dtype, block_size):
         tables = np.stack([order[i * width : (i + 1) * width] for i in range(len(step))])
         meta = backend.prepare(StepInput(starts, context, tables))
         for layer in layers:
-            qkv = torch.randn(
-                int(starts[-1]), spec.heads + 2 * spec.kv_heads, spec.head_size, generator=generator
-            ).to(getattr(torch, dtype))
+            qkv = torch.randn(int(starts[-1]), spec.heads + 2 * spec.kv_heads, spec.head_size, generator=generator).to(
+                getattr(torch, dtype)
+            )
             q, k, v = qkv.split((spec.heads, spec.kv_heads, spec.kv_heads), dim=1)
             outputs.append(backend.forward(layer, q, k, v, meta))
     return torch.cat([output.flatten() for output in outputs]).float()

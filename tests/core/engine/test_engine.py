@@ -70,7 +70,9 @@ def test_tokens_do_not_depend_on_neighbours_chunks_cache_or_preemption(checkpoin
     settings = {"model_id": str(checkpoint), "device": "cpu", "dtype": "float32"}
     roomy = Engine(EngineConfig(**settings))
     expected = [roomy.generate([prompt], params)[0].token_ids for prompt in prompts]
-    tight = Engine(EngineConfig(**settings, max_batch_total_tokens=256, max_total_tokens=256, max_batch_prefill_tokens=24))
+    tight = Engine(
+        EngineConfig(**settings, max_batch_total_tokens=256, max_total_tokens=256, max_batch_prefill_tokens=24)
+    )
     preemptions = 0
     for number, prompt in enumerate(prompts):
         tight.add(Request(id=number, prompt_ids=prompt, params=params))

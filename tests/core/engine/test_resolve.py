@@ -28,9 +28,7 @@ STATIC = Capabilities(
 
 
 def run(capabilities=GPU, free=10**9, weights=10**8, **wishes):
-    facts = Facts(
-        model_id="m", device="d", device_reason="r", free_bytes=free, weight_bytes=weights, token_bytes=1000
-    )
+    facts = Facts(model_id="m", device="d", device_reason="r", free_bytes=free, weight_bytes=weights, token_bytes=1000)
     return resolve(EngineConfig(**wishes), MODEL, capabilities, facts)
 
 

@@ -50,7 +50,11 @@ def test_forgotten_content_is_not_found_again():
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["take", "hold", "release", "register", "find"]), st.integers(0, 7)), max_size=80))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["take", "hold", "release", "register", "find"]), st.integers(0, 7)), max_size=80
+    )
+)
 def test_every_block_is_in_exactly_one_state(operations):
     pool = BlockPool(5)
     holds: list[int] = []

@@ -98,7 +98,9 @@ def tokens_of(outputs):
         pytest.param({}, id="whole prompts"),
         pytest.param({"max_batch_prefill_tokens": 7}, id="chunked"),
         pytest.param({"disable_custom_kernels": True}, id="reference kernels"),
-        pytest.param({"kernels": {"attention": "torch"}, "max_batch_prefill_tokens": 20}, id="torch attention, chunked"),
+        pytest.param(
+            {"kernels": {"attention": "torch"}, "max_batch_prefill_tokens": 20}, id="torch attention, chunked"
+        ),
     ],
 )
 def test_greedy_tokens(folder, reference, settings):

@@ -57,7 +57,8 @@ def parse_model_config(config: Mapping[str, Any]) -> ModelConfig:
         return _parse(config)
     except KeyError as error:
         raise UnsupportedModel(
-            f"config.json has no {error.args[0]!r}, which every decoder needs; model_type is {config.get('model_type')!r}"
+            f"config.json has no {error.args[0]!r}, which every decoder needs; "
+            f"its model_type is {config.get('model_type')!r}"
         ) from None
 
 
@@ -93,7 +94,9 @@ def architecture(config: Mapping[str, Any]) -> str:
     """
     names = config.get("architectures") or ()
     if not names:
-        raise UnsupportedModel("config.json names no `architectures`, so the kind of model is unknown; add the class name")
+        raise UnsupportedModel(
+            "config.json names no `architectures`, so the kind of model is unknown; add the class name"
+        )
     return str(names[0])
 
 

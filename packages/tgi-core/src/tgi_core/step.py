@@ -58,7 +58,9 @@ class RowResult:
     token_id: int | None = None  #: None where the row wanted none
     logprob: float = 0.0
     top_logprobs: list[TokenLogprob] = field(default_factory=list)
-    prompt_logprobs: list[float] = field(default_factory=list)  #: of the prompt tokens that follow this row's, from start + 1 on
+    prompt_logprobs: list[float] = field(
+        default_factory=list
+    )  #: of the prompt tokens that follow this row's, from start + 1 on
     error: str = ""  #: this row failed; the others did not
 
 

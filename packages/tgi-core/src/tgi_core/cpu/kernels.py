@@ -24,9 +24,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See `Kernels.rms_norm`."""
     x = x.contiguous()
     out, size = torch.empty_like(x), x.shape[-1]
-    library().tgi_rms_norm(
-        _is_bf16(x), out.data_ptr(), x.data_ptr(), weight.data_ptr(), x.numel() // size, size, eps
-    )
+    library().tgi_rms_norm(_is_bf16(x), out.data_ptr(), x.data_ptr(), weight.data_ptr(), x.numel() // size, size, eps)
     return out
 
 

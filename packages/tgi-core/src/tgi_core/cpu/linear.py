@@ -12,7 +12,7 @@ def supports(query: KernelQuery) -> str:
     """Why oneDNN's packed weights cannot serve this model."""
     if query.dtype != "bfloat16":
         return f"packs bfloat16 only, not {query.dtype}"
-    if not torch.backends.mkldnn.is_available():
+    if not torch._C._has_mkldnn:
         return "this PyTorch is built without oneDNN"
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "oneDNN has no bfloat16 on this processor"

@@ -22,9 +22,6 @@ class DeviceBackend(ABC):
     def free_bytes(self) -> int:
         """Memory on this device that weights and KV cache may take."""
 
-    def synchronize(self) -> None:
-        """Wait until the device has done everything submitted to it."""
-
     def prepare_model(self, model: nn.Module) -> nn.Module:
         """Last change to a loaded model: graph wrapping, marks between layers, compilation."""
         return model

@@ -68,9 +68,7 @@ def build(config: EngineConfig, progress: Progress = lambda phase, fraction, det
     spec = select_model(plugins, model_config.architecture, probe.kind)
     dtype, _ = resolve_dtype(config, model_config, backend.capabilities)
     query = kernel_query(model_config, probe.kind, dtype, backend.capabilities.block_sizes[0])
-    kernels, choices = select_kernels(
-        plugins, query, config.kernels, reference_only=config.disable_custom_kernels
-    )
+    kernels, choices = select_kernels(plugins, query, config.kernels, reference_only=config.disable_custom_kernels)
     attention: AttentionBackend = kernels.attention(query)
     free_bytes = backend.free_bytes()
     model: CausalLM = resolve_target(spec.target)(model_config, BuildContext(kernels, attention, getattr(torch, dtype)))

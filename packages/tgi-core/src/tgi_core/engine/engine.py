@@ -157,9 +157,7 @@ class Engine:
 
     # ---- text -----------------------------------------------------------------------------------------------------
 
-    def generate(
-        self, prompts: Sequence[str | list[int]], params: SamplingParams | None = None
-    ) -> list[Completion]:
+    def generate(self, prompts: Sequence[str | list[int]], params: SamplingParams | None = None) -> list[Completion]:
         """Continue all prompts, batched; token ids are taken as they are, text is tokenized with special tokens.
 
         Raises:

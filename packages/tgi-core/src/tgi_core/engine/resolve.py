@@ -67,12 +67,20 @@ def check_wishes(config: EngineConfig, capabilities: Capabilities) -> None:
         able = ", ".join(capabilities.quantization) or "none on this device yet"
         raise ConfigError(f"--quantize {config.quantize} is not supported; supported: {able}")
     if config.kv_cache_dtype is not None and config.kv_cache_dtype not in capabilities.kv_dtypes:
-        raise ConfigError(f"--kv-cache-dtype {config.kv_cache_dtype}: leave it out; this device keeps the model's dtype")
+        raise ConfigError(
+            f"--kv-cache-dtype {config.kv_cache_dtype}: leave it out; this device keeps the model's dtype"
+        )
     if config.num_shard not in (None, 1):
         raise ConfigError(f"--num-shard {config.num_shard}: this version runs on one device; leave it out")
     if config.prefix_caching and not capabilities.prefix_caching:
         raise ConfigError("this device cannot reuse cached prefixes; leave prefix caching out")
-    for name in ("max_input_tokens", "max_total_tokens", "max_batch_prefill_tokens", "max_batch_total_tokens", "max_batch_size"):
+    for name in (
+        "max_input_tokens",
+        "max_total_tokens",
+        "max_batch_prefill_tokens",
+        "max_batch_total_tokens",
+        "max_batch_size",
+    ):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1. Given: {value}")

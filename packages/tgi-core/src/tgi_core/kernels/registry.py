@@ -18,7 +18,9 @@ KERNELS = (
     KernelSpec(op="greedy", name=REFERENCE, target=f"{_REFERENCE}.sample:greedy"),
     KernelSpec(op="attention", name=REFERENCE, target="tgi_core.attention.reference:ReferenceAttention"),
     *(
-        KernelSpec(op=op, name="native", target=f"{_CPU}.kernels:{op}", device="cpu", supports=f"{_CPU}.kernels:supports")
+        KernelSpec(
+            op=op, name="native", target=f"{_CPU}.kernels:{op}", device="cpu", supports=f"{_CPU}.kernels:supports"
+        )
         for op in ("rms_norm", "add_rms_norm", "rotary", "silu_and_mul", "greedy")
     ),
     KernelSpec(

@@ -18,8 +18,8 @@ class BlockCounts(NamedTuple):
 class BlockPool:
     """`size` blocks with ids 0 .. size-1.  free + cached + held == size, always.
 
-    The lowest free id is handed out first (static-shape devices pad by the highest id in use); cached blocks are evicted
-    least recently used first, and only when no block is free.
+    The lowest free id is handed out first (static-shape devices pad by the highest id in use); cached blocks are
+    evicted least recently used first, and only when no block is free.
     """
 
     def __init__(self, size: int) -> None:

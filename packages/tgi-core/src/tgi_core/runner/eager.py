@@ -71,7 +71,9 @@ class EagerRunner(Runner):
             if math.isnan(logprob):
                 result.error = "the model's logits are not numbers (NaN); its weights or dtype are at fault"
 
-    def _add_prompt_logprobs(self, rows: tuple[Row, ...], ends: list[int], hidden: Tensor, results: list[RowResult]) -> None:
+    def _add_prompt_logprobs(
+        self, rows: tuple[Row, ...], ends: list[int], hidden: Tensor, results: list[RowResult]
+    ) -> None:
         """Log-probabilities of the prompt tokens that follow each row's, where a request asked for them."""
         for row, end, result in zip(rows, ends, results, strict=True):
             state = self.sampler.state(row.slot)

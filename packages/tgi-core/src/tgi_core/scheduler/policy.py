@@ -11,9 +11,7 @@ from tgi_core.scheduler.sequence import Sequence
 RESERVE = 0.1  #: of all blocks; below that memory is short
 
 
-def may_admit(
-    sequence: Sequence, found: Blocks[int], running: Iterable[Sequence], kv: KVCacheManager
-) -> bool:
+def may_admit(sequence: Sequence, found: Blocks[int], running: Iterable[Sequence], kv: KVCacheManager) -> bool:
     """Optimistic while memory is plentiful, by worst case when it is short, so that few are ever preempted.
 
     A sequence that was preempted before is admitted by worst case only; alone it always fits, since `Limits` refuses

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+
 from tgi_core.scheduler.sequence import Sequence
 
 PRIORITY_LEAD = 1024  #: arrivals that one level of priority overtakes; finite, so nobody starves

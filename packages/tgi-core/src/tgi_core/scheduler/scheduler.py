@@ -245,7 +245,9 @@ class Scheduler:
             self.kv.commit(sequence.id, sequence.tokens, min(row.start + row.length, len(sequence.tokens)))
         if result.token_id is None:
             return None
-        reason = self.finish.reason(sequence.request.params, result.token_id, len(sequence.tokens) - sequence.prompt_len)
+        reason = self.finish.reason(
+            sequence.request.params, result.token_id, len(sequence.tokens) - sequence.prompt_len
+        )
         output = RequestOutput(
             request_id=sequence.id,
             token_ids=[result.token_id],
@@ -294,4 +296,3 @@ class Scheduler:
         self.kv.close(sequence.id)
         heapq.heappush(self._free_slots, sequence.slot)
         sequence.slot = -1
-

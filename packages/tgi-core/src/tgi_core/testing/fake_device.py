@@ -1,7 +1,7 @@
 """Devices without arithmetic that obey, and enforce, the rules of real ones.
 
-Their language model continues a sequence by a checksum of every token that is *found in its KV cache*, so a wrong block,
-slot, position or order changes the output.  `expected_output` says what a sequence must become.
+Their language model continues a sequence by a checksum of every token that is *found in its KV cache*, so a wrong
+block, slot, position or order changes the output.  `expected_output` says what a sequence must become.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class FakeAsynchronousRunner(FakePagedRunner):
 
 
 class FakeStaticRunner(FakePagedRunner):
-    """A compiled device: `max_sequences` slots of one block each, one whole prompt per prefill, decodes of all live slots.
+    """A compiled device: slots of one block each, one whole prompt per prefill, decodes of all live slots.
 
     A live slot that is left out of a decode is overwritten, as on Neuron.
     """

@@ -13,14 +13,8 @@ from huggingface_hub import HfApi, constants, errors
 from tgi_core.errors import ModelNotFound, WeightsError
 from tgi_core.weights.files import INDEXES, choose_names
 
-try:
-    from httpx import HTTPError  # what huggingface_hub 1.0 and later speak through
-except ImportError:  # before, requests: its errors are OSErrors
-    HTTPError = OSError  # type: ignore[misc, assignment]
-
 log = logging.getLogger(__name__)
 
-NETWORK_ERRORS = (HTTPError, OSError)
 Progress = Callable[[float, str], None]
 SMALL_SUFFIXES = (".json", ".jinja", ".model", ".txt", ".tiktoken")
 TEMPLATES = "additional_chat_templates"
@@ -40,7 +34,7 @@ def download_model(
         folder = hub.cached_folder()
         return folder, folder.name
     sizes, commit = listing
-    folder = hub.fetch(commit, [name for name in sizes if _is_small(name)])
+    folder = hub.fetch([name for name in sizes if _is_small(name)])
     top = [name for name in sizes if "/" not in name]
     if with_weights or "config.json" not in sizes:  # a .gguf file holds configuration and tokenizer too
         names = choose_names(top, folder) or tuple(name for name in top if name.endswith(".gguf"))
@@ -63,15 +57,15 @@ def download_file(
     hub = _Hub(repository, revision, cache_dir)
     listing = hub.listing()
     if listing is None:
-        file = hub.cached_folder() / name
-        if not file.exists():
+        folder = hub.cached_folder()
+        if not (folder / name).exists():
             raise ModelNotFound(f"{repository}/{name} is not in the cache and the hub cannot be reached")
-        return file, file.relative_to(hub.cached_folder()).parts[0]
+        return folder / name, folder.name
     sizes, commit = listing
     if name not in sizes:
         raise ModelNotFound(f"{repository} has no file {name}; it has {', '.join(s for s in sizes if '.gguf' in s)}")
     hub.fetch_with_progress(commit, [(name, sizes[name])], progress)
-    return hub.fetch(commit, [name]) / name, commit
+    return hub.fetch([name]) / name, commit
 
 
 class _Hub:
@@ -80,7 +74,7 @@ class _Hub:
     def __init__(self, repository: str, revision: str | None, cache_dir: str | Path | None) -> None:
         self.repository = repository
         self.revision = revision
-        self.where: dict[str, Any] = {"cache_dir": cache_dir}
+        self.cache_dir = cache_dir
 
     def listing(self) -> tuple[dict[str, int], str] | None:
         """File name -> bytes, and the commit; None if the hub is out of reach, so the cache must do."""
@@ -95,31 +89,31 @@ class _Hub:
                 raise ModelNotFound(self._refusal(error)) from error
             log.warning("the hub answers %s; looking for %s in the cache", _status(error), self.repository)
             return None
-        except NETWORK_ERRORS as error:
+        except Exception as error:  # of whichever HTTP client the library uses
             log.warning("the hub cannot be reached (%s); looking for %s in the cache", error, self.repository)
             return None
         return {file.rfilename: file.size or 0 for file in info.siblings or ()}, str(info.sha)
 
     def cached_folder(self) -> Path:
-        """The snapshot that the cache holds."""
-        try:
-            return Path(
-                huggingface_hub.snapshot_download(
-                    self.repository, revision=self.revision, local_files_only=True, **self.where
-                )
-            )
-        except (errors.LocalEntryNotFoundError, OSError, ValueError) as error:
-            offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-            raise ModelNotFound(
-                f"{self.repository} is not in the cache and {offline}; "
-                "download it once with a connection, or name a local folder"
-            ) from error
+        """The snapshot that the cache holds, whole or not."""
+        cache = Path(self.cache_dir or constants.HF_HUB_CACHE).expanduser()
+        storage = cache / f"models--{self.repository.replace('/', '--')}"
+        reference = storage / "refs" / (self.revision or constants.DEFAULT_REVISION)
+        commit = reference.read_text().strip() if reference.is_file() else self.revision
+        folder = storage / "snapshots" / (commit or "none")
+        if folder.is_dir():
+            return folder
+        offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+        raise ModelNotFound(
+            f"{self.repository} is not in the cache and {offline}; "
+            "download it once with a connection, or name a local folder"
+        )
 
-    def fetch(self, commit: str, names: Sequence[str]) -> Path:
-        """Download small files and return the snapshot's folder."""
+    def fetch(self, names: Sequence[str]) -> Path:
+        """Download small files and return the snapshot's folder; the cache learns which commit the revision is."""
         return Path(
             self._guarded(
-                huggingface_hub.snapshot_download, self.repository, revision=commit, allow_patterns=list(names)
+                huggingface_hub.snapshot_download, self.repository, revision=self.revision, allow_patterns=list(names)
             )
         )
 
@@ -137,10 +131,10 @@ class _Hub:
 
     def _guarded(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
-            return call(*args, **kwargs, **self.where)
+            return call(*args, **kwargs, cache_dir=self.cache_dir)
         except errors.HfHubHTTPError as error:
             raise ModelNotFound(self._refusal(error)) from error
-        except NETWORK_ERRORS as error:
+        except Exception as error:  # of whichever HTTP client the library uses
             raise ModelNotFound(
                 f"{self.repository}: the download stopped ({error}); start again, it goes on where it was"
             ) from error

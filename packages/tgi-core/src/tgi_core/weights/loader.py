@@ -48,7 +48,8 @@ class Checkpoint:
         if found is None:
             tried = " or ".join(prefix + name for prefix in self.prefixes)
             raise WeightsError(
-                f"the checkpoint has no tensor {tried}: its files are incomplete, or config.json describes another model"
+                f"the checkpoint has no tensor {tried}: "
+                "its files are incomplete, or config.json describes another model"
             )
         if (shape := tuple(self.reader.shape(found))) != tuple(out.shape):
             raise WeightsError(

@@ -16,7 +16,7 @@ from tgi_core.sampling_params import SamplingParams
 class LogitsProcessor(ABC):
     """Changes the rows of a batch that want it.
 
-    Built once per composition of the batch, then called each step; what changes from step to step is read from `states`.
+    Built once per composition of the batch, then called each step; what changes from step to step is in `states`.
     """
 
     def __init__(self, states: Sequence[SlotState], context: SamplingContext) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from tgi_core.sampling.processors.base import ParameterProcessor
@@ -79,4 +78,3 @@ class TypicalP(SampledFilter):
         last = (before < self.values).sum(-1, keepdim=True).clamp_(max=logits.shape[-1] - 1)
         threshold = distance.gather(-1, order.gather(-1, last))
         return logits.masked_fill_(distance > threshold, HIDDEN)
-

@@ -1,0 +1,164 @@
+"""What was found, chosen and rejected, as text for a person: `tgi plugins`, `kernels`, `models` and `doctor`.
+
+Only `kernels_report` of a model imports torch.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from tgi_core import builtin
+from tgi_core.cpu import native, processor
+from tgi_core.device.select import probe_devices, select_device
+from tgi_core.errors import TGIError
+from tgi_core.kernels.select import KernelChoice, offered_kernels, select_kernels
+from tgi_core.models.select import offered_models, select_model
+from tgi_core.plugins.manager import Plugins, load_plugins
+from tgi_core.plugins.specs import ANY_DEVICE, DeviceProbe
+from tgi_core.weights.source import default_model_id
+
+LIBRARIES = ("tgi-core", "tgi-server", "torch", "transformers", "tokenizers", "safetensors", "gguf", "huggingface_hub")
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def plugins_report(plugins: Plugins | None = None) -> str:
+    """Every installed plugin, every device, and which device would be used."""
+    plugins = plugins or load_plugins([builtin])
+    rows = [("PLUGIN", "DISTRIBUTION", "STATE", "WHY"), ("cpu", "tgi-core (built in)", "loaded", "")]
+    rows += [(status.name, status.distribution, status.state, status.detail) for status in plugins.statuses]
+    return "\n\n".join((_table(rows), _devices(plugins), _device_choice(plugins)))
+
+
+def kernels_report(model_id: str | None = None, plugins: Plugins | None = None, device: str | None = None) -> str:
+    """Every registered kernel; for a model, the chosen one of each op and why the others were not.
+
+    Raises:
+        TGIError: the model cannot be found, or nothing can run it.
+    """
+    plugins = plugins or load_plugins([builtin])
+    if model_id is None:
+        rows = [("OP", "NAME", "DEVICE", "PRIORITY", "PLUGIN")]
+        offers = sorted(offered_kernels(plugins), key=lambda offer: (offer[1].op, offer[1].device, offer[1].name))
+        rows += [(spec.op, spec.name, spec.device, str(spec.priority), _name(plugin)) for plugin, spec in offers]
+        return _table(rows)
+    return _kernels_of_model(model_id, plugins, device)
+
+
+def models_report(plugins: Plugins | None = None) -> str:
+    """Every model family, what runs it on each kind of device, and which devices there are."""
+    plugins = plugins or load_plugins([builtin])
+    probes = list(_probes(plugins))
+    rows = [("FAMILY", *(probe.kind.upper() for probe in probes), "ARCHITECTURES", "NOTE")]
+    for _, spec in offered_models(plugins):
+        if spec.device == ANY_DEVICE:
+            cells = [_support(plugins, spec.architectures[0], probe) for probe in probes]
+            rows.append((spec.family, *cells, ", ".join(spec.architectures), spec.note))
+    return "\n\n".join((_table(rows), _devices(plugins)))
+
+
+def doctor_report(plugins: Plugins | None = None) -> str:
+    """This machine and installation: what would be used and what is missing."""
+    plugins = plugins or load_plugins([builtin])
+    facts = [
+        ("Python", platform.python_version()),
+        ("system", platform.platform()),
+        *((name, _version(name)) for name in LIBRARIES),
+        ("processor", processor.product()),
+        ("cores", f"{processor.usable_cores()} usable"),
+        ("memory", f"{processor.available_bytes() / 2**30:.1f} GiB available"),
+        ("bfloat16", "fast on this processor" if processor.has_fast_bfloat16() else "slow here: float32 is preferred"),
+        ("native CPU kernels", native.unavailable() or f"compiled for {processor.variant()}"),
+        ("huge pages", _huge_pages()),
+        ("default model", default_model_id()),
+    ]
+    return "\n\n".join((_table(facts), plugins_report(plugins)))
+
+
+def _kernels_of_model(model_id: str, plugins: Plugins, device: str | None) -> str:
+    from tgi_core.config import EngineConfig
+    from tgi_core.engine.build import kernel_query
+    from tgi_core.engine.resolve import resolve_dtype
+    from tgi_core.model_config import parse_model_config
+    from tgi_core.plugins.specs import resolve
+    from tgi_core.weights.source import resolve_model
+
+    probe, why = select_device(plugins, device)
+    capabilities = resolve(probe.backend).capabilities
+    model = parse_model_config(resolve_model(model_id, download_weights=False).config)
+    dtype, dtype_why = resolve_dtype(EngineConfig(), model, capabilities)
+    query = kernel_query(model, probe.kind, dtype, capabilities.block_sizes[0])
+    _, choices = select_kernels(plugins, query)
+    head = [("device", probe.kind, why), ("dtype", dtype, dtype_why), ("model", model.architecture, "")]
+    return "\n\n".join((_table(head), _choices_table(choices)))
+
+
+def _choices_table(choices: dict[str, KernelChoice]) -> str:
+    rows = [("OP", "CHOSEN", "PLUGIN", "REJECTED")]
+    rows += [(op, c.spec.name, _name(c.provider), "; ".join(c.rejected)) for op, c in choices.items()]
+    return _table(rows)
+
+
+def _devices(plugins: Plugins) -> str:
+    rows = [("DEVICE", "USABLE", "WHAT")]
+    for probe in _probes(plugins):
+        rows.append((probe.kind, "yes" if probe.available else "no", ", ".join(probe.products) or probe.reason))
+    return _table(rows)
+
+
+def _probes(plugins: Plugins) -> Iterable[DeviceProbe]:
+    try:
+        return probe_devices(plugins)
+    except TGIError as error:
+        return [DeviceProbe(kind="?", backend="", reason=str(error))]
+
+
+def _device_choice(plugins: Plugins) -> str:
+    try:
+        probe, why = select_device(plugins)
+    except TGIError as error:
+        return f"`tgi serve` would stop: {error}".partition("\n")[0]
+    return f"`tgi serve` would use {probe.kind}: {why}"
+
+
+def _support(plugins: Plugins, architecture: str, probe: DeviceProbe) -> str:
+    """What a device has for an architecture: an implementation of its own, core's, or none that could run here."""
+    if not probe.available:
+        return "-"
+    try:
+        own = select_model(plugins, architecture, probe.kind).device == probe.kind
+    except TGIError:
+        return "no"
+    return "optimised" if own else "yes"
+
+
+def _name(provider: str) -> str:
+    return "core" if provider == builtin.__name__ else provider
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _huge_pages() -> str:
+    """What the kernel does with large allocations; PyTorch asks for huge pages for the engine's."""
+    try:
+        setting = HUGE_PAGES.read_text()
+    except OSError:
+        return "not known here"
+    chosen = setting.partition("[")[2].partition("]")[0]
+    return {
+        "never": "off: `echo madvise > /sys/kernel/mm/transparent_hugepage/enabled` as root speeds up decoding",
+    }.get(chosen, f"used ({chosen})")
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns, left-aligned."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(lines)

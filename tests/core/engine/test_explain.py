@@ -1,0 +1,61 @@
+"""What `tgi plugins`, `kernels`, `models` and `doctor` print."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tgi_core import builtin
+from tgi_core.engine.explain import doctor_report, kernels_report, models_report, plugins_report
+from tgi_core.errors import ModelNotFound
+from tgi_core.plugins.manager import load_plugins
+
+
+@pytest.fixture
+def plugins():
+    return load_plugins([builtin], entry_points=())
+
+
+def test_plugins_and_the_device_that_would_be_used(plugins):
+    report = plugins_report(plugins)
+    assert "tgi-core (built in)" in report
+    assert "would use cpu: no hardware plugin is installed" in report
+
+
+def test_kernels_of_every_op(plugins):
+    lines = kernels_report(None, plugins).splitlines()
+    assert ["attention", "native", "cpu", "10", "core"] in [line.split() for line in lines]
+    assert ["linear", "reference", "any", "0", "core"] in [line.split() for line in lines]
+
+
+def test_kernels_of_a_model_with_reasons(plugins, checkpoint):
+    report = kernels_report(str(checkpoint), plugins)
+    assert "packs bfloat16 only, not float32" in report
+    assert "no hardware plugin is installed" in report
+
+
+def test_kernels_of_a_model_that_is_not_there(plugins):
+    with pytest.raises(ModelNotFound):
+        kernels_report("/nowhere/at/all", plugins)
+
+
+def test_models_by_family_and_device(plugins):
+    report = models_report(plugins)
+    assert "Code Llama" in report
+    assert "Qwen3ForCausalLM" in report
+
+
+def test_doctor_knows_the_machine(plugins):
+    report = doctor_report(plugins)
+    for fact in ("Python", "torch", "processor", "native CPU kernels", "default model"):
+        assert fact in report
+
+
+def test_reports_import_no_torch():
+    code = (
+        "import sys\n"
+        "from tgi_core.engine.explain import doctor_report, kernels_report, models_report, plugins_report\n"
+        "plugins_report(); kernels_report(); models_report(); doctor_report()\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
