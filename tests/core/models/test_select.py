@@ -1,0 +1,28 @@
+"""Choosing the implementation of an architecture."""
+
+import pytest
+
+from tgi_core.errors import RegistrationConflict, UnsupportedModel
+from tgi_core.models.select import select_model
+from tgi_core.plugins.specs import ModelSpec
+
+
+def spec(target="x:Y", **changes):
+    return ModelSpec(**{"architectures": ("LlamaForCausalLM",), "target": target, "device": "fake", **changes})
+
+
+def test_a_device_model_beats_the_general_one(load):
+    plugins = load(vendor={"tgi_register_models": [spec()]})
+    assert select_model(plugins, "LlamaForCausalLM", "fake").target == "x:Y"
+    assert select_model(plugins, "LlamaForCausalLM", "cpu").target == "tgi_core.models.llama:LlamaForCausalLM"
+
+
+def test_equal_rank_is_a_conflict(load):
+    plugins = load(a={"tgi_register_models": [spec()]}, b={"tgi_register_models": [spec()]})
+    with pytest.raises(RegistrationConflict, match="a and b"):
+        select_model(plugins, "LlamaForCausalLM", "fake")
+
+
+def test_an_unknown_architecture_names_the_nearest(load):
+    with pytest.raises(UnsupportedModel, match="nearest known one is MistralForCausalLM"):
+        select_model(load(), "MistralForCasualLM", "cpu")

@@ -1,0 +1,71 @@
+"""Reading config.json as transformers 4 and 5 write it."""
+
+import pytest
+
+from tgi_core.errors import UnsupportedModel
+from tgi_core.model_config import parse_model_config
+
+SMALL = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 100,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+}
+
+
+def test_missing_fields_have_the_meaning_that_transformers_gives_them():
+    config = parse_model_config(SMALL)
+    assert (config.num_kv_heads, config.head_size, config.max_positions) == (4, 16, 2048)
+    assert (config.rotary.rule, config.rotary.theta, config.rotary.size) == ("default", 10000.0, 16)
+    assert config.sliding_windows == (None,) * 4
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_theta": 100000, "rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"rope_theta": 100000, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 100000}},
+    ],
+)
+def test_rope_of_old_and_new_transformers(rope):
+    rotary = parse_model_config({**SMALL, **rope}).rotary
+    assert (rotary.rule, rotary.theta, rotary.parameters["factor"]) == ("linear", 100000.0, 2.0)
+
+
+def test_partial_rotary():
+    assert parse_model_config({**SMALL, "partial_rotary_factor": 0.5}).rotary.size == 8
+
+
+@pytest.mark.parametrize(
+    ("fields", "windows"),
+    [
+        ({"sliding_window": 8}, (8, 8, 8, 8)),
+        ({"sliding_window": None}, (None,) * 4),
+        ({"sliding_window": 8, "use_sliding_window": False}, (None,) * 4),
+        ({"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 3}, (None, None, None, 8)),
+        (
+            {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2},
+            (8, None, 8, None),
+        ),
+    ],
+)
+def test_windows_per_layer(fields, windows):
+    assert parse_model_config({**SMALL, **fields}).sliding_windows == windows
+
+
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_dtype_under_both_names(name):
+    assert parse_model_config({**SMALL, name: "bfloat16"}).parameters_dtype == "bfloat16"
+
+
+def test_a_config_without_sizes_is_no_decoder():
+    with pytest.raises(UnsupportedModel, match="no 'hidden_size'"):
+        parse_model_config({key: value for key, value in SMALL.items() if key != "hidden_size"})
+
+
+def test_a_config_without_architectures_is_refused():
+    with pytest.raises(UnsupportedModel, match="names no `architectures`"):
+        parse_model_config({**SMALL, "architectures": []})
