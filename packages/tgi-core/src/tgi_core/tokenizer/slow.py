@@ -8,7 +8,8 @@ from typing import Any
 
 from tgi_core.errors import TokenizerError
 from tgi_core.tokenizer.chat_template import ChatTemplates
-from tgi_core.tokenizer.tokenizer import Decoding, Tokenizer, TokenSpan
+from tgi_core.tokenizer.decoding import Decoding
+from tgi_core.tokenizer.tokenizer import Tokenizer, TokenSpan
 
 
 def load_through_transformers(
@@ -78,29 +79,10 @@ class SlowTokenizer(Tokenizer):
 
     def decoding(self, *, skip_special_tokens: bool = True) -> Decoding:
         """Decode ids that come one by one."""
-        return _WindowDecoding(self, skip_special_tokens)
+        return self._window_decoding(skip_special_tokens, frozenset())
 
     def _vocab_size(self) -> int:
         return len(self.slow)
 
     def _special_ids(self) -> frozenset[int]:
         return frozenset(int(token_id) for token_id in self.slow.all_special_ids)
-
-
-class _WindowDecoding:
-    """Decodes the last two pieces of text with and without the newest token; the difference is new."""
-
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool) -> None:
-        self.tokenizer = tokenizer
-        self.skip_special_tokens = skip_special_tokens
-        self.ids: list[int] = []
-        self.told = 0  # ids whose text is out
-
-    def step(self, token_id: int) -> str:
-        self.ids.append(token_id)
-        before = self.tokenizer.decode(self.ids[: self.told], skip_special_tokens=self.skip_special_tokens)
-        now = self.tokenizer.decode(self.ids, skip_special_tokens=self.skip_special_tokens)
-        if len(now) <= len(before) or now.endswith("�"):
-            return ""
-        self.ids, self.told = self.ids[self.told :], len(self.ids) - self.told
-        return now[len(before) :]

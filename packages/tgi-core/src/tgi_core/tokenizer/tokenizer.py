@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import tokenizers
 from tokenizers import AddedToken, processors
-from tokenizers.decoders import DecodeStream
 
 from tgi_core.errors import TokenizerError
 from tgi_core.tokenizer.chat_template import ChatTemplates
+from tgi_core.tokenizer.decoding import Decoding, StreamDecoding, WindowDecoding, byte_tokens
 from tgi_core.tokenizer.tokenizer_config import (
     chat_templates,
     end_ids,
@@ -40,13 +40,6 @@ class TokenSpan:
     text: str  #: "" for special tokens that were added
     start: int  #: bytes of UTF-8
     stop: int
-
-
-class Decoding(Protocol):
-    """Turns ids that come one by one into text."""
-
-    def step(self, token_id: int) -> str:
-        """The text that is certain now; "" while a character is incomplete."""
 
 
 class Tokenizer:
@@ -130,7 +123,9 @@ class Tokenizer:
 
     def decoding(self, *, skip_special_tokens: bool = True) -> Decoding:
         """Decode ids that come one by one."""
-        return _FastDecoding(self.backend, skip_special_tokens)
+        if self._byte_ids:
+            return self._window_decoding(skip_special_tokens, self._byte_ids)
+        return StreamDecoding(self.backend, skip_special_tokens)
 
     def render_chat(
         self,
@@ -166,21 +161,22 @@ class Tokenizer:
         ids = self.encode("a", add_special_tokens=False)
         return ids, self.decode(ids)
 
+    def _window_decoding(self, skip_special_tokens: bool, byte_ids: frozenset[int]) -> WindowDecoding:
+        def is_silent(token_id: int) -> bool:
+            return token_id >= self.vocab_size or (skip_special_tokens and token_id in self.special_ids)
+
+        return WindowDecoding(partial(self.decode, skip_special_tokens=skip_special_tokens), is_silent, byte_ids)
+
+    @cached_property
+    def _byte_ids(self) -> frozenset[int]:
+        return byte_tokens(self.backend)
+
     def _vocab_size(self) -> int:
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
     def _special_ids(self) -> frozenset[int]:
         added = self.backend.get_added_tokens_decoder()
         return frozenset(token_id for token_id, token in added.items() if token.special)
-
-
-class _FastDecoding:
-    def __init__(self, backend: tokenizers.Tokenizer, skip_special_tokens: bool) -> None:
-        self.backend = backend
-        self.stream = DecodeStream(skip_special_tokens=skip_special_tokens)
-
-    def step(self, token_id: int) -> str:
-        return self.stream.step(self.backend, token_id) or ""
 
 
 def load_tokenizer(
