@@ -193,6 +193,8 @@ def render(error: RequestError, path: str) -> tuple[int, list[tuple[bytes, bytes
         headers.append((b"content-type", content_type))
     if error.retry_after_s is not None:
         headers += [(b"retry-after", b"%d" % error.retry_after_s), (b"x-should-retry", b"true")]
+    if kind.status == 408:
+        headers.append((b"connection", b"close"))
     if kind.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return kind.status, headers, body

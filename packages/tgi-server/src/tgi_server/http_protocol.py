@@ -59,10 +59,15 @@ class GuardedProtocol(H11Protocol):
             self._discard(len(data))
         super().data_received(data)
         if self.conn.their_state is h11.IDLE and self.conn.our_state is h11.IDLE:
-            if self.conn.trailing_data[0]:
-                self._start_deadline()
+            self._start_deadline()
         elif self.conn.our_state is not h11.DONE:
             self._stop_deadline()
+
+    def on_response_complete(self) -> None:
+        """The next head may have begun already."""
+        super().on_response_complete()
+        if self.conn.our_state is h11.IDLE and self.conn.trailing_data[0]:
+            self._start_deadline()
 
     def _discard(self, count: int) -> None:
         """The answer is out, the client goes on sending: read on for a while, so that it gets to see the answer."""
