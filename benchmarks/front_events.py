@@ -2,7 +2,8 @@
 
     python benchmarks/front_events.py --streams 64 --tokens 500
 
-The client runs in a process of its own and only counts.  `per core` divides by the share of one core that the front used.
+The client runs in a process of its own and only counts.  `per core` divides by the share of one core that the front
+used.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import structlog
 
@@ -84,8 +85,11 @@ class Service:
     @property
     def model_id(self) -> str:
         """The name that clients see."""
-        info = self.supervisor.info
-        return self.settings.served_model_name or self.settings.model_id or (info.model_id if info else "")
+        named = self.settings.served_model_name or self.settings.model_id
+        if named or self.supervisor.info is None:
+            return named
+        model_id = self.supervisor.info.model_id
+        return Path(model_id).stem if model_id.endswith(".gguf") else model_id  # the embedded default, by its name
 
     @property
     def info(self) -> EngineInfo:

@@ -107,7 +107,7 @@ class Serving:
         log.info(
             "Ready",
             url=_url(self._listener),
-            model=self.service.model_id or info.model_id,
+            model=self.service.model_id,
             device=info.device,
             dtype=info.dtype,
             max_input_tokens=info.max_input_tokens,

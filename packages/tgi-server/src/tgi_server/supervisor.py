@@ -14,6 +14,7 @@ from tgi_core.messages import Failed, FromEngine, Heartbeat, Loading, Ready, Shu
 from tgi_core.stats import EngineInfo, StepStats
 from tgi_server.engine_client import EngineClient
 from tgi_server.engine_process import EngineProcess
+from tgi_server.progress import LoadingProgress
 
 log = structlog.get_logger("tgi.engine")
 
@@ -62,6 +63,7 @@ class Supervisor:
         self._failure: Failed | None = None
         self._ends: deque[float] = deque()
         self._stopping = False
+        self._progress = LoadingProgress()
 
     @property
     def state(self) -> str:
@@ -116,6 +118,7 @@ class Supervisor:
     def stop(self, patience_s: float = 2.0) -> None:
         """End the engine; requests still in flight fail."""
         self._stopping = True
+        self._progress.end()
         self._state = "stopped"
         self._client.detach("the server is shutting down")
         if self._process.returncode() is None:
@@ -151,6 +154,7 @@ class Supervisor:
             while (message := process.receive()) is not None:
                 self._handle(message)
             cause = self._failure.error if self._failure else cause
+            self._progress.end()
             self._state = "restarting"
             self._client.detach(cause)
             process.kill()
@@ -190,11 +194,13 @@ class Supervisor:
                 self._step_started_at = step_started_at
             case Loading():
                 self.loading = message
-                log.info("loading", phase=message.phase, percent=round(100 * message.fraction), detail=message.detail)
+                self._progress.show(message)
             case Ready(info):
+                self._progress.end()
                 self.info = info
                 self._state = "ready"
                 self._client.attach(self._process)
                 self.on_ready(info)
             case Failed():
+                self._progress.end()
                 self._failure = message

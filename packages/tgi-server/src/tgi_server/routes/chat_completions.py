@@ -90,7 +90,8 @@ def _render(service: Service, request: ChatRequest, head: dict[str, Any], index:
     def render(token: Token, is_last: bool) -> bytes:
         if not token.text and not is_last and not request.logprobs:
             return b""  # held back, because it may be part of a character or of a stop string
-        choice["delta"] = {"role": "assistant", "content": token.text}
+        # tool_calls is null because `text-generation`, TGI's own client, cannot do without the field
+        choice["delta"] = {"role": "assistant", "content": token.text, "tool_calls": None}
         choice["logprobs"] = {"content": _logprobs(service, [token])} if request.logprobs else None
         choice["finish_reason"] = openai.FINISH_REASONS[generation.finish_reason] if is_last else None
         return event(chunk)
