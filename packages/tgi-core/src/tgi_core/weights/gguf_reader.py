@@ -14,7 +14,7 @@ from torch import Tensor
 from tgi_core.errors import WeightsError
 from tgi_core.weights.gguf_config import NO_WEIGHTS, Architecture, architecture_of, huggingface_name, model_config
 from tgi_core.weights.gguf_header import GGUFTensor, read_gguf_header
-from tgi_core.weights.reader import MappedFile, WeightReader, entry
+from tgi_core.weights.reader import COPY_ELEMENTS, MappedFile, WeightReader, entry
 
 CHUNK_ELEMENTS = 1 << 18  # dequantised at a time: what fits the processor's cache is several times faster
 PLAIN = {
@@ -110,10 +110,20 @@ def _dequantise(raw: Tensor, kind: GGMLQuantizationType, columns: int, dtype: to
     """raw [R, bytes of a row] -> [R, columns]."""
     if kind in PLAIN:
         return raw.contiguous().view(PLAIN[kind]).to(dtype)
+    stored = raw.contiguous().numpy()
     values = torch.empty(raw.shape[0], columns, dtype=dtype)
+    step = max(1, COPY_ELEMENTS // columns)
+    for start in range(0, raw.shape[0], step):
+        part = _dequantise_in_cache(stored[start : start + step], kind, columns)
+        values[start : start + step] = torch.from_numpy(part)
+    return values
+
+
+def _dequantise_in_cache(stored: np.ndarray, kind: GGMLQuantizationType, columns: int) -> np.ndarray:
+    """stored [R, bytes of a row] -> float32 [R, columns].  No PyTorch: it would start its threads for each chunk."""
+    values = np.empty((stored.shape[0], columns), dtype=np.float32)
     step = max(1, CHUNK_ELEMENTS // columns)
     with np.errstate(all="ignore"):  # a random file may hold infinite scales
-        for start in range(0, raw.shape[0], step):
-            chunk = quants.dequantize(raw[start : start + step].contiguous().numpy(), kind)
-            values[start : start + step] = torch.from_numpy(chunk)
+        for start in range(0, stored.shape[0], step):
+            values[start : start + step] = quants.dequantize(stored[start : start + step], kind)
     return values
