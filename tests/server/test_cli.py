@@ -71,10 +71,10 @@ def test_no_command_line_answer_imports_torch(arguments):
 
 
 SERVE = """
-import os, sys
+import sys
 from tgi_server.launch import launch
 from tgi_server.settings import load_settings
-sys.exit(launch(load_settings(sys.argv[1:], {}), engine_module="tgi_core.testing.scripted_engine"))
+launch(load_settings(sys.argv[1:], {}), engine_module="tgi_core.testing.scripted_engine")
 """
 
 

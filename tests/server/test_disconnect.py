@@ -46,7 +46,6 @@ def test_the_engine_is_told_to_stop(serve, wait_until, path, body):
 
 def test_a_client_that_does_not_read_is_cut(serve, wait_until):
     with serve({}, "--client-write-timeout", "1", text="x") as server:
-        server.service.settings  # noqa: B018
         connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", server.port))

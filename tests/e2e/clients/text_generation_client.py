@@ -33,8 +33,11 @@ def check_sync(url):
         check("stop" in str(error), "the refusal says why")
     chat = client.chat(messages=MESSAGES, max_tokens=8, temperature=0.0)
     check(chat.choices[0].message.content is not None, "chat")
-    chunks = list(client.chat(messages=MESSAGES, max_tokens=8, temperature=0.0, stream=True))
-    streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    streamed = ""
+    for chunk in client.chat(messages=MESSAGES, max_tokens=8, temperature=0.0, stream=True):
+        streamed += chunk.choices[0].delta.content or ""
+        if chunk.choices[0].finish_reason:
+            break  # this client cannot read the [DONE] that follows
     check(streamed == chat.choices[0].message.content, "a streamed chat is the answer")
     return answer.generated_text
 

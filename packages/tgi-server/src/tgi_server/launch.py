@@ -44,8 +44,8 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def launch(loaded: Loaded, *, engine_module: str = ENGINE_MODULE) -> int:
-    """Serve until told to stop; the exit status.
+def launch(loaded: Loaded, *, engine_module: str = ENGINE_MODULE) -> None:
+    """Serve until told to stop, then end the process with the exit status.
 
     Raises:
         CannotListen: the port cannot be bound.
@@ -60,7 +60,7 @@ def launch(loaded: Loaded, *, engine_module: str = ENGINE_MODULE) -> int:
     try:
         from tgi_server.serving import run
 
-        return run(loaded, listener, engine, spawn)
+        run(loaded, listener, engine, spawn)
     except BaseException:
         with contextlib.suppress(Exception):
             engine.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -184,8 +185,14 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run(loaded: Loaded, listener: socket.socket, engine: EngineProcess, spawn: Callable[[], EngineProcess]) -> int:
-    """Serve on a new event loop; the exit status."""
+def _leave(status: int) -> None:
+    """End the process now: threads that still tokenize or download are not waited for."""
+    logging.shutdown()
+    os._exit(status)
+
+
+def run(loaded: Loaded, listener: socket.socket, engine: EngineProcess, spawn: Callable[[], EngineProcess]) -> None:
+    """Serve on a new event loop, and end the process with the exit status."""
     import uvloop
 
     logs.configure(json_output=loaded.settings.json_output, level=loaded.settings.log_level)
@@ -193,9 +200,9 @@ def run(loaded: Loaded, listener: socket.socket, engine: EngineProcess, spawn: C
         log.warning(note)
     log.info("Listening", url=_url(listener))
 
-    async def serve() -> int:
+    async def serve() -> None:
         serving = Serving(loaded, listener, engine, spawn)
         serving.heed_signals()
-        return await serving.run()
+        _leave(await serving.run())
 
-    return uvloop.run(serve())
+    uvloop.run(serve())

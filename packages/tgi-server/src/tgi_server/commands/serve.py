@@ -24,8 +24,7 @@ def command(loaded: Loaded, env: bool) -> None:
         click.echo(doctor_report())
         return
     try:
-        status = launch(loaded)
+        launch(loaded)
     except CannotListen as error:
         click.echo(f"error: {error}", err=True)
-        status = 1
-    sys.exit(status)
+        sys.exit(1)

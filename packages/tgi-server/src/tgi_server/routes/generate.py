@@ -43,7 +43,7 @@ async def compat_generate(service: Service, exchange: Exchange) -> None:
         await _answer(service, exchange, request, full_text=True, in_list=True)
 
 
-def _wishes(inputs: str, p: GenerateParameters) -> Wishes:
+def _wishes(service: Service, inputs: str, p: GenerateParameters) -> Wishes:
     return Wishes(
         inputs=inputs,
         best_of=p.best_of,
@@ -58,7 +58,7 @@ def _wishes(inputs: str, p: GenerateParameters) -> Wishes:
         stop=tuple(p.stop),
         truncate=p.truncate,
         watermark=p.watermark,
-        prompt_logprobs=p.decoder_input_details,
+        prompt_logprobs=p.decoder_input_details and service.settings.enable_prefill_logprobs,
         seed=p.seed,
         top_n_tokens=p.top_n_tokens,
         grammar=p.grammar,
@@ -78,7 +78,7 @@ async def _answer(
     service.require_ready()
     check_best_of(parameters.best_of, service.validator.limits)
     count = max(1, parameters.best_of or 1)
-    wishes = _wishes(request.inputs, parameters)
+    wishes = _wishes(service, request.inputs, parameters)
     with service.permits(count):
         generations = await service.start_all([wishes] * count, include_stop=True)
         leave_with(exchange, generations)
@@ -143,7 +143,7 @@ async def _stream(service: Service, exchange: Exchange, request: GenerateRequest
 async def _send_all(service: Service, exchange: Exchange, request: GenerateRequest, before: str) -> None:
     check_stream(request.parameters.best_of, request.parameters.decoder_input_details)
     with service.permits(1):
-        wishes = replace(_wishes(request.inputs, request.parameters), best_of=None)
+        wishes = replace(_wishes(service, request.inputs, request.parameters), best_of=None)
         generation = await service.start(wishes, include_stop=True)
         leave_with(exchange, [generation])
         index = 0
