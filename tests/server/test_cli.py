@@ -201,3 +201,14 @@ def test_every_request_is_a_line_with_its_times(start):
     for name in ("total_time", "validation_time", "queue_time", "inference_time", "time_per_token", "seed"):
         assert name in entry
     assert entry["level"] == "info"
+
+
+def test_a_log_that_nobody_reads_does_not_stop_the_server(start):
+    process = start()
+    url = wait_for_line(process, "Ready")["url"]
+    body = {"inputs": "a", "parameters": {"max_new_tokens": 1}}
+    with httpx.Client(timeout=5) as client:
+        for _ in range(600):  # about 200 KiB of log, into a pipe that holds 64
+            assert client.post(url + "/generate", json=body).status_code == 200
+    process.terminate()
+    assert process.wait(5) == 0

@@ -2,13 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
 import sys
+import threading
+import time
 from typing import Any
 
 import structlog
 
 LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}
+
+MAX_WAITING_LINES = 10_000
+FLUSH_S = 0.5
+
+
+class BackgroundHandler(logging.Handler):
+    """Writes in a thread, so that a reader of the log that stalls cannot stall the server; then lines are dropped."""
+
+    def __init__(self, target: logging.Handler) -> None:
+        super().__init__()
+        self._target = target
+        self._lines: queue.Queue[logging.LogRecord] = queue.Queue(MAX_WAITING_LINES)
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue a line, or drop it when too many wait."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put_nowait(record)
+
+    def flush(self) -> None:
+        """Wait a moment until all lines are written."""
+        give_up = time.monotonic() + FLUSH_S
+        while self._lines.unfinished_tasks and time.monotonic() < give_up:
+            time.sleep(0.001)
+
+    def _write(self) -> None:
+        while True:
+            record = self._lines.get()
+            self._target.handle(record)
+            self._lines.task_done()
 
 
 def configure(*, json_output: bool, level: str) -> None:
@@ -27,15 +61,15 @@ def configure(*, json_output: bool, level: str) -> None:
         else structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), pad_event_to=0)
     )
     named: list[Any] = [structlog.processors.EventRenamer("message")] if json_output else []
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(
+    stream = logging.StreamHandler(sys.stdout)
+    stream.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *named, renderer],
         )
     )
     root = logging.getLogger()
-    root.handlers = [handler]
+    root.handlers = [BackgroundHandler(stream)]
     root.setLevel(threshold)
     logging.raiseExceptions = False
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio"):
@@ -49,3 +83,9 @@ def configure(*, json_output: bool, level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         cache_logger_on_first_use=True,
     )
+
+
+def flush() -> None:
+    """Write what waits, as far as that takes no longer than a moment."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -187,7 +186,7 @@ def _url(listener: socket.socket) -> str:
 
 def _leave(status: int) -> None:
     """End the process now: threads that still tokenize or download are not waited for."""
-    logging.shutdown()
+    logs.flush()
     os._exit(status)
 
 
