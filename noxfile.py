@@ -29,7 +29,7 @@ CLIENTS = {  # what their users install, each in an environment of its own
     "openai": ["openai"],
     "text_generation": ["text-generation"],
 }
-SOURCES = ["packages", "tests", "docs", "noxfile.py"]
+SOURCES = ["packages", "tests", "docs", "benchmarks", "noxfile.py"]
 
 
 @nox.session
@@ -88,18 +88,27 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure throughput and latency; options after `--`, see `-- --help`."""
+    """Compare throughput and latency with other servers side by side; see `-- --help`."""
     install(session)
-    run(session, "python", "benchmarks/run.py", *session.posargs)
+    run(session, "python", "benchmarks/serving.py", *session.posargs)
+
+
+@nox.session
+def bench_front(session: nox.Session) -> None:
+    """Measure how many stream events a second the front sends; see `-- --help`."""
+    install(session)
+    run(session, "python", "benchmarks/front_events.py", *session.posargs)
 
 
 @nox.session(venv_backend="virtualenv", reuse_venv=True)
 @nox.parametrize("client", list(CLIENTS))
 def compat(session: nox.Session, client: str) -> None:
-    """Talk to a running server with a real client: `nox -s compat -- http://127.0.0.1:3000`."""
-    url = session.posargs[0] if session.posargs else "http://127.0.0.1:3000"
+    """Talk to `tgi serve` with a real client, installed in an environment of its own as its pins may clash."""
+    install(session)
     session.install(*CLIENTS[client])
-    session.run("python", f"tests/compat/{client}.py", url)
+    python = Path(session.bin) / "python"
+    tests = ["tests/e2e/test_clients.py", "-k", f"test_client and {client}", *session.posargs]
+    run(session, "pytest", *tests, **{f"TGI_{client.upper()}_PYTHON": str(python)})
 
 
 @nox.session
