@@ -15,24 +15,14 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FLAGS = [
-    "-O3",
-    "-std=c++17",
-    "-fPIC",
-    "-shared",
-    "-fopenmp",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-fassociative-math",
-    "-fno-signed-zeros",
-    "-freciprocal-math",
-    "-Wno-psabi",
+    *("-O3", "-std=c++20", "-fPIC", "-shared", "-pthread", "-Wno-psabi"),
+    *("-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math"),
 ]
+BF16 = ["-march=x86-64-v4", "-mavx512bf16"]
 
 #: file name suffix -> flags; `tgi_core.cpu.native` picks the best one that the processor runs
-VARIANTS = {
-    "x86_64": {"avx512bf16": ["-march=x86-64-v4", "-mavx512bf16"], "avx2": ["-march=x86-64-v3"]},
-    "amd64": {"avx512bf16": ["-march=x86-64-v4", "-mavx512bf16"], "avx2": ["-march=x86-64-v3"]},
-}
+X86_64 = {"amx": [*BF16, "-mamx-tile", "-mamx-bf16"], "avx512bf16": BF16, "avx2": ["-march=x86-64-v3"]}
+VARIANTS: dict[str, dict[str, list[str]]] = {"x86_64": X86_64, "amd64": X86_64}
 
 
 class CustomBuildHook(BuildHookInterface):
@@ -67,9 +57,8 @@ def compile_kernels(folder: Path) -> list[Path]:
     built = []
     for name, march in VARIANTS.get(platform.machine().lower(), {"generic": []}).items():
         library = folder / f"kernels_{name}.so"
-        done = subprocess.run(
-            [compiler, *FLAGS, *march, "-o", str(library), *sources], check=False, capture_output=True
-        )
+        command = [compiler, *FLAGS, *march, "-o", str(library), *sources]
+        done = subprocess.run(command, check=False, capture_output=True)
         if done.returncode == 0:
             built.append(library)
     return built

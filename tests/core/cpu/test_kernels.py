@@ -1,10 +1,12 @@
 """The CPU's own kernels against the reference."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
 from tgi_core.cpu import kernels, native
-from tgi_core.cpu.linear import PackedLinear, supports
+from tgi_core.cpu.linear import native_linear, native_supports, onednn_linear, onednn_supports
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.reference.activation import silu_and_mul
 from tgi_core.kernels.reference.norm import add_rms_norm, rms_norm
@@ -82,12 +84,30 @@ def test_greedy_reports_nan_and_ignores_hidden_tokens():
     assert logprobs[1] == 0
 
 
-@pytest.mark.parametrize("tokens", [1, 3, 40])
-def test_packed_linear(tokens):
-    query = KernelQuery(device="cpu", dtype="bfloat16", head_size=64, block_size=16)
-    if supports(query):
-        pytest.skip(supports(query))
-    weight, bias = randn(96, 64, dtype=torch.bfloat16), randn(96, dtype=torch.bfloat16)
-    x, linear = randn(tokens, 64, dtype=torch.bfloat16), PackedLinear()
-    expected = torch.nn.functional.linear(x.float(), weight.float(), bias.float())
-    torch.testing.assert_close(linear(x, linear.pack(weight), bias).float(), expected, rtol=2e-2, atol=2e-1)
+LINEARS = {"native": (native_linear, native_supports), "onednn": (onednn_linear, onednn_supports)}
+
+
+@pytest.mark.parametrize("name", LINEARS)
+@pytest.mark.parametrize(("outputs", "inputs"), [(96, 64), (16, 32), (50, 40), (7, 100), (576, 1536)])
+@pytest.mark.parametrize("tokens", [1, 2, 3, 16, 17, 40, 300])
+def test_linear(name, tokens, outputs, inputs):
+    linear, supports = LINEARS[name]
+    if reason := supports(KernelQuery(device="cpu", dtype="bfloat16", head_size=64, block_size=16)):
+        pytest.skip(reason)
+    weight, bias = randn(outputs, inputs, dtype=torch.bfloat16), randn(outputs, dtype=torch.bfloat16)
+    packed = linear.pack(weight)
+    wide = randn(tokens, inputs + 24, dtype=torch.bfloat16)
+    for x in (wide[:, :inputs], wide[:, :inputs].contiguous()):  # rows may be strided
+        expected = torch.nn.functional.linear(x.float(), weight.float())
+        tolerance = {"rtol": 1e-2, "atol": 0.01 * expected.abs().max().item()}
+        torch.testing.assert_close(linear(x, packed, None).float(), expected, **tolerance)
+        torch.testing.assert_close(linear(x, packed, bias).float(), expected + bias.float(), **tolerance)
+
+
+def test_kernels_called_from_several_threads_at_once():
+    packed = native_linear.pack(randn(512, 256, dtype=torch.bfloat16))
+    x = randn(64, 256, dtype=torch.bfloat16)
+    expected = native_linear(x, packed, None)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: native_linear(x, packed, None), range(200)))
+    assert all(torch.equal(one, expected) for one in found)

@@ -1,14 +1,61 @@
-"""Matrix products through oneDNN with weights in its blocked layout: one copy, read once per step."""
+"""Matrix products in bfloat16 with weights in a blocked layout: one copy, read once per step."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from tgi_core.cpu.native import library, unavailable
 from tgi_core.kernels.ops import KernelQuery
 
 
-def supports(query: KernelQuery) -> str:
+def native_supports(query: KernelQuery) -> str:
+    """Why the compiled products cannot serve this model."""
+    return unavailable() if query.dtype == "bfloat16" else f"takes bfloat16 only, not {query.dtype}"
+
+
+class Packed(NamedTuple):
+    """A weight in the layout of native/linear.cpp."""
+
+    data: Tensor
+    outputs: int
+    inputs: int
+
+
+class NativeLinear:
+    """AMX or AVX512-BF16 in C++, for one row or thousands."""
+
+    def pack(self, weight: Tensor) -> Packed:
+        weight = weight.contiguous()
+        outputs, inputs = weight.shape
+        data = torch.empty(library().tgi_packed_size(outputs, inputs), dtype=weight.dtype)
+        library().tgi_pack(weight.data_ptr(), data.data_ptr(), outputs, inputs)
+        return Packed(data, outputs, inputs)
+
+    def __call__(self, x: Tensor, packed: Packed, bias: Tensor | None) -> Tensor:
+        data, outputs, inputs = packed
+        if x.stride(1) != 1:
+            x = x.contiguous()
+        out = x.new_empty(x.shape[0], outputs)
+        library().tgi_linear(
+            x.data_ptr(),
+            x.stride(0),
+            data.data_ptr(),
+            bias.data_ptr() if bias is not None else None,
+            out.data_ptr(),
+            x.shape[0],
+            outputs,
+            inputs,
+        )
+        return out
+
+
+native_linear = NativeLinear()
+
+
+def onednn_supports(query: KernelQuery) -> str:
     """Why oneDNN's packed weights cannot serve this model."""
     if query.dtype != "bfloat16":
         return f"packs bfloat16 only, not {query.dtype}"
@@ -19,8 +66,8 @@ def supports(query: KernelQuery) -> str:
     return ""
 
 
-class PackedLinear:
-    """The weight is an opaque oneDNN tensor."""
+class OneDNNLinear:
+    """The weight is an opaque tensor of oneDNN's."""
 
     def pack(self, weight: Tensor) -> Tensor:
         packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
@@ -31,4 +78,4 @@ class PackedLinear:
         return out
 
 
-packed_linear = PackedLinear()
+onednn_linear = OneDNNLinear()

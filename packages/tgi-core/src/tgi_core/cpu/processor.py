@@ -7,6 +7,13 @@ import platform
 from functools import cache
 from pathlib import Path
 
+_AVX512_BF16 = {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx512_bf16"}
+_X86_64 = {
+    "amx": {*_AVX512_BF16, "amx_tile", "amx_bf16"},
+    "avx512bf16": _AVX512_BF16,
+    "avx2": {"avx2", "fma", "bmi2", "f16c"},
+}
+
 
 @cache
 def product() -> str:
@@ -25,13 +32,11 @@ def has_fast_bfloat16() -> bool:
     return bool(flags() & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
-def variant() -> str:
-    """Which compiled kernels the processor runs; "" where none do."""
+def variants() -> tuple[str, ...]:
+    """Which compiled kernels the processor runs, best first."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
-        return "generic"
-    if {"avx512_bf16", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd"} <= flags():
-        return "avx512bf16"
-    return "avx2" if {"avx2", "fma", "bmi2", "f16c"} <= flags() else ""
+        return ("generic",)
+    return tuple(name for name, needed in _X86_64.items() if needed <= flags())
 
 
 def usable_cores() -> int:

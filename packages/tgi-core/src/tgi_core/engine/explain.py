@@ -70,7 +70,7 @@ def doctor_report(plugins: Plugins | None = None) -> str:
         ("cores", f"{processor.usable_cores()} usable"),
         ("memory", f"{processor.available_bytes() / 2**30:.1f} GiB available"),
         ("bfloat16", "fast on this processor" if processor.has_fast_bfloat16() else "slow here: float32 is preferred"),
-        ("native CPU kernels", native.unavailable() or f"compiled for {processor.variant()}"),
+        ("native CPU kernels", native.unavailable() or f"compiled for {native.variant()}"),
         ("huge pages", _huge_pages()),
         ("default model", default_model_id()),
     ]

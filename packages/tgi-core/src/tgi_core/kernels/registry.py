@@ -25,10 +25,18 @@ KERNELS = (
     ),
     KernelSpec(
         op="linear",
-        name="onednn",
-        target=f"{_CPU}.linear:packed_linear",
+        name="native",
+        target=f"{_CPU}.linear:native_linear",
         device="cpu",
-        supports=f"{_CPU}.linear:supports",
+        supports=f"{_CPU}.linear:native_supports",
+        priority=10,
+    ),
+    KernelSpec(
+        op="linear",
+        name="onednn",
+        target=f"{_CPU}.linear:onednn_linear",
+        device="cpu",
+        supports=f"{_CPU}.linear:onednn_supports",
     ),
     KernelSpec(
         op="attention",

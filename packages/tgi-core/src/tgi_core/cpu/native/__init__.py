@@ -1,6 +1,6 @@
 """The compiled CPU kernels, called through their C interface.
 
-The libraries are built when the package is (see hatch_build.py).  They use the OpenMP runtime that PyTorch has loaded.
+The libraries are built when the package is (see hatch_build.py), one for each kind of processor.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ import ctypes
 from ctypes import POINTER, Structure, c_float, c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tgi_core.cpu import processor
+from tgi_core.errors import UnsupportedKernel
 
 
 class Layer(Structure):
@@ -50,35 +52,57 @@ class Step(Structure):
 
 
 _P, _N = c_void_p, c_int64
-_SIGNATURES = {
-    "tgi_rms_norm": (c_int, _P, _P, _P, _N, _N, c_float),
-    "tgi_add_rms_norm": (c_int, _P, _P, _P, _P, _N, _N, c_float),
-    "tgi_rotary": (c_int, _P, _N, _N, _N, _P, _P, _N, _N),
-    "tgi_silu_and_mul": (c_int, _P, _P, _N, _N),
-    "tgi_greedy": (c_int, _P, _N, _N, _P, _P),
-    "tgi_paged_attention": (POINTER(Layer), POINTER(Step), _P, _N, _P, _N, _P, _N, _P),
+#: result, then arguments
+_SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "tgi_start_threads": (None, c_int),
+    "tgi_rms_norm": (None, c_int, _P, _P, _P, _N, _N, c_float),
+    "tgi_add_rms_norm": (None, c_int, _P, _P, _P, _P, _N, _N, c_float),
+    "tgi_rotary": (None, c_int, _P, _N, _N, _N, _P, _P, _N, _N),
+    "tgi_silu_and_mul": (None, c_int, _P, _P, _N, _N),
+    "tgi_greedy": (None, c_int, _P, _N, _N, _P, _P),
+    "tgi_packed_size": (_N, _N, _N),
+    "tgi_pack": (None, _P, _P, _N, _N),
+    "tgi_linear": (None, _P, _N, _P, _P, _P, _N, _N, _N),
+    "tgi_paged_attention": (None, POINTER(Layer), POINTER(Step), _P, _N, _P, _N, _P, _N, _P),
 }
-
-
-def library_path() -> Path:
-    """The library for this processor, whether it exists or not."""
-    return Path(__file__).parent / f"kernels_{processor.variant()}.so"
 
 
 def unavailable() -> str:
     """Why the compiled kernels cannot be used; "" if they can."""
-    if not processor.variant():
+    if not processor.variants():
         return "compiled for AVX2 at least, which this processor lacks"
-    if not library_path().is_file():
+    if not any(_path(variant).is_file() for variant in processor.variants()):
         return "not compiled: no C++ compiler was found when tgi-core was installed"
-    return ""
+    return "" if _load() else "this system does not let programs use the processor's matrix registers"
+
+
+def variant() -> str:
+    """The kind of processor that the kernels in use are compiled for."""
+    return library().variant
 
 
 @cache
 def library() -> ctypes.CDLL:
-    """The loaded library.  Import torch first, so that both share one OpenMP runtime."""
-    loaded = ctypes.CDLL(str(library_path()))
-    for name, arguments in _SIGNATURES.items():
-        getattr(loaded, name).argtypes = arguments
-        getattr(loaded, name).restype = None
+    """The best library for this processor, with a thread per usable core."""
+    loaded = _load()
+    if loaded is None:
+        raise UnsupportedKernel(f"no compiled CPU kernels: {unavailable()}")
+    loaded.tgi_start_threads(processor.usable_cores())
     return loaded
+
+
+def _path(variant: str) -> Path:
+    return Path(__file__).parent / f"kernels_{variant}.so"
+
+
+@cache
+def _load() -> ctypes.CDLL | None:
+    for variant in processor.variants():
+        if _path(variant).is_file():
+            loaded = ctypes.CDLL(str(_path(variant)))
+            if loaded.tgi_usable():
+                for name, (result, *arguments) in _SIGNATURES.items():
+                    getattr(loaded, name).restype, getattr(loaded, name).argtypes = result, arguments
+                loaded.variant = variant
+                return loaded
+    return None

@@ -5,6 +5,7 @@
 //   keys   [blocks, kv_heads, pairs, block_size]  a "pair" is two neighbouring bf16 features, or one float
 //   values [blocks, kv_heads, block_size, padded_size]
 // Softmax is computed online (arXiv 1805.02867), block by block.
+#include "pool.h"
 #include "vec.h"
 #include <cmath>
 #include <vector>
@@ -183,17 +184,14 @@ static void store_token(const Layer &layer, const Step &step, const T *k, const 
 template <class T, class W>
 static void attend(const Layer &layer, const Step &step, const T *q, int64_t q_stride, const T *k, int64_t k_stride,
                    const T *v, int64_t v_stride, T *out) {
-#pragma omp parallel
-    {
+    in_pieces(step.tokens, layer.kv_heads * layer.padded_size * 2,
+              [&](int64_t t) { store_token<T, W>(layer, step, k + t * k_stride, v + t * v_stride, t); });
+    const int64_t items = step.tiles * layer.kv_heads;
+    parallel_for(items, [&](int64_t index) {
         static thread_local Scratch scratch;
-        if (k) {
-#pragma omp for schedule(static)
-            for (int64_t t = 0; t < step.tokens; t++) store_token<T, W>(layer, step, k + t * k_stride, v + t * v_stride, t);
-        }
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t item = step.tiles * layer.kv_heads - 1; item >= 0; item--)  // a prompt's last tiles are the longest
-            attend_tile<T, W>(layer, step, q, q_stride, out, item / layer.kv_heads, item % layer.kv_heads, scratch);
-    }
+        const int64_t item = items - 1 - index;  // a prompt's last tiles are the longest
+        attend_tile<T, W>(layer, step, q, q_stride, out, item / layer.kv_heads, item % layer.kv_heads, scratch);
+    });
 }
 
 extern "C" void tgi_paged_attention(const Layer *layer, const Step *step, const void *q, int64_t q_stride, const void *k,

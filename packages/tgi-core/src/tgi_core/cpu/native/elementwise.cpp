@@ -1,4 +1,5 @@
 // Rotary position embedding in place, and the gate of gated MLPs.
+#include "pool.h"
 #include "vec.h"
 
 template <class T> static void rotate_head(T *head, const float *cos, const float *sin, int64_t half) {
@@ -20,10 +21,10 @@ template <class T> static void rotate_head(T *head, const float *cos, const floa
 template <class T>
 static void rotary(T *x, int64_t stride, int64_t heads, int64_t head_size, const float *cos, const float *sin,
                    int64_t rows, int64_t half) {
-#pragma omp parallel for if (rows * heads * head_size > 32768)
-    for (int64_t t = 0; t < rows; t++)
+    in_pieces(rows, heads * head_size, [=](int64_t t) {
         for (int64_t h = 0; h < heads; h++)
             rotate_head(x + t * stride + h * head_size, cos + t * half, sin + t * half, half);
+    });
 }
 
 extern "C" void tgi_rotary(int is_bf16, void *x, int64_t stride, int64_t heads, int64_t head_size, const float *cos,
@@ -33,8 +34,7 @@ extern "C" void tgi_rotary(int is_bf16, void *x, int64_t stride, int64_t heads, 
 }
 
 template <class T> static void silu_and_mul(T *out, const T *x, int64_t rows, int64_t n) {
-#pragma omp parallel for if (rows * n > 16384)
-    for (int64_t t = 0; t < rows; t++) {
+    in_pieces(rows, n, [=](int64_t t) {
         const T *gate = x + t * 2 * n, *up = gate + n;
         T *o = out + t * n;
         int64_t i = 0;
@@ -47,7 +47,7 @@ template <class T> static void silu_and_mul(T *out, const T *x, int64_t rows, in
             float activated = (g / (exp(-g) + 1.0f))[0];
             o[i] = from_float<T>(to_float(from_float<T>(activated)) * to_float(up[i]));
         }
-    }
+    });
 }
 
 extern "C" void tgi_silu_and_mul(int is_bf16, void *out, const void *x, int64_t rows, int64_t n) {

@@ -1,4 +1,5 @@
 // RMS norm with and without the residual sum, rounded where PyTorch's reference rounds.
+#include "pool.h"
 #include "vec.h"
 #include <cmath>
 
@@ -15,21 +16,19 @@ template <class T> static void norm_row(T *out, const T *x, const T *weight, int
 }
 
 template <class T> static void rms_norm(T *out, const T *x, const T *weight, int64_t rows, int64_t n, float eps) {
-#pragma omp parallel for if (rows * n > 32768)
-    for (int64_t t = 0; t < rows; t++) norm_row(out + t * n, x + t * n, weight, n, eps);
+    in_pieces(rows, n, [=](int64_t t) { norm_row(out + t * n, x + t * n, weight, n, eps); });
 }
 
 template <class T>
 static void add_rms_norm(T *out, T *residual, const T *x, const T *weight, int64_t rows, int64_t n, float eps) {
-#pragma omp parallel for if (rows * n > 32768)
-    for (int64_t t = 0; t < rows; t++) {
+    in_pieces(rows, n, [=](int64_t t) {
         T *r = residual + t * n;
         const T *a = x + t * n;
         int64_t i = 0;
         for (; i + 16 <= n; i += 16) store(r + i, load(a + i) + load(r + i));
         for (; i < n; i++) r[i] = from_float<T>(to_float(a[i]) + to_float(r[i]));
         norm_row(out + t * n, r, weight, n, eps);
-    }
+    });
 }
 
 extern "C" void tgi_rms_norm(int is_bf16, void *out, const void *x, const void *w, int64_t rows, int64_t n, float eps) {

@@ -1,4 +1,5 @@
 // The most likely token of each row and its log-probability.
+#include "pool.h"
 #include "vec.h"
 #include <cmath>
 
@@ -19,9 +20,8 @@ template <class T> static void greedy_row(const T *x, int64_t n, int64_t *id, fl
 }
 
 extern "C" void tgi_greedy(int is_bf16, const void *logits, int64_t rows, int64_t n, int64_t *ids, float *logprobs) {
-#pragma omp parallel for if (rows > 1)
-    for (int64_t t = 0; t < rows; t++) {
+    parallel_for(rows, [=](int64_t t) {
         if (is_bf16) greedy_row((const bf16 *)logits + t * n, n, ids + t, logprobs + t);
         else greedy_row((const float *)logits + t * n, n, ids + t, logprobs + t);
-    }
+    });
 }
