@@ -77,8 +77,9 @@ def unavailable() -> str:
 
 
 def variant() -> str:
-    """The kind of processor that the kernels in use are compiled for."""
-    return library().variant
+    """The kind of processor that the kernels in use are compiled for; "" where none are."""
+    loaded = _load()
+    return loaded[0] if loaded else ""
 
 
 @cache
@@ -87,8 +88,8 @@ def library() -> ctypes.CDLL:
     loaded = _load()
     if loaded is None:
         raise UnsupportedKernel(f"no compiled CPU kernels: {unavailable()}")
-    loaded.tgi_start_threads(processor.usable_cores())
-    return loaded
+    loaded[1].tgi_start_threads(processor.usable_cores())
+    return loaded[1]
 
 
 def _path(variant: str) -> Path:
@@ -96,13 +97,13 @@ def _path(variant: str) -> Path:
 
 
 @cache
-def _load() -> ctypes.CDLL | None:
+def _load() -> tuple[str, ctypes.CDLL] | None:
+    """The first variant that is compiled and runs here."""
     for variant in processor.variants():
         if _path(variant).is_file():
             loaded = ctypes.CDLL(str(_path(variant)))
             if loaded.tgi_usable():
                 for name, (result, *arguments) in _SIGNATURES.items():
                     getattr(loaded, name).restype, getattr(loaded, name).argtypes = result, arguments
-                loaded.variant = variant
-                return loaded
+                return variant, loaded
     return None
