@@ -183,6 +183,17 @@ def test_sigterm_while_loading_exits_with_0(start):
     assert process.wait(5) == 0
 
 
+@pytest.mark.parametrize("delay_s", [0.15, 0.3, 0.45, 0.6])
+def test_sigterm_at_any_moment_of_the_start_exits_with_0(start, delay_s):
+    process = start({"load_s": 30})
+    time.sleep(delay_s)
+    engines = children(process.pid)
+    process.send_signal(signal.SIGTERM)
+    status = process.wait(5)
+    assert status == 0 or not engines
+    assert not any(is_alive(engine) for engine in engines)
+
+
 def test_the_front_is_small_and_has_no_torch(start):
     process = start()
     wait_for_line(process, "Ready")

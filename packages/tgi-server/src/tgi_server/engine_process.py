@@ -93,6 +93,11 @@ class EngineProcess:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
+    def abandon(self) -> None:
+        """Kill it and remove its sockets, without tidying up this process, which is about to end."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def close(self, patience_s: float = 0.0) -> None:
         """Close its standard input, wait `patience_s`, kill it, and remove the sockets."""
         if self._process.stdin is not None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import os
 import signal
 import socket
 from functools import partial
@@ -52,22 +52,21 @@ def launch(loaded: Loaded, *, engine_module: str = ENGINE_MODULE) -> None:
     """
     settings = loaded.settings
     listener = listen(settings)
+    engine = None
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        """A signal before the event loop heeds them: nothing is being served, so leave."""
+        if engine is not None:
+            engine.abandon()
+        os._exit(0)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave)
-    config = engine_config(settings)
-    spawn = partial(EngineProcess, config, engine_module)
+        signal.signal(number, leave)
+    spawn = partial(EngineProcess, engine_config(settings), engine_module)
     engine = spawn()
     try:
-        from tgi_server.serving import run
+        from tgi_server.serving import run  # while this imports, the engine loads
 
         run(loaded, listener, engine, spawn)
-    except BaseException:
-        with contextlib.suppress(Exception):
-            engine.kill()
-            engine.close()
-        raise
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    """A signal before the event loop runs: nothing is being served, so leave."""
-    raise SystemExit(0)
+    finally:
+        engine.abandon()

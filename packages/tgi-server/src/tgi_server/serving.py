@@ -128,7 +128,7 @@ class Serving:
     def _on_signal(self, number: int) -> None:
         self._stop_signals += 1
         if self._stop_signals > 1:
-            self.supervisor.kill_now()
+            self.supervisor.abandon_engine()
             os._exit(EXIT_SECOND_SIGNAL)
         log.info("signal received, starting graceful shutdown", signal=signal.Signals(number).name)
         self.stop()
@@ -197,11 +197,11 @@ def run(loaded: Loaded, listener: socket.socket, engine: EngineProcess, spawn: C
     logs.configure(json_output=loaded.settings.json_output, level=loaded.settings.log_level)
     for note in loaded.notes:
         log.warning(note)
-    log.info("Listening", url=_url(listener))
 
     async def serve() -> None:
         serving = Serving(loaded, listener, engine, spawn)
         serving.heed_signals()
+        log.info("Listening", url=_url(listener))
         _leave(await serving.run())
 
     uvloop.run(serve())

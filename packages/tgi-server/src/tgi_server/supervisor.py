@@ -125,9 +125,9 @@ class Supervisor:
             self._process.send(Shutdown())
         self._process.close(patience_s)
 
-    def kill_now(self) -> None:
+    def abandon_engine(self) -> None:
         """End the engine without ceremony, on the way out of this process."""
-        self._process.kill()
+        self._process.abandon()
 
     def _backoff(self) -> float | None:
         now = time.monotonic()
