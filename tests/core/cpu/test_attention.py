@@ -8,6 +8,7 @@ from tgi_core.attention.base import AttentionSpec, StepInput
 from tgi_core.attention.reference import ReferenceAttention
 from tgi_core.cpu import native
 from tgi_core.cpu.attention import CpuAttention
+from tgi_core.cpu.attention import supports as native_attention_supports
 from tgi_core.cpu.torch_attention import TorchAttention, supports
 from tgi_core.kernels.ops import KernelQuery
 
@@ -66,34 +67,48 @@ def test_equals_the_reference(backend_type, spec, steps):
     query = KernelQuery(device="cpu", dtype="float32", head_size=16, block_size=16, soft_cap=bool(spec.soft_cap))
     if backend_type is TorchAttention and supports(query):
         pytest.skip(supports(query))
-    expected = run(ReferenceAttention, spec, steps, "float32", 16)
-    torch.testing.assert_close(run(backend_type, spec, steps, "float32", 16), expected, rtol=1e-5, atol=1e-5)
+    expected = run(ReferenceAttention, spec, steps, "float32", 32)
+    torch.testing.assert_close(run(backend_type, spec, steps, "float32", 32), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("backend_type", BACKENDS)
-@pytest.mark.parametrize("block_size", [16, 32, 64])
-def test_bfloat16_is_as_near_as_its_precision(backend_type, block_size):
-    spec = AttentionSpec(heads=6, kv_heads=2, head_size=64, scale=0.125)
+@pytest.mark.parametrize("block_size", [32, 64])
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_bfloat16_is_as_near_as_its_precision(backend_type, spec, block_size):
+    spec = AttentionSpec(scale=spec["head_size"] ** -0.5, **spec)
+    if backend_type is TorchAttention and spec.soft_cap:
+        pytest.skip("PyTorch's scaled_dot_product_attention has no soft cap")
     steps = STEPS["chunks beside decodes"]
     expected = run(ReferenceAttention, spec, steps, "bfloat16", block_size)
     torch.testing.assert_close(run(backend_type, spec, steps, "bfloat16", block_size), expected, rtol=2e-2, atol=1e-2)
 
 
-@needs_native
-def test_stale_garbage_in_unused_cache_positions_does_not_leak():
+@pytest.mark.parametrize("backend_type", BACKENDS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_a_poisoned_sequence_left_in_a_block_does_not_leak_into_the_next(backend_type, dtype):
     spec = AttentionSpec(heads=2, kv_heads=1, head_size=16, scale=1.0)
-    backend = CpuAttention(KernelQuery(device="cpu", dtype="float32", head_size=16, block_size=16))
+    backend = backend_type(KernelQuery(device="cpu", dtype=dtype, head_size=16, block_size=32))
     layer = backend.add_layer(spec)
     backend.allocate(2)
-    for tensor in backend._tensors:
-        tensor.fill_(float("nan"))
-    step = StepInput(np.array([0, 3], np.int32), np.array([3], np.int32), np.array([[1]], np.int32))
-    qkv = torch.randn(3, 4, 16)
-    assert not backend.forward(layer, *qkv.split((2, 1, 1), dim=1), backend.prepare(step)).isnan().any()
+
+    def run(tokens, fill=None):
+        step = StepInput(np.array([0, tokens], np.int32), np.array([tokens], np.int32), np.array([[1]], np.int32))
+        qkv = torch.randn(tokens, 4, 16) if fill is None else torch.full((tokens, 4, 16), fill)
+        q, k, v = qkv.to(getattr(torch, dtype)).split((2, 1, 1), dim=1)
+        return backend.forward(layer, q, k, v, backend.prepare(step))
+
+    assert run(32, fill=float("nan")).isnan().all()
+    assert not run(3).isnan().any()
 
 
 @needs_native
 def test_block_bytes_counts_padding_of_odd_heads():
-    backend = CpuAttention(KernelQuery(device="cpu", dtype="bfloat16", head_size=40, block_size=16))
+    backend = CpuAttention(KernelQuery(device="cpu", dtype="bfloat16", head_size=40, block_size=32))
     backend.add_layer(AttentionSpec(heads=2, kv_heads=2, head_size=40, scale=1.0))
-    assert backend.block_bytes() == 2 * 2 * 48 * 16 * 2
+    assert backend.block_bytes() == 2 * 2 * 64 * 32 * 2
+
+
+@needs_native
+def test_blocks_that_the_kernel_cannot_cut_into_tiles_are_refused():
+    query = KernelQuery(device="cpu", dtype="float32", head_size=64, block_size=16)
+    assert "multiple of 32" in native_attention_supports(query)

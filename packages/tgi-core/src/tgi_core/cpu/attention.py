@@ -10,11 +10,19 @@ import torch
 from torch import Tensor
 
 from tgi_core.attention.base import AttentionBackend, AttentionSpec, Int32Array, StepInput
+from tgi_core.cpu import kernels
 from tgi_core.cpu.native import Layer, Step, library
 from tgi_core.kernels.ops import KernelQuery
 
-VECTOR = 16  #: floats that the kernel handles at a time
+TILE = 32  #: features, and tokens of a block, that the kernel handles at a time
 TILE_ROWS = 32  #: query rows (tokens x heads of a group) that share a pass over keys and values
+
+
+def supports(query: KernelQuery) -> str:
+    """Why this backend cannot serve a model."""
+    if query.block_size % TILE:
+        return f"takes blocks of a multiple of {TILE} tokens, not {query.block_size}"
+    return kernels.supports(query)
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,7 @@ class _Metadata:
 
 
 class CpuAttention(AttentionBackend):
-    """Keys are stored transposed, values as they are; both padded to whole vectors."""
+    """Keys and values lie as the kernel's matrix product takes them, heads padded to whole tiles."""
 
     def __init__(self, query: KernelQuery) -> None:
         self.block_size = query.block_size
@@ -118,7 +126,7 @@ def lazy_zeros(elements: int, dtype: torch.dtype) -> Tensor:
 
 
 def _padded(size: int) -> int:
-    return -(-size // VECTOR) * VECTOR
+    return -(-size // TILE) * TILE
 
 
 def _tiles(lengths: Int32Array, tile_tokens: int) -> tuple[Int32Array, Int32Array]:

@@ -15,7 +15,7 @@ class CpuBackend(DeviceBackend):
     """Works while it is called; memory is the host's."""
 
     capabilities = Capabilities(
-        block_sizes=(32, 16, 64),
+        block_sizes=(32, 64),
         dtypes=_BEST_FIRST,
         prefill_tokens=512,
         batch_size=64,

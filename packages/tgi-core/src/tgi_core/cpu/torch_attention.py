@@ -24,6 +24,7 @@ class _Batch:
     rows: Tensor  #: [B, Q] rows of q; padding repeats row 0
     real: Tensor  #: [B, Q] bool
     blocks: Tensor  #: [B, S / block_size]
+    unused: Tensor  #: [B, S, 1, 1] bool; what lies there may be anything, NaN too
     distance: Tensor  #: [B, Q, S] key position minus query position
 
 
@@ -77,7 +78,8 @@ class TorchAttention(AttentionBackend):
         used = torch.arange(width).unsqueeze(0) * self.block_size < total
         keys = torch.arange(width * self.block_size)
         position = torch.where(real, total - length + offset, 0)
-        return _Batch(rows, real, torch.where(used, tables[members, :width], 0), keys - position.unsqueeze(2))
+        blocks = torch.where(used, tables[members, :width], 0)
+        return _Batch(rows, real, blocks, (keys >= total)[..., None, None], keys - position.unsqueeze(2))
 
     def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, meta: _Metadata) -> Tensor:
         spec, (keys, values) = self.specs[layer], self.caches[layer]
@@ -87,14 +89,19 @@ class TorchAttention(AttentionBackend):
         for batch in meta.batches:
             padded = F.scaled_dot_product_attention(
                 q[batch.rows].transpose(1, 2),
-                keys[batch.blocks].flatten(1, 2).transpose(1, 2),
-                values[batch.blocks].flatten(1, 2).transpose(1, 2),
+                _gather(keys, batch),
+                _gather(values, batch),
                 attn_mask=_bias(spec, batch.distance, q.dtype),
                 scale=spec.scale,
                 enable_gqa=True,
             )
             out[batch.rows[batch.real]] = padded.transpose(1, 2)[batch.real]
         return out
+
+
+def _gather(cache: Tensor, batch: _Batch) -> Tensor:
+    """Keys or values of the padded batch: [B, Hkv, S, D]."""
+    return cache[batch.blocks].flatten(1, 2).masked_fill_(batch.unused, 0).transpose(1, 2)
 
 
 def _bias(spec: AttentionSpec, distance: Tensor, dtype: torch.dtype) -> Tensor:

@@ -43,7 +43,7 @@ KERNELS = (
         name="native",
         target=f"{_CPU}.attention:CpuAttention",
         device="cpu",
-        supports=f"{_CPU}.kernels:supports",
+        supports=f"{_CPU}.attention:supports",
         priority=10,
     ),
     KernelSpec(

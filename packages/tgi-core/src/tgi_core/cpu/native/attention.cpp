@@ -1,12 +1,12 @@
 // Attention over a paged KV cache: prefill, chunks, decodes and any mix of them.
 //
 // A work item is a tile of query tokens of one sequence with all query heads that share one KV head, so that each key
-// and value is read once per tile.  Keys are kept transposed, so that sixteen scores come out of one vector:
-//   keys   [blocks, kv_heads, pairs, block_size]  a "pair" is two neighbouring bf16 features, or one float
-//   values [blocks, kv_heads, block_size, padded_size]
-// Softmax is computed online (arXiv 1805.02867), block by block.
+// and value is read once per tile.  Both are kept as `product` takes them, two neighbours to a word where they are bf16:
+//   keys   [blocks, kv_heads, padded_size / 2, block_size]  words of two features
+//   values [blocks, kv_heads, block_size / 2, padded_size]  words of two tokens
+// Softmax is computed online (arXiv 1805.02867), a span of blocks at a time; with bf16 the weights are rounded to bf16.
 #include "pool.h"
-#include "vec.h"
+#include "product.h"
 #include <cmath>
 #include <vector>
 
@@ -29,133 +29,138 @@ struct Step {
     int64_t table_width, tiles, tokens, tile_tokens;
 };
 
-static const int ROWS = 8;  // query rows whose accumulators stay in registers
+static const int64_t SPAN = 128;  // keys between two updates of the softmax
 
-template <class T> struct Pair;
-template <> struct Pair<float> { static const int features = 1; };
-template <> struct Pair<bf16> { static const int features = 2; };
+template <class T> struct Word;  // what `product` reads: neighbours of T
+template <> struct Word<float> { typedef float type; static const int holds = 1; };
+template <> struct Word<bf16> { typedef uint32_t type; static const int holds = 2; };
 
-static inline v16 dot(v16 sum, const float *keys, const float *query) { return sum + load(keys) * *query; }
-static inline v16 dot(v16 sum, const uint32_t *keys, const uint32_t *query) {
-    u16x k; memcpy(&k, keys, 64);
-#if defined(__AVX512BF16__)
-    return (v16)_mm512_dpbf16_ps((__m512)sum, (__m512bh)k, (__m512bh)_mm512_set1_epi32(int(*query)));
-#else
-    uint32_t low = *query << 16, high = *query & 0xffff0000u;
-    float a, b; memcpy(&a, &low, 4); memcpy(&b, &high, 4);
-    return sum + (v16)(k << 16) * a + (v16)(k & 0xffff0000u) * b;
-#endif
+// Where feature d of the key at `at`, and of the value at `at`, lie within their block.
+template <class T> static inline int64_t key_index(int64_t d, int64_t at, int64_t block_size) {
+    const int holds = Word<T>::holds;
+    return (d / holds * block_size + at) * holds + d % holds;
+}
+template <class T> static inline int64_t value_index(int64_t d, int64_t at, int64_t size) {
+    const int holds = Word<T>::holds;
+    return (at / holds * size + d) * holds + at % holds;
 }
 
-// scores[r][0..block_size) = query[r] . keys, for `rows` <= ROWS rows
-template <int N, class W>
-static void score_rows(const W *query, const W *keys, int64_t pairs, int64_t block_size, float *scores) {
-    for (int64_t j = 0; j < block_size; j += 16) {
-        v16 sums[N];
-        for (int r = 0; r < N; r++) sums[r] = v16{};
-        for (int64_t d = 0; d < pairs; d++)
-            for (int r = 0; r < N; r++) sums[r] = dot(sums[r], keys + d * block_size + j, query + r * pairs + d);
-        for (int r = 0; r < N; r++) store(scores + r * block_size + j, sums[r]);
-    }
+// Blocks lie anywhere, so the processor cannot guess the next one.
+template <class T> static inline void prefetch(const T *block, int64_t elements) {
+    for (int64_t i = 0; i < elements; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(block + i, 0, 2);
 }
 
-// out[r] += weights[r] . values over the first `valid` keys of a block
-template <int N, class T>
-static void weigh_rows(const float *weights, const T *values, int64_t valid, int64_t block_size, int64_t size, float *out) {
-    for (int64_t d = 0; d < size; d += 16) {
-        v16 sums[N];
-        for (int r = 0; r < N; r++) sums[r] = load(out + r * size + d);
-        for (int64_t j = 0; j < valid; j++) {
-            v16 value = load(values + j * size + d);
-            for (int r = 0; r < N; r++) sums[r] += value * weights[r * block_size + j];
-        }
-        for (int r = 0; r < N; r++) store(out + r * size + d, sums[r]);
-    }
-}
-
-#define BY_ROWS(count, call)                                                                                         \
-    switch (count) {                                                                                                 \
-    case 1: call(1); break; case 2: call(2); break; case 3: call(3); break; case 4: call(4); break;                  \
-    case 5: call(5); break; case 6: call(6); break; case 7: call(7); break; default: call(8); break;                 \
-    }
-
-struct Scratch {
+template <class T> struct Scratch {
+    std::vector<T> query, weights, last_values;
     std::vector<float> scores, out, most, total;
-    std::vector<uint32_t> query;
 };
 
-template <class T, class W>
+static inline v16 tanh(v16 x) { return 1.0f - 2.0f / (exp(x * 2.0f) + 1.0f); }
+
+// What a row of scores needs besides the product.
+struct Mask {
+    float scale, soft_cap, slope;
+    int64_t from, to;     // keys of the span that the query sees
+    int64_t distance;     // position of the span's first key less the query's
+};
+
+// Scores of one query over `span` keys -> unnormalised weights; returns the new maximum, adds to `total`.
+template <bool PLAIN, class T>
+static float soften(float *scores, int64_t span, const Mask &mask, float most, float &total, T *weights) {
+    i16x lane;
+    for (int i = 0; i < 16; i++) lane[i] = i;
+    v16 best = splat(most);
+    for (int64_t j = 0; j < span; j += 16) {
+        v16 s = load(scores + j) * mask.scale;
+        if (!PLAIN) {
+            if (mask.soft_cap > 0) s = tanh(s / mask.soft_cap) * mask.soft_cap;
+            const i16x key = lane + int32_t(j);
+            s += mask.slope * __builtin_convertvector(key + int32_t(mask.distance), v16);
+            s = select((key >= int32_t(mask.from)) & (key < int32_t(mask.to)), s, splat(-INFINITY));
+        }
+        store(scores + j, s);
+        best = max(s, best);
+    }
+    const float now = max_of(best);
+    v16 sums = v16{};
+    for (int64_t j = 0; j < span; j += 16) {
+        v16 p = now == -INFINITY ? v16{} : exp(load(scores + j) - now);  // -INFINITY: no key seen yet
+        sums += p;
+        store(weights + j, p);
+    }
+    total = total * (most == now ? 1.0f : expf(most - now)) + sum(sums);
+    return now;
+}
+
+template <class T>
 static void attend_tile(const Layer &layer, const Step &step, const T *q, int64_t q_stride, T *out, int64_t tile,
-                        int64_t kv_head, Scratch &scratch) {
+                        int64_t kv_head) {
+    typedef typename Word<T>::type W;
+    const int holds = Word<T>::holds;
+    static thread_local Scratch<T> scratch;
     const int64_t group = layer.heads / layer.kv_heads, size = layer.padded_size, block_size = layer.block_size;
-    const int64_t pairs = size / Pair<T>::features;
     const int64_t sequence = step.tile_sequence[tile], first = step.tile_start[tile];
     const int64_t begin = step.query_starts[sequence], length = step.query_starts[sequence + 1] - begin;
-    const int64_t tokens = length - first < step.tile_tokens ? length - first : step.tile_tokens;
-    const int64_t rows = tokens * group;
+    const int64_t tokens = std::min(length - first, step.tile_tokens), rows = tokens * group;
     const int64_t position = step.context_lens[sequence] - length + first;  // of the tile's first token
     const int32_t *table = step.tables + sequence * step.table_width;
+    const int64_t block_elements = size * block_size, span_blocks = std::max<int64_t>(SPAN / block_size, 1);
+    const int64_t span_keys = span_blocks * block_size;
+    Tiles tiles;
 
-    scratch.query.assign(rows * pairs, 0);
-    scratch.scores.resize(rows * block_size);
+    scratch.query.assign(rows * size, T{});
+    scratch.scores.resize(rows * span_keys);
+    scratch.weights.resize(rows * span_keys);
     scratch.out.assign(rows * size, 0.0f);
     scratch.most.assign(rows, -INFINITY);
     scratch.total.assign(rows, 0.0f);
-    W *query = (W *)scratch.query.data();
     for (int64_t r = 0; r < rows; r++)
-        memcpy(query + r * pairs, q + (begin + first + r / group) * q_stride + (kv_head * group + r % group) * layer.head_size,
+        memcpy(&scratch.query[r * size],
+               q + (begin + first + r / group) * q_stride + (kv_head * group + r % group) * layer.head_size,
                layer.head_size * sizeof(T));
 
-    const int64_t last_key = position + tokens - 1;
+    const int64_t end_key = position + tokens;  // first key that nobody here sees
     const int64_t first_key = layer.window && position >= layer.window ? position - layer.window + 1 : 0;
-    for (int64_t index = first_key / block_size; index <= last_key / block_size; index++) {
-        const int64_t block = table[index], base = index * block_size;
-        const W *keys = (const W *)layer.keys + (block * layer.kv_heads + kv_head) * pairs * block_size;
-        const T *values = (const T *)layer.values + (block * layer.kv_heads + kv_head) * block_size * size;
-        const int64_t valid = last_key + 1 - base < block_size ? last_key + 1 - base : block_size;
-        float *scores = scratch.scores.data();
-        for (int64_t r = 0; r < rows; r += ROWS) {
-#define CALL(N) score_rows<N>(query + r * pairs, keys, pairs, block_size, scores + r * block_size)
-            BY_ROWS(rows - r, CALL)
-#undef CALL
+    const int64_t end_block = (end_key + block_size - 1) / block_size;
+    for (int64_t block = first_key / block_size; block < end_block; block += span_blocks) {
+        const int64_t blocks = std::min(span_blocks, end_block - block), keys = blocks * block_size;
+        const int64_t base = block * block_size;
+        for (int64_t b = 0; b < blocks; b++) {
+            const int64_t place = (table[block + b] * layer.kv_heads + kv_head) * block_elements;
+            const T *from = (const T *)layer.keys + place;
+            prefetch((const T *)layer.values + place, block_elements);
+            product(tiles, rows, (const W *)scratch.query.data(), size / holds, (const W *)from, block_size, 16,
+                    size / holds, scratch.scores.data() + b * block_size, span_keys, block_size, false);
         }
         for (int64_t r = 0; r < rows; r++) {
-            float *row = scores + r * block_size;
             const int64_t own = position + r / group;  // the query's position
-            int64_t to = own + 1 - base, from = layer.window ? own + 1 - layer.window - base : 0;
-            to = to < 0 ? 0 : to > block_size ? block_size : to;
-            from = from < 0 ? 0 : from > to ? to : from;
-            const float slope = layer.alibi ? layer.alibi[kv_head * group + r % group] : 0.0f;
-            float most = scratch.most[r];
-            for (int64_t j = from; j < to; j++) {
-                float s = row[j] * layer.scale;
-                if (layer.soft_cap > 0) s = layer.soft_cap * tanhf(s / layer.soft_cap);
-                s += slope * float(base + j - own);
-                row[j] = s;
-                most = s > most ? s : most;
+            Mask mask{layer.scale, layer.soft_cap, layer.alibi ? layer.alibi[kv_head * group + r % group] : 0.0f, 0,
+                      std::min(own + 1 - base, keys), base - own};
+            if (layer.window) mask.from = std::max<int64_t>(own + 1 - layer.window - base, 0);
+            const bool plain = !layer.alibi && !(layer.soft_cap > 0) && mask.from <= 0 && mask.to == keys;
+            float *scores = &scratch.scores[r * span_keys], most = scratch.most[r];
+            T *weights = &scratch.weights[r * span_keys];
+            scratch.most[r] = plain ? soften<true>(scores, keys, mask, most, scratch.total[r], weights)
+                                    : soften<false>(scores, keys, mask, most, scratch.total[r], weights);
+            if (most != -INFINITY && most != scratch.most[r]) {
+                const float fade = expf(most - scratch.most[r]);
+                for (int64_t d = 0; d < size; d += 16) store(&scratch.out[r * size + d], load(&scratch.out[r * size + d]) * fade);
             }
-            for (int64_t j = 0; j < from; j++) row[j] = -INFINITY;
-            for (int64_t j = to; j < block_size; j++) row[j] = -INFINITY;
-            if (most == -INFINITY) {  // no key seen yet
-                for (int64_t j = 0; j < block_size; j++) row[j] = 0.0f;
-                continue;
-            }
-            v16 total = v16{};
-            for (int64_t j = 0; j < block_size; j += 16) {
-                v16 p = exp(load(row + j) - most);
-                store(row + j, p);
-                total += p;
-            }
-            const float fade = scratch.most[r] == most ? 1.0f : expf(scratch.most[r] - most);
-            scratch.most[r] = most;
-            scratch.total[r] = scratch.total[r] * fade + sum(total);
-            if (fade != 1.0f)
-                for (int64_t d = 0; d < size; d++) scratch.out[r * size + d] *= fade;
         }
-        for (int64_t r = 0; r < rows; r += ROWS) {
-#define CALL(N) weigh_rows<N>(scores + r * block_size, values, valid, block_size, size, scratch.out.data() + r * size)
-            BY_ROWS(rows - r, CALL)
-#undef CALL
+        for (int64_t b = 0; b < blocks; b++) {
+            const T *from = (const T *)layer.values + (table[block + b] * layer.kv_heads + kv_head) * block_elements;
+            if (block + span_blocks + b < end_block)
+                prefetch((const T *)layer.keys + (table[block + span_blocks + b] * layer.kv_heads + kv_head) * block_elements,
+                         block_elements);
+            const int64_t valid = end_key - base - b * block_size;
+            if (valid < block_size) {  // what lies behind the last key may be anything, NaN too
+                scratch.last_values.assign(from, from + block_elements);
+                for (int64_t at = valid; at < block_size; at++)
+                    for (int64_t d = 0; d < size; d++) scratch.last_values[value_index<T>(d, at, size)] = T{};
+                from = scratch.last_values.data();
+            }
+            product(tiles, rows, (const W *)scratch.weights.data() + b * block_size / holds, span_keys / holds,
+                    (const W *)from, size, 16, block_size / holds, scratch.out.data(), size, size, true);
         }
     }
     for (int64_t r = 0; r < rows; r++) {
@@ -165,41 +170,38 @@ static void attend_tile(const Layer &layer, const Step &step, const T *q, int64_
     }
 }
 
-template <class T, class W>
+template <class T>
 static void store_token(const Layer &layer, const Step &step, const T *k, const T *v, int64_t token) {
-    const int features = Pair<T>::features;
     const int64_t size = layer.padded_size, block_size = layer.block_size;
     const int64_t sequence = step.token_sequence[token];
     const int64_t position = step.context_lens[sequence] - step.query_starts[sequence + 1] + token;
     const int64_t block = step.tables[sequence * step.table_width + position / block_size], at = position % block_size;
     for (int64_t h = 0; h < layer.kv_heads; h++) {
         T *keys = (T *)layer.keys + (block * layer.kv_heads + h) * size * block_size;
-        T *values = (T *)layer.values + ((block * layer.kv_heads + h) * block_size + at) * size;
-        for (int64_t d = 0; d < layer.head_size; d++)
-            keys[(d / features * block_size + at) * features + d % features] = k[h * layer.head_size + d];
-        memcpy(values, v + h * layer.head_size, layer.head_size * sizeof(T));
+        T *values = (T *)layer.values + (block * layer.kv_heads + h) * size * block_size;
+        for (int64_t d = 0; d < layer.head_size; d++) {
+            keys[key_index<T>(d, at, block_size)] = k[h * layer.head_size + d];
+            values[value_index<T>(d, at, size)] = v[h * layer.head_size + d];
+        }
     }
 }
 
-template <class T, class W>
+template <class T>
 static void attend(const Layer &layer, const Step &step, const T *q, int64_t q_stride, const T *k, int64_t k_stride,
                    const T *v, int64_t v_stride, T *out) {
     in_pieces(step.tokens, layer.kv_heads * layer.padded_size * 2,
-              [&](int64_t t) { store_token<T, W>(layer, step, k + t * k_stride, v + t * v_stride, t); });
+              [&](int64_t t) { store_token(layer, step, k + t * k_stride, v + t * v_stride, t); });
     const int64_t items = step.tiles * layer.kv_heads;
     parallel_for(items, [&](int64_t index) {
-        static thread_local Scratch scratch;
         const int64_t item = items - 1 - index;  // a prompt's last tiles are the longest
-        attend_tile<T, W>(layer, step, q, q_stride, out, item / layer.kv_heads, item % layer.kv_heads, scratch);
+        attend_tile(layer, step, q, q_stride, out, item / layer.kv_heads, item % layer.kv_heads);
     });
 }
 
 extern "C" void tgi_paged_attention(const Layer *layer, const Step *step, const void *q, int64_t q_stride, const void *k,
                                     int64_t k_stride, const void *v, int64_t v_stride, void *out) {
     if (layer->is_bf16)
-        attend<bf16, uint32_t>(*layer, *step, (const bf16 *)q, q_stride, (const bf16 *)k, k_stride, (const bf16 *)v,
-                               v_stride, (bf16 *)out);
+        attend(*layer, *step, (const bf16 *)q, q_stride, (const bf16 *)k, k_stride, (const bf16 *)v, v_stride, (bf16 *)out);
     else
-        attend<float, float>(*layer, *step, (const float *)q, q_stride, (const float *)k, k_stride, (const float *)v,
-                             v_stride, (float *)out);
+        attend(*layer, *step, (const float *)q, q_stride, (const float *)k, k_stride, (const float *)v, v_stride, (float *)out);
 }

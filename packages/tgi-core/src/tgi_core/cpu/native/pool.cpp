@@ -69,6 +69,8 @@ extern "C" void tgi_start_threads(int threads) {
     for (; pool->workers < threads - 1; pool->workers++) std::thread([] { pool->worker(); }).detach();
 }
 
+int threads() { return pool->workers + 1; }
+
 void parallel_for(int64_t items, void (*body)(void *, int64_t), void *context) {
     std::unique_lock<std::mutex> lock(pool->one_job, std::try_to_lock);
     if (items > 1 && pool->workers > 0 && lock.owns_lock()) {

@@ -13,6 +13,15 @@ template <class F> static inline void parallel_for(int64_t items, F &&body) {
     parallel_for(items, [](void *context, int64_t item) { (*(F *)context)(item); }, (void *)&body);
 }
 
+// Threads that work, the caller's included.
+int threads();
+
+// `work` cut into `parts`, at least one and at most `most` of it each.
+static inline int64_t pieces(int64_t work, int64_t parts, int64_t most) {
+    const int64_t each = work / parts;
+    return each < 1 ? 1 : each > most ? most : each;
+}
+
 // Call body(row) for every row of `width` elements: in pieces worth a thread's while, or here if there is little to do.
 template <class F> static inline void in_pieces(int64_t rows, int64_t width, F &&body) {
     const int64_t grain = 16384 / width + 1, items = (rows + grain - 1) / grain;

@@ -1,0 +1,167 @@
+// The one matrix product: c (+)= a . b, in float32, for linear layers and for attention alike.
+//
+// a [rows, pairs]      words of two neighbouring bf16 (or of one float), rows `a_stride` words apart
+// b [pairs, columns]   words; its column tiles of 16 start `b_tile` words apart, their rows `b_stride`
+// c [rows, columns]    floats, rows `c_stride` apart; columns is a multiple of 16
+//
+// With AMX `pairs` is a multiple of 16: 32 bf16.
+#pragma once
+#include "vec.h"
+#include <algorithm>
+
+#if defined(__AMX_BF16__)
+
+struct alignas(64) TileConfig {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t bytes[16] = {};
+    uint8_t rows[16] = {};
+};
+
+// A thread's tile registers while it works on an item; oneDNN uses them too, so they are given back.
+// Tiles 0..3: c of row halves 0 and 1 by columns 0 and 1; 4, 5: a; 6, 7: b.
+struct Tiles {
+    int64_t rows = 0;
+
+    void configure(int64_t wanted) {
+        if (rows == wanted) return;
+        rows = wanted;
+        const int64_t top = rows < 16 ? rows : 16, bottom = rows - top;
+        const int64_t heights[8] = {top, top, bottom, bottom, top, bottom, 16, 16};
+        TileConfig config;
+        for (int i = 0; i < 8; i++) config.bytes[i] = heights[i] ? 64 : 0, config.rows[i] = uint8_t(heights[i]);
+        _tile_loadconfig(&config);
+    }
+    ~Tiles() {
+        if (rows) _tile_release();
+    }
+};
+
+// Up to 32 rows by 16 or 32 columns.
+template <bool WIDE>
+static inline void product_block(bool bottom, const uint32_t *a, int64_t a_stride, const uint32_t *b, int64_t b_stride,
+                                 int64_t b_tile, int64_t pairs, float *c, int64_t c_stride, bool add) {
+    float *lower = c + 16 * c_stride;
+    if (add) {
+        _tile_loadd(0, c, c_stride * 4);
+        if (WIDE) _tile_loadd(1, c + 16, c_stride * 4);
+        if (bottom) _tile_loadd(2, lower, c_stride * 4);
+        if (bottom && WIDE) _tile_loadd(3, lower + 16, c_stride * 4);
+    } else {
+        _tile_zero(0);
+        if (WIDE) _tile_zero(1);
+        if (bottom) _tile_zero(2);
+        if (bottom && WIDE) _tile_zero(3);
+    }
+    for (int64_t k = 0; k < pairs; k += 16) {
+        _tile_loadd(6, b + k * b_stride, b_stride * 4);
+        if (WIDE) _tile_loadd(7, b + b_tile + k * b_stride, b_stride * 4);
+        _tile_loadd(4, a + k, a_stride * 4);
+        _tile_dpbf16ps(0, 4, 6);
+        if (WIDE) _tile_dpbf16ps(1, 4, 7);
+        if (bottom) {
+            _tile_loadd(5, a + 16 * a_stride + k, a_stride * 4);
+            _tile_dpbf16ps(2, 5, 6);
+            if (WIDE) _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+    _tile_stored(0, c, c_stride * 4);
+    if (WIDE) _tile_stored(1, c + 16, c_stride * 4);
+    if (bottom) _tile_stored(2, lower, c_stride * 4);
+    if (bottom && WIDE) _tile_stored(3, lower + 16, c_stride * 4);
+}
+
+static inline void product(Tiles &tiles, int64_t rows, const uint32_t *a, int64_t a_stride, const uint32_t *b,
+                           int64_t b_stride, int64_t b_tile, int64_t pairs, float *c, int64_t c_stride, int64_t columns,
+                           bool add) {
+    for (int64_t r = 0; r < rows; r += 32) {
+        const int64_t count = std::min<int64_t>(rows - r, 32);
+        tiles.configure(count);
+        for (int64_t n = 0; n < columns; n += 32) {
+            const uint32_t *from = b + n / 16 * b_tile;
+            float *to = c + r * c_stride + n;
+            if (columns - n > 16)
+                product_block<true>(count > 16, a + r * a_stride, a_stride, from, b_stride, b_tile, pairs, to, c_stride, add);
+            else
+                product_block<false>(count > 16, a + r * a_stride, a_stride, from, b_stride, b_tile, pairs, to, c_stride, add);
+        }
+    }
+}
+
+#else
+
+struct Tiles {};
+
+static inline v16 multiply_add(v16 sum, const uint32_t *b, const uint32_t *a) {
+    u16x v; memcpy(&v, b, 64);
+#if defined(__AVX512BF16__)
+    return (v16)_mm512_dpbf16_ps((__m512)sum, (__m512bh)v, (__m512bh)_mm512_set1_epi32(int(*a)));
+#else
+    const uint32_t low = *a << 16, high = *a & 0xffff0000u;
+    float f, g; memcpy(&f, &low, 4); memcpy(&g, &high, 4);
+    return sum + (v16)(v << 16) * f + (v16)(v & 0xffff0000u) * g;
+#endif
+}
+
+#endif
+
+static inline v16 multiply_add(v16 sum, const float *b, const float *a) { return sum + load(b) * *a; }
+
+// N rows by up to two column tiles, in vector registers.
+template <int N, bool WIDE, class W>
+static inline void product_rows(const W *a, int64_t a_stride, const W *b, int64_t b_stride, int64_t b_tile,
+                                int64_t pairs, float *c, int64_t c_stride, bool add) {
+    v16 left[N], right[N];
+    for (int r = 0; r < N; r++) {
+        left[r] = add ? load(c + r * c_stride) : v16{};
+        right[r] = add && WIDE ? load(c + r * c_stride + 16) : v16{};
+    }
+    for (int64_t k = 0; k < pairs; k++)
+        for (int r = 0; r < N; r++) {
+            left[r] = multiply_add(left[r], b + k * b_stride, a + r * a_stride + k);
+            if (WIDE) right[r] = multiply_add(right[r], b + b_tile + k * b_stride, a + r * a_stride + k);
+        }
+    for (int r = 0; r < N; r++) {
+        store(c + r * c_stride, left[r]);
+        if (WIDE) store(c + r * c_stride + 16, right[r]);
+    }
+}
+
+template <int N, class W>
+static inline void product_columns(const W *a, int64_t a_stride, const W *b, int64_t b_stride, int64_t b_tile,
+                                   int64_t pairs, float *c, int64_t c_stride, int64_t columns, bool add) {
+    int64_t n = 0;
+    for (; n + 32 <= columns; n += 32)
+        product_rows<N, true>(a, a_stride, b + n / 16 * b_tile, b_stride, b_tile, pairs, c + n, c_stride, add);
+    if (n < columns)
+        product_rows<N, false>(a, a_stride, b + n / 16 * b_tile, b_stride, b_tile, pairs, c + n, c_stride, add);
+}
+
+template <class W>
+static inline void product_in_registers(int64_t rows, const W *a, int64_t a_stride, const W *b, int64_t b_stride,
+                                        int64_t b_tile, int64_t pairs, float *c, int64_t c_stride, int64_t columns,
+                                        bool add) {
+    for (int64_t r = 0; r < rows;) {
+        const W *from = a + r * a_stride;
+        float *to = c + r * c_stride;
+        const int64_t left = rows - r;
+        const int step = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+        if (step == 8) product_columns<8>(from, a_stride, b, b_stride, b_tile, pairs, to, c_stride, columns, add);
+        else if (step == 4) product_columns<4>(from, a_stride, b, b_stride, b_tile, pairs, to, c_stride, columns, add);
+        else if (step == 2) product_columns<2>(from, a_stride, b, b_stride, b_tile, pairs, to, c_stride, columns, add);
+        else product_columns<1>(from, a_stride, b, b_stride, b_tile, pairs, to, c_stride, columns, add);
+        r += step;
+    }
+}
+
+static inline void product(Tiles &, int64_t rows, const float *a, int64_t a_stride, const float *b, int64_t b_stride,
+                           int64_t b_tile, int64_t pairs, float *c, int64_t c_stride, int64_t columns, bool add) {
+    product_in_registers(rows, a, a_stride, b, b_stride, b_tile, pairs, c, c_stride, columns, add);
+}
+
+#if !defined(__AMX_BF16__)
+static inline void product(Tiles &, int64_t rows, const uint32_t *a, int64_t a_stride, const uint32_t *b,
+                           int64_t b_stride, int64_t b_tile, int64_t pairs, float *c, int64_t c_stride, int64_t columns,
+                           bool add) {
+    product_in_registers(rows, a, a_stride, b, b_stride, b_tile, pairs, c, c_stride, columns, add);
+}
+#endif
