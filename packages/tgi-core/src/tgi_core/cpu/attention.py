@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from ctypes import byref
 from dataclasses import dataclass
 
@@ -41,7 +43,8 @@ class CpuAttention(AttentionBackend):
         self.dtype: torch.dtype = getattr(torch, query.dtype)
         self.specs: list[AttentionSpec] = []
         self._layers: list[Layer] = []
-        self._tensors: list[Tensor] = []
+        self._slopes: list[Tensor] = []
+        self._cache = torch.empty(0, dtype=torch.uint8)
         self._groups: set[int] = set()
 
     def add_layer(self, spec: AttentionSpec) -> int:
@@ -50,34 +53,40 @@ class CpuAttention(AttentionBackend):
         return len(self.specs) - 1
 
     def block_bytes(self) -> int:
-        return sum(2 * spec.kv_heads * _padded(spec.head_size) for spec in self.specs) * (
-            self.block_size * self.dtype.itemsize
-        )
+        return sum(2 * self._elements(spec) for spec in self.specs) * self.dtype.itemsize
+
+    def _elements(self, spec: AttentionSpec) -> int:
+        """Of one block's keys, or values, in one layer."""
+        return spec.kv_heads * self.block_size * _padded(spec.head_size)
 
     def allocate(self, num_blocks: int) -> None:
-        """Pages are touched, and so resident, only once blocks are used."""
-        self._layers, self._tensors = [], []
+        """A block of all layers lies together, so that memory is taken as blocks are used."""
+        stride = self.block_bytes()
+        self._cache = lazy_zeros(num_blocks * stride)
+        self._layers, self._slopes = [], []
+        keys = self._cache.data_ptr()
         for spec in self.specs:
-            elements = num_blocks * spec.kv_heads * self.block_size * _padded(spec.head_size)
-            keys, values = (lazy_zeros(elements, self.dtype) for _ in range(2))
+            values = keys + self._elements(spec) * self.dtype.itemsize
             slopes = torch.tensor(spec.alibi_slopes or (), dtype=torch.float32)
-            self._tensors += [keys, values, slopes]
+            self._slopes.append(slopes)
             self._layers.append(
                 Layer(
-                    keys=keys.data_ptr(),
-                    values=values.data_ptr(),
+                    keys=keys,
+                    values=values,
                     alibi=slopes.data_ptr() if spec.alibi_slopes else None,
                     heads=spec.heads,
                     kv_heads=spec.kv_heads,
                     head_size=spec.head_size,
                     padded_size=_padded(spec.head_size),
                     block_size=self.block_size,
+                    block_stride=stride // self.dtype.itemsize,
                     window=spec.window or 0,
                     is_bf16=self.dtype is torch.bfloat16,
                     scale=spec.scale,
                     soft_cap=spec.soft_cap or 0.0,
                 )
             )
+            keys = values + self._elements(spec) * self.dtype.itemsize
 
     def prepare(self, step: StepInput) -> _Metadata:
         tables = np.ascontiguousarray(step.block_tables)
@@ -120,9 +129,13 @@ class CpuAttention(AttentionBackend):
         return out
 
 
-def lazy_zeros(elements: int, dtype: torch.dtype) -> Tensor:
-    """Zeros whose pages take no memory until they are written: NumPy asks the system for them, PyTorch fills them."""
-    return torch.from_numpy(np.zeros(elements * dtype.itemsize, dtype=np.uint8)).view(dtype)
+def lazy_zeros(size_bytes: int) -> Tensor:
+    """Zeros [size_bytes] of uint8 that take no memory until they are written, then huge pages where there are any."""
+    pages = mmap.mmap(-1, size_bytes)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(pages, dtype=torch.uint8)
 
 
 def _padded(size: int) -> int:

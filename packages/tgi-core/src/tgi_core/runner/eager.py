@@ -45,7 +45,7 @@ class EagerRunner(Runner):
                 log.exception("a step of one row failed")
                 return [RowResult(rows[0].sequence_id, error=f"{type(error).__name__}: {error}")]
             log.warning("a step of %d rows failed (%s); running them one by one", len(rows), error)
-            return [result for row in rows for result in self._run_or_isolate((row,))]
+        return [result for row in rows for result in self._run_or_isolate((row,))]
 
     def _run(self, rows: tuple[Row, ...]) -> list[RowResult]:
         step = self.slots.step_input(rows)

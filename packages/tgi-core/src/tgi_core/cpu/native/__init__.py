@@ -27,6 +27,7 @@ class Layer(Structure):
         ("head_size", c_int64),
         ("padded_size", c_int64),
         ("block_size", c_int64),
+        ("block_stride", c_int64),
         ("window", c_int64),
         ("is_bf16", c_int64),
         ("scale", c_float),

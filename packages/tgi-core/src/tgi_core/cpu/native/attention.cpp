@@ -2,8 +2,9 @@
 //
 // A work item is a tile of query tokens of one sequence with all query heads that share one KV head, so that each key
 // and value is read once per tile.  Both are kept as `product` takes them, two neighbours to a word where they are bf16:
-//   keys   [blocks, kv_heads, padded_size / 2, block_size]  words of two features
-//   values [blocks, kv_heads, block_size / 2, padded_size]  words of two tokens
+//   keys   [kv_heads, padded_size / 2, block_size]  words of two features
+//   values [kv_heads, block_size / 2, padded_size]  words of two tokens
+// A block holds the keys and values of one layer after the other.
 // Softmax is computed online (arXiv 1805.02867), a span of blocks at a time; with bf16 the weights are rounded to bf16.
 #include "pool.h"
 #include "product.h"
@@ -14,6 +15,7 @@ struct Layer {
     void *keys, *values;
     const float *alibi;  // [heads] or null
     int64_t heads, kv_heads, head_size, padded_size, block_size;
+    int64_t block_stride;  // elements from one block to the next; between them lie those of other layers
     int64_t window;      // keys a query sees, itself included; 0 = all
     int64_t is_bf16;
     float scale, soft_cap;  // 0 = none
@@ -126,7 +128,7 @@ static void attend_tile(const Layer &layer, const Step &step, const T *q, int64_
         const int64_t blocks = std::min(span_blocks, end_block - block), keys = blocks * block_size;
         const int64_t base = block * block_size;
         for (int64_t b = 0; b < blocks; b++) {
-            const int64_t place = (table[block + b] * layer.kv_heads + kv_head) * block_elements;
+            const int64_t place = table[block + b] * layer.block_stride + kv_head * block_elements;
             const T *from = (const T *)layer.keys + place;
             prefetch((const T *)layer.values + place, block_elements);
             product(tiles, rows, (const W *)scratch.query.data(), size / holds, (const W *)from, block_size, 16,
@@ -148,10 +150,10 @@ static void attend_tile(const Layer &layer, const Step &step, const T *q, int64_
             }
         }
         for (int64_t b = 0; b < blocks; b++) {
-            const T *from = (const T *)layer.values + (table[block + b] * layer.kv_heads + kv_head) * block_elements;
-            if (block + span_blocks + b < end_block)
-                prefetch((const T *)layer.keys + (table[block + span_blocks + b] * layer.kv_heads + kv_head) * block_elements,
-                         block_elements);
+            const T *from = (const T *)layer.values + table[block + b] * layer.block_stride + kv_head * block_elements;
+            const int64_t later = block + span_blocks + b;
+            if (later < end_block)
+                prefetch((const T *)layer.keys + table[later] * layer.block_stride + kv_head * block_elements, block_elements);
             const int64_t valid = end_key - base - b * block_size;
             if (valid < block_size) {  // what lies behind the last key may be anything, NaN too
                 scratch.last_values.assign(from, from + block_elements);
@@ -177,8 +179,8 @@ static void store_token(const Layer &layer, const Step &step, const T *k, const 
     const int64_t position = step.context_lens[sequence] - step.query_starts[sequence + 1] + token;
     const int64_t block = step.tables[sequence * step.table_width + position / block_size], at = position % block_size;
     for (int64_t h = 0; h < layer.kv_heads; h++) {
-        T *keys = (T *)layer.keys + (block * layer.kv_heads + h) * size * block_size;
-        T *values = (T *)layer.values + (block * layer.kv_heads + h) * size * block_size;
+        T *keys = (T *)layer.keys + block * layer.block_stride + h * size * block_size;
+        T *values = (T *)layer.values + block * layer.block_stride + h * size * block_size;
         for (int64_t d = 0; d < layer.head_size; d++) {
             keys[key_index<T>(d, at, block_size)] = k[h * layer.head_size + d];
             values[value_index<T>(d, at, size)] = v[h * layer.head_size + d];
