@@ -15,6 +15,7 @@ class Peer:
     ready_path: str = "/health"
 
 
+_TGI = (sys.executable, "-m", "tgi_server.cli", "serve")
 _TRANSFORMERS = (sys.executable, "-m", "transformers.cli.transformers", "serve", "{model}", "--device", "cpu")
 
 PEERS = {
@@ -22,8 +23,7 @@ PEERS = {
     for peer in (
         Peer(
             "tgi",
-            (sys.executable, "-m", "tgi_server.cli", "serve", "--device", "cpu", "--model-id", "{model}")
-            + ("--hostname", "127.0.0.1", "--port", "{port}"),
+            (*_TGI, "--device", "cpu", "--model-id", "{model}", "--hostname", "127.0.0.1", "--port", "{port}"),
             "/readyz",
         ),
         Peer("transformers", (*_TRANSFORMERS, "--port", "{port}")),

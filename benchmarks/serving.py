@@ -168,6 +168,7 @@ def print_table(results: dict[str, dict[str, float]]) -> None:
 
 
 def main() -> None:
+    """Run every peer and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=["tgi", "transformers"])
     parser.add_argument("--rounds", type=int, default=3)

@@ -22,6 +22,7 @@ class Front:
     """The other side of the sockets."""
 
     def __init__(self, socket_dir, config):
+        self.socket_dir = socket_dir
         self.context = zmq.Context()
         self.inbox, self.outbox = self.context.socket(zmq.PUSH), self.context.socket(zmq.PULL)
         self.inbox.bind(f"ipc://{socket_dir}/inbox")
@@ -63,7 +64,9 @@ def start(tmp_path):
     fronts = []
 
     def start(**wishes):
-        fronts.append(Front(tmp_path, EngineConfig(device="cpu", **wishes)))
+        socket_dir = tmp_path / "sockets"
+        socket_dir.mkdir()
+        fronts.append(Front(socket_dir, EngineConfig(device="cpu", **wishes)))
         return fronts[-1]
 
     yield start
@@ -77,6 +80,7 @@ def test_requests_are_answered_until_shutdown(start, checkpoint):
     assert front.receive(messages.Loading, lambda m: m.phase == "weights").fraction > 0
     ready = front.receive(messages.Ready)
     assert ready.info.load_s > 0
+    assert not front.socket_dir.exists()  # nobody needs it any more, and no death can leave it behind
     front.send(messages.Add(Request(id=7, prompt_ids=[5, 6, 7], params=SamplingParams(max_new_tokens=4))))
     outputs = front.outputs(7)
     assert sum(len(output.token_ids) for output in outputs) == 4

@@ -2,7 +2,8 @@
 
 The front writes one `EngineConfig` as a line of JSON to the engine's standard input and keeps that pipe open: its end
 is the sign that the front is gone.  All else goes over two `ipc://` sockets in a folder that only the owner can open:
-`inbox` (front PUSH -> engine PULL) and `outbox` (engine PUSH -> front PULL), both bound by the front.
+`inbox` (front PUSH -> engine PULL) and `outbox` (engine PUSH -> front PULL), both bound by the front.  The engine
+removes the folder once it is ready.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front decides
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineConfig)
-    threading.Thread(target=_exit_at_end_of, args=(sys.stdin.fileno(),), daemon=True).start()
+    threading.Thread(target=_exit_with_front, args=(sys.stdin.fileno(), socket_dir), daemon=True).start()
     context = zmq.Context()
     outbox = context.socket(zmq.PUSH)
     outbox.connect(f"ipc://{socket_dir}/outbox")
@@ -52,6 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
     pulse.start()
     try:
         process.load(config)
+        shutil.rmtree(socket_dir, ignore_errors=True)  # connected long ago; so no kind of death leaves it behind
+        process.announce()
         process.serve(pulse)
     except Exception as error:
         if not isinstance(error, TGIError):
@@ -68,11 +71,11 @@ class EngineProcess:
     def __init__(self, inbox: zmq.Socket[bytes], outbox: zmq.Socket[bytes]) -> None:
         self.inbox, self.outbox = inbox, outbox
         self.engine: Engine
-        self._reported_at = 0.0
+        self._started_at = self._reported_at = 0.0
 
     def load(self, config: EngineConfig) -> None:
         """Build the engine, telling the front how far it is."""
-        started = time.monotonic()
+        self._started_at = time.monotonic()
         self._progress("import", 0.0, "PyTorch")
         # PyTorch reads this when it is imported: huge pages for its allocations, a third more memory bandwidth
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -81,8 +84,11 @@ class EngineProcess:
         self.engine = Engine(config, self._progress)
         self._progress("warmup", 0.0, "first step")
         warm_up(self.engine)
-        info = msgspec.structs.replace(self.engine.info, load_s=time.monotonic() - started)
-        self._send(messages.Ready(info))
+
+    def announce(self) -> None:
+        """Tell the front that requests are welcome."""
+        load_s = time.monotonic() - self._started_at
+        self._send(messages.Ready(msgspec.structs.replace(self.engine.info, load_s=load_s)))
 
     def serve(self, pulse: Pulse) -> None:
         """Step while there is work, wait for messages otherwise."""
@@ -162,14 +168,16 @@ def warm_up(engine: Engine) -> None:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the front dies (Linux); elsewhere the end of standard input tells."""
+    """Ask the kernel for SIGKILL when the front dies (Linux), should the end of standard input go unnoticed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _exit_at_end_of(descriptor: int) -> None:
+def _exit_with_front(descriptor: int, socket_dir: Path) -> None:
+    """Wait for the end of standard input; then nobody is left to remove the sockets."""
     while os.read(descriptor, 1):
         pass
+    shutil.rmtree(socket_dir, ignore_errors=True)
     os._exit(1)
 
 

@@ -33,7 +33,7 @@ class LinearKernel(Protocol):
     """A matrix product with a weight that may be stored in the kernel's own layout."""
 
     def pack(self, weight: Tensor) -> Any:
-        """weight [M, N] -> what `__call__` takes; the argument may be dropped afterwards."""
+        """weight [M, N] -> what `__call__` takes, a copy: the argument's memory is used again."""
 
     def __call__(self, x: Tensor, packed: Any, bias: Tensor | None) -> Tensor:
         """(x [T, N], packed, bias [M] or None) -> [T, M]"""

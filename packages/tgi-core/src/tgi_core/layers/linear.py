@@ -30,7 +30,7 @@ class Linear(nn.Module):
         self.bias: Tensor | None = None
 
     def load(self, source: Source) -> None:
-        weight = torch.empty(sum(self.sizes), self.in_features, dtype=self.dtype)
+        weight = source.staging(sum(self.sizes), self.in_features, self.dtype)
         bias = torch.empty(sum(self.sizes), dtype=self.dtype) if self.has_bias else None
         start = 0
         for name, size in zip(self.names, self.sizes, strict=True):

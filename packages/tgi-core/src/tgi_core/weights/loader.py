@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from tgi_core.errors import WeightsError
@@ -33,6 +34,17 @@ class Checkpoint:
     def __init__(self, reader: WeightReader, prefixes: Sequence[str]) -> None:
         self.reader, self.prefixes = reader, tuple(prefixes)
         self.used: set[str] = set()
+        self._staging = torch.empty(0, dtype=torch.uint8)
+
+    def staging(self, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+        """Memory [rows, columns] for a matrix on its way into a kernel's own layout; the next call reuses it.
+
+        One buffer for all layers, because freeing and taking large blocks in turn leaves holes in the heap.
+        """
+        size_bytes = rows * columns * dtype.itemsize
+        if len(self._staging) < size_bytes:
+            self._staging = torch.empty(size_bytes, dtype=torch.uint8)
+        return self._staging[:size_bytes].view(dtype).view(rows, columns)
 
     def find(self, name: str) -> str | None:
         """The checkpoint's name of a tensor that the model calls `name`."""
@@ -56,7 +68,7 @@ class Checkpoint:
                 f"{found} has shape {list(shape)} where config.json asks for {list(out.shape)}: "
                 "the weights and config.json are of different models"
             )
-        out.copy_(self.reader.get(found, dtype=out.dtype))
+        self.reader.copy(found, out)
         self.used.add(found)
 
 
@@ -74,6 +86,10 @@ class Source:
     def has(self, name: str) -> bool:
         """Whether the checkpoint has this tensor."""
         return self.checkpoint.find(f"{self.path}.{name}") is not None
+
+    def staging(self, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+        """See `Checkpoint.staging`."""
+        return self.checkpoint.staging(rows, columns, dtype)
 
     def copy(self, name: str, out: Tensor) -> None:
         """Copy the tensor `name` of this layer into `out`; see `Checkpoint.copy`."""

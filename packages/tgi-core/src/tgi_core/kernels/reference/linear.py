@@ -10,7 +10,7 @@ class Linear:
     """The weight stays as it is."""
 
     def pack(self, weight: Tensor) -> Tensor:
-        return weight
+        return weight.clone()
 
     def __call__(self, x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, packed, bias)

@@ -1,0 +1,46 @@
+"""What lives per slot: block tables and last tokens."""
+
+import torch
+
+from tgi_core.runner.slots import SlotTables, positions
+from tgi_core.sampling_params import SamplingParams
+from tgi_core.step import Admission, Row, StepPlan
+
+
+def admit(slot, *tokens):
+    return Admission(100 + slot, slot, SamplingParams(), 0, tokens, len(tokens))
+
+
+def row(slot, start, length, tokens, new_blocks=()):
+    return Row(100 + slot, slot, start, length, tokens, new_blocks, True)
+
+
+def update(tables, *rows, admissions=()):
+    tables.update(StepPlan(1, "mixed", rows, tuple(admissions)))
+    return tables.step_input(rows)
+
+
+def test_tables_grow_and_start_anew_with_each_admission():
+    tables = SlotTables(4, 8, torch.device("cpu"))
+    step = update(tables, row(2, 0, 5, (1, 2, 3, 4, 5), (7, 3)), admissions=[admit(2, 1, 2, 3, 4, 5)])
+    assert step.block_tables.tolist() == [[7, 3]]
+    step = update(tables, row(2, 5, 1, None, (9,)), row(0, 0, 1, (6,), (4,)), admissions=[admit(0, 6)])
+    assert step.block_tables[0].tolist() == [7, 3, 9]
+    assert step.block_tables[1, 0] == 4
+    assert step.query_starts.tolist() == [0, 1, 2]
+    assert step.context_lens.tolist() == [6, 1]
+    assert update(tables, row(2, 0, 1, (8,), (5,)), admissions=[admit(2, 8)]).block_tables.tolist() == [[5]]
+
+
+def test_positions_follow_each_sequence():
+    tables = SlotTables(4, 8, torch.device("cpu"))
+    step = update(tables, row(0, 5, 3, (1, 2, 3), (0,)), row(1, 0, 2, (4, 5), (1,)), row(2, 9, 1, None, (2,)))
+    assert positions(step).tolist() == [5, 6, 7, 0, 1, 9]
+
+
+def test_tokens_still_on_the_device_are_taken_from_there():
+    tables = SlotTables(4, 8, torch.device("cpu"))
+    tables.last_tokens[:] = torch.tensor([10, 11, 12, 13])
+    mixed = (row(3, 0, 2, (1, 2)), row(1, 4, 1, None), row(0, 7, 1, (9,)), row(2, 4, 1, None))
+    assert tables.input_ids(mixed).tolist() == [1, 2, 11, 9, 12]
+    assert tables.input_ids(mixed[1::2]).tolist() == [11, 12]
