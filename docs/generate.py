@@ -101,29 +101,47 @@ def models() -> str:
 
 
 def http() -> str:
-    """Every route and the fields of its body."""
-    from tgi_server.routes import ENDPOINTS
+    """Every route, its body, its answers and its errors, from the OpenAPI document."""
+    from tgi_server.app import create_app
+    from tgi_server.settings import Settings
 
-    rows = [
-        (_code(f"{e.method} {e.path}"), e.summary, "no" if e.is_open else "yes", _link(e.body) if e.body else "")
-        for e in ENDPOINTS
+    document = create_app(Settings()).openapi()
+    operations = [
+        (f"{method.upper()} {path}", operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
     ]
-    blocks = [_table(("route", "what it does", "needs the API key", "body"), rows)]
-    schemas: dict[str, Any] = {}
-    for endpoint in ENDPOINTS:
-        if endpoint.body is not None:
-            schema = endpoint.body.model_json_schema()
-            schemas |= {endpoint.body.__name__: schema} | schema.pop("$defs", {})
-    blocks.append("## Bodies\n\nUnknown fields are ignored.")
-    for name, schema in sorted(schemas.items()):
+    rows = [
+        (
+            _code(route),
+            operation["summary"],
+            "yes" if "security" in operation else "no",
+            _schemas(operation.get("requestBody", {})),
+            _schemas(operation["responses"]["200"]),
+            ", ".join(sorted(status for status in operation["responses"] if status != "200")),
+        )
+        for route, operation in operations
+    ]
+    blocks = [
+        "A running server lists its routes at `/docs`; the OpenAPI document that this page is made from is at "
+        "`/api-doc/openapi.json`.",
+        _table(("route", "what it does", "needs the API key", "body", "answer, event", "errors"), rows),
+        "## Schemas\n\nUnknown fields of bodies are ignored.",
+    ]
+    for name, schema in sorted(document["components"]["schemas"].items()):
+        required = schema.get("required", ())
         fields = [
-            (_code(field), _type(facts), _default(facts["default"]) if "default" in facts else "")
+            (_code(field), _type(facts), "yes" if field in required else "", _default(facts.get("default")))
             for field, facts in schema.get("properties", {}).items()
         ]
-        required = _codes(schema.get("required", ())) or "nothing"
-        blocks += [f"### {name}", schema.get("description", ""), f"Required: {required}."]
-        blocks.append(_table(("field", "type", "default"), fields))
+        blocks += [f"### {name}", schema.get("description", ""), "" if fields else _type(schema).capitalize() + "."]
+        blocks.append(_table(("field", "type", "required", "default"), fields))
     return _page("HTTP API", *blocks)
+
+
+def _schemas(message: dict[str, Any]) -> str:
+    """Links to the schemas of a body or an answer."""
+    return ", ".join(_type(content["schema"]) for content in message.get("content", {}).values() if content["schema"])
 
 
 PAGES: dict[str, Callable[[], str]] = {
@@ -223,10 +241,6 @@ def _type(facts: dict[str, Any]) -> str:
     if facts.get("type") == "array":
         return f"array of {_type(facts.get('items', {}))}"
     return str(facts.get("type", "any"))
-
-
-def _link(body: Any) -> str:
-    return f"[{body.__name__}](#{body.__name__.lower()})"
 
 
 def _default(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -76,6 +76,23 @@ class UnknownModel(RequestError):
 
 class WrongMethod(RequestError):
     """The path exists, for other methods."""
+
+    def __init__(self, message: str = "", *, allow: str = "") -> None:
+        super().__init__(message)
+        self.allow = allow
+
+
+class HTTPError(RequestError):
+    """What a route of a plugin refuses with a status of its own."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self._kind = replace(KINDS[HTTPError], status=status)
+
+    @property
+    def kind(self) -> ErrorKind:
+        """How it looks on the wire."""
+        return self._kind
 
 
 class BadSyntax(RequestError):
@@ -157,6 +174,7 @@ KINDS: dict[type[RequestError], ErrorKind] = {
     BodyTooLarge: ErrorKind(413, "text", _INVALID, None, "Failed to buffer the request body: length limit exceeded"),
     BodyTooSlow: ErrorKind(408, "text", _INVALID, None, "The request body did not arrive in time"),
     HeadersTooLarge: ErrorKind(431, "text", _INVALID, None, "The request headers are too large"),
+    HTTPError: ErrorKind(400, "refused", _INVALID),
     InternalError: ErrorKind(500, "internal", _SERVER, "internal_error", "Internal server error", "internal"),
 }
 
@@ -195,6 +213,8 @@ def render(error: RequestError, path: str) -> tuple[int, list[tuple[bytes, bytes
         headers += [(b"retry-after", b"%d" % error.retry_after_s), (b"x-should-retry", b"true")]
     if kind.status == 408:
         headers.append((b"connection", b"close"))
+    if isinstance(error, WrongMethod):
+        headers.append((b"allow", error.allow.encode()))
     if kind.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return kind.status, headers, body

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @hookspec
 def tgi_register_routes(settings: Settings) -> Sequence[BaseRoute]:
-    """Add routes; the server's own win, and all need the API key if there is one."""
+    """Add routes, FastAPI's or Starlette's; the server's own win, and all need the API key if there is one."""
 
 
 @hookspec

@@ -155,7 +155,9 @@ def build_app(settings: Settings, service: Service) -> ASGIApp:
     plugins = load_plugins(blocked=settings.disable_plugin, more_hookspecs=[hookspecs])
     routes = _collect(plugins, "tgi_register_routes", settings)
     middleware = _collect(plugins, "tgi_register_middleware", settings)
-    return create_app(settings, service, more_routes=routes, more_middleware=middleware)
+    app = create_app(settings, more_routes=routes, more_middleware=middleware)
+    app.state.service = service
+    return app
 
 
 def _collect(plugins: Plugins, hook: str, settings: Settings) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tgi_server.routes import chat_completions, completions, generate, health, info, tokenize
+from tgi_server.routes import chat_completions, completions, documentation, generate, health, info, tokenize
 from tgi_server.routes.endpoint import Endpoint
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -12,4 +12,5 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *tokenize.ENDPOINTS,
     *info.ENDPOINTS,
     *health.ENDPOINTS,
+    *documentation.ENDPOINTS,
 )

@@ -7,12 +7,13 @@ from typing import Any
 from tgi_server import openai_fields as openai
 from tgi_server.answers import collect_all, leave_with, stream_events, stream_headers, timing_headers
 from tgi_server.chat import prompt_of
-from tgi_server.errors import InvalidInput
+from tgi_server.errors import InvalidInput, TemplateFailed, ToolsRefused
 from tgi_server.exchange import DONE, Exchange, event
 from tgi_server.fan_in import Render, send_interleaved
 from tgi_server.generation import Generation, Token
-from tgi_server.routes.endpoint import Endpoint
+from tgi_server.routes.endpoint import GENERATION_ERRORS, Endpoint
 from tgi_server.schemas.openai import ChatRequest
+from tgi_server.schemas.openai_answers import ChatCompletion, ChatCompletionChunk
 from tgi_server.service import Service
 from tgi_server.validation import Wishes
 
@@ -121,5 +122,8 @@ ENDPOINTS = (
         handler=chat_completions,
         summary="Answer a conversation",
         body=ChatRequest,
+        answer=ChatCompletion,
+        event=ChatCompletionChunk,
+        errors=(*GENERATION_ERRORS, TemplateFailed, ToolsRefused),
     ),
 )

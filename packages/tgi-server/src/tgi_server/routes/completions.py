@@ -11,8 +11,9 @@ from tgi_server.errors import InvalidInput, SuffixRefused, TooManyPrompts, Wrong
 from tgi_server.exchange import DONE, Exchange, event
 from tgi_server.fan_in import Render, send_interleaved
 from tgi_server.generation import Generation, Token
-from tgi_server.routes.endpoint import Endpoint
+from tgi_server.routes.endpoint import GENERATION_ERRORS, Endpoint
 from tgi_server.schemas.openai import CompletionRequest
+from tgi_server.schemas.openai_answers import Completion, CompletionChunk
 from tgi_server.service import Service
 from tgi_server.validation import Wishes
 
@@ -198,5 +199,8 @@ ENDPOINTS = (
         handler=completions,
         summary="Continue one or several prompts",
         body=CompletionRequest,
+        answer=Completion,
+        event=CompletionChunk,
+        errors=(*GENERATION_ERRORS, SuffixRefused, TooManyPrompts),
     ),
 )

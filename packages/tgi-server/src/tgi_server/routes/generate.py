@@ -13,11 +13,12 @@ from tgi_server.answers import (
     stream_headers,
     timing_headers,
 )
-from tgi_server.errors import tgi_body
+from tgi_server.errors import Unavailable, tgi_body
 from tgi_server.exchange import Exchange, event
 from tgi_server.generation import Generation, Token
-from tgi_server.routes.endpoint import Endpoint
+from tgi_server.routes.endpoint import GENERATION_ERRORS, Endpoint
 from tgi_server.schemas.generate import CompatGenerateRequest, GenerateParameters, GenerateRequest
+from tgi_server.schemas.generate_answers import CompatGenerateResponse, GenerateResponse, StreamResponse
 from tgi_server.service import Service
 from tgi_server.validation import Wishes, check_best_of, check_stream
 
@@ -29,7 +30,7 @@ async def generate(service: Service, exchange: Exchange) -> None:
 
 
 async def generate_stream(service: Service, exchange: Exchange) -> None:
-    """One completion as an event per token."""
+    """One completion as an event per token; once the stream has begun, an error is its last event."""
     request = await exchange.read(GenerateRequest)
     await _stream(service, exchange, request, full_text=False)
 
@@ -169,13 +170,23 @@ async def _send_all(service: Service, exchange: Exchange, request: GenerateReque
 
 
 ENDPOINTS = (
-    Endpoint(method="POST", path="/generate", handler=generate, summary="Complete a prompt", body=GenerateRequest),
+    Endpoint(
+        method="POST",
+        path="/generate",
+        handler=generate,
+        summary="Complete a prompt",
+        body=GenerateRequest,
+        answer=GenerateResponse,
+        errors=GENERATION_ERRORS,
+    ),
     Endpoint(
         method="POST",
         path="/generate_stream",
         handler=generate_stream,
         summary="Complete a prompt, an event per token",
         body=GenerateRequest,
+        event=StreamResponse,
+        errors=(Unavailable,),
     ),
     Endpoint(
         method="POST",
@@ -183,5 +194,8 @@ ENDPOINTS = (
         handler=compat_generate,
         summary="Complete a prompt; a list, or a stream with `stream`",
         body=CompatGenerateRequest,
+        answer=CompatGenerateResponse,
+        event=StreamResponse,
+        errors=GENERATION_ERRORS,
     ),
 )

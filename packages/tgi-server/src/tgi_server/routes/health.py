@@ -5,6 +5,7 @@ from __future__ import annotations
 from tgi_server.errors import NotHealthy
 from tgi_server.exchange import Exchange
 from tgi_server.routes.endpoint import Endpoint
+from tgi_server.schemas.server_answers import Readiness
 from tgi_server.service import Service
 
 
@@ -35,9 +36,24 @@ async def health(service: Service, exchange: Exchange) -> None:
 
 ENDPOINTS = (
     *(
-        Endpoint(method="GET", path=path, handler=health, summary="Whether the model can serve", is_open=True)
+        Endpoint(
+            method="GET",
+            path=path,
+            handler=health,
+            summary="Whether the model can serve",
+            is_open=True,
+            errors=(NotHealthy,),
+        )
         for path in ("/", "/health", "/ping")
     ),
     Endpoint(method="GET", path="/livez", handler=livez, summary="Whether the process lives", is_open=True),
-    Endpoint(method="GET", path="/readyz", handler=readyz, summary="Whether, and if not why", is_open=True),
+    Endpoint(
+        method="GET",
+        path="/readyz",
+        handler=readyz,
+        summary="Whether, and if not why",
+        is_open=True,
+        answer=Readiness,
+        also={503: Readiness},
+    ),
 )

@@ -1,12 +1,14 @@
-"""`/info`, `/metrics`, `/v1/models` and the API's own description."""
+"""`/info`, `/metrics` and `/v1/models`."""
 
 from __future__ import annotations
 
 from tgi_server import CONTRACT_VERSION
-from tgi_server.errors import UnknownModel
+from tgi_server.errors import Unavailable, UnknownModel
 from tgi_server.exchange import Exchange
 from tgi_server.metrics import CONTENT_TYPE
 from tgi_server.routes.endpoint import Endpoint
+from tgi_server.schemas.openai_answers import ModelCard, ModelList
+from tgi_server.schemas.server_answers import Info
 from tgi_server.service import POOL_THREADS, Service
 
 
@@ -57,8 +59,39 @@ def _model(service: Service) -> dict[str, object]:
 
 
 ENDPOINTS = (
-    Endpoint(method="GET", path="/info", handler=info, summary="Model and limits", is_open=True),
-    Endpoint(method="GET", path="/metrics", handler=metrics, summary="Prometheus metrics", is_open=True),
-    Endpoint(method="GET", path="/v1/models", handler=models, summary="The model served", is_open=True),
-    Endpoint(method="GET", path="/v1/models/{model_id:path}", handler=model, summary="One model", is_open=True),
+    Endpoint(
+        method="GET",
+        path="/info",
+        handler=info,
+        summary="Model and limits",
+        is_open=True,
+        answer=Info,
+        errors=(Unavailable,),
+    ),
+    Endpoint(
+        method="GET",
+        path="/metrics",
+        handler=metrics,
+        summary="Prometheus metrics",
+        is_open=True,
+        text=CONTENT_TYPE.decode(),
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/models",
+        handler=models,
+        summary="The model served",
+        is_open=True,
+        answer=ModelList,
+        errors=(Unavailable,),
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/models/{model_id:path}",
+        handler=model,
+        summary="One model",
+        is_open=True,
+        answer=ModelCard,
+        errors=(UnknownModel, Unavailable),
+    ),
 )

@@ -8,10 +8,11 @@ from typing import Any
 
 from tgi_core.errors import TGIError
 from tgi_server.chat import prompt_of
-from tgi_server.errors import InvalidInput
+from tgi_server.errors import InvalidInput, TemplateFailed, ToolsRefused, Unavailable
 from tgi_server.exchange import Exchange
 from tgi_server.routes.endpoint import Endpoint
 from tgi_server.schemas.generate import GenerateRequest
+from tgi_server.schemas.generate_answers import ChatTokenizeResponse, TokenizeResponse
 from tgi_server.schemas.openai import ChatRequest
 from tgi_server.service import Service
 
@@ -48,6 +49,8 @@ ENDPOINTS = (
         handler=tokenize,
         summary="Tokenize a prompt",
         body=GenerateRequest,
+        answer=TokenizeResponse,
+        errors=(InvalidInput, Unavailable),
         is_counted=False,
     ),
     Endpoint(
@@ -56,5 +59,7 @@ ENDPOINTS = (
         handler=chat_tokenize,
         summary="Template and tokenize a conversation",
         body=ChatRequest,
+        answer=ChatTokenizeResponse,
+        errors=(InvalidInput, TemplateFailed, ToolsRefused, Unavailable),
     ),
 )

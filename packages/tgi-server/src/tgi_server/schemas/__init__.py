@@ -1,1 +1,1 @@
-"""What clients send, as they spell it.  Limits are checked in `validation`, not here."""
+"""What clients send and get, as it is spelled on the wire.  Limits are checked in `validation`, not here."""

@@ -1,4 +1,4 @@
-"""The base of every request body, and the integer kinds of TGI's contract."""
+"""The bases of request bodies and answers, and the integer kinds of TGI's contract."""
 
 from __future__ import annotations
 
@@ -16,3 +16,9 @@ class Body(BaseModel):
     """A JSON object.  Unknown fields are ignored; numbers are not read from strings, nor integers from floats."""
 
     model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
+
+
+class Answer(BaseModel):
+    """A JSON object that the server sends.  It documents: answers are written without it, and tests compare the two."""
+
+    model_config = ConfigDict(strict=True, protected_namespaces=())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from tgi_server.schemas.base import F32, I32, U32, U64, Body
 
@@ -40,6 +40,12 @@ def sampled() -> GenerateParameters:
 
 class GenerateRequest(Body):
     """A prompt and how to continue it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"inputs": "The capital of France is", "parameters": {"max_new_tokens": 20, "details": True}}]
+        }
+    )
 
     inputs: str
     parameters: GenerateParameters = Field(default_factory=sampled)

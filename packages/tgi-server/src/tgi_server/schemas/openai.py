@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, ConfigDict, Field
 
 from tgi_server.schemas.base import F32, I32, U32, U64, Body
 
@@ -88,6 +88,14 @@ class SamplingFields(Body):
 class ChatRequest(SamplingFields):
     """A conversation to continue."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 40}
+            ]
+        }
+    )
+
     messages: list[Message]
     max_completion_tokens: U32 | None = None
     logprobs: bool | None = False
@@ -101,6 +109,10 @@ class ChatRequest(SamplingFields):
 
 class CompletionRequest(SamplingFields):
     """One or several prompts to continue."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "The capital of France is", "max_tokens": 20, "temperature": 0}]}
+    )
 
     prompt: str | list[str] | list[int] | list[list[int]]
     suffix: str | None = None
