@@ -43,7 +43,8 @@ def serve(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests; `-- PATH` for some of them."""
     install(session)
-    run(session, "pytest", *(session.posargs or ["-n", "2", "--dist", "loadfile"]))
+    # a process for each of two cores, so a thread each
+    run(session, "pytest", *(session.posargs or ["-n", "2", "--dist", "loadfile"]), OMP_NUM_THREADS="1")
 
 
 @nox.session

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tgi_core.cpu import kernels, native
-from tgi_core.cpu.linear import native_linear, native_supports, onednn_linear, onednn_supports
+from tgi_core.cpu.linear import native_linear, onednn_linear, onednn_supports
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.reference.activation import silu_and_mul
 from tgi_core.kernels.reference.norm import add_rms_norm, rms_norm
@@ -84,22 +84,25 @@ def test_greedy_reports_nan_and_ignores_hidden_tokens():
     assert logprobs[1] == 0
 
 
-LINEARS = {"native": (native_linear, native_supports), "onednn": (onednn_linear, onednn_supports)}
+LINEARS = {"native": (native_linear, kernels.supports), "onednn": (onednn_linear, onednn_supports)}
 
 
+@dtypes
 @pytest.mark.parametrize("name", LINEARS)
 @pytest.mark.parametrize(("outputs", "inputs"), [(96, 64), (16, 32), (50, 40), (7, 100), (576, 1536)])
 @pytest.mark.parametrize("tokens", [1, 2, 3, 16, 17, 40, 300])
-def test_linear(name, tokens, outputs, inputs):
+def test_linear(tokens, outputs, inputs, name, dtype):
     linear, supports = LINEARS[name]
-    if reason := supports(KernelQuery(device="cpu", dtype="bfloat16", head_size=64, block_size=16)):
+    query = KernelQuery(device="cpu", dtype=str(dtype).removeprefix("torch."), head_size=64, block_size=32)
+    if reason := supports(query):
         pytest.skip(reason)
-    weight, bias = randn(outputs, inputs, dtype=torch.bfloat16), randn(outputs, dtype=torch.bfloat16)
+    weight, bias = randn(outputs, inputs, dtype=dtype), randn(outputs, dtype=dtype)
     packed = linear.pack(weight)
-    wide = randn(tokens, inputs + 24, dtype=torch.bfloat16)
-    for x in (wide[:, :inputs], wide[:, :inputs].contiguous()):  # rows may be strided
+    wide = randn(tokens, inputs + 25, dtype=dtype)
+    share = 1e-2 if dtype is torch.bfloat16 else 1e-6
+    for x in (wide[:, :inputs], wide[:, :inputs].contiguous()):  # rows may be strided, by odd numbers too
         expected = torch.nn.functional.linear(x.float(), weight.float())
-        tolerance = {"rtol": 1e-2, "atol": 0.01 * expected.abs().max().item()}
+        tolerance = {"rtol": share, "atol": share * expected.abs().max().item()}
         torch.testing.assert_close(linear(x, packed, None).float(), expected, **tolerance)
         torch.testing.assert_close(linear(x, packed, bias).float(), expected + bias.float(), **tolerance)
 

@@ -16,7 +16,8 @@ def supports(query: KernelQuery) -> str:
     return unavailable()
 
 
-def _is_bf16(x: Tensor) -> int:
+def is_bf16(x: Tensor) -> int:
+    """How the compiled kernels are told a tensor's dtype, which is bfloat16 or float32."""
     return x.dtype is torch.bfloat16
 
 
@@ -24,7 +25,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See `Kernels.rms_norm`."""
     x = x.contiguous()
     out, size = torch.empty_like(x), x.shape[-1]
-    library().tgi_rms_norm(_is_bf16(x), out.data_ptr(), x.data_ptr(), weight.data_ptr(), x.numel() // size, size, eps)
+    library().tgi_rms_norm(is_bf16(x), out.data_ptr(), x.data_ptr(), weight.data_ptr(), x.numel() // size, size, eps)
     return out
 
 
@@ -33,7 +34,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     x, residual = x.contiguous(), residual.contiguous()
     out = torch.empty_like(x)
     library().tgi_add_rms_norm(
-        _is_bf16(x), out.data_ptr(), residual.data_ptr(), x.data_ptr(), weight.data_ptr(), *x.shape, eps
+        is_bf16(x), out.data_ptr(), residual.data_ptr(), x.data_ptr(), weight.data_ptr(), *x.shape, eps
     )
     return out, residual
 
@@ -43,7 +44,7 @@ def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tens
     for x in (q, k):
         tokens, heads, size = x.shape
         library().tgi_rotary(
-            _is_bf16(x), x.data_ptr(), x.stride(0), heads, size, cos.data_ptr(), sin.data_ptr(), tokens, cos.shape[1]
+            is_bf16(x), x.data_ptr(), x.stride(0), heads, size, cos.data_ptr(), sin.data_ptr(), tokens, cos.shape[1]
         )
     return q, k
 
@@ -52,7 +53,7 @@ def silu_and_mul(gate_up: Tensor) -> Tensor:
     """See `Kernels.silu_and_mul`."""
     tokens, size = gate_up.shape[0], gate_up.shape[1] // 2
     out = gate_up.new_empty(tokens, size)
-    library().tgi_silu_and_mul(_is_bf16(out), out.data_ptr(), gate_up.data_ptr(), tokens, size)
+    library().tgi_silu_and_mul(is_bf16(out), out.data_ptr(), gate_up.data_ptr(), tokens, size)
     return out
 
 
@@ -61,6 +62,6 @@ def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
     rows, vocab = logits.shape
     ids, logprobs = torch.empty(rows, dtype=torch.int64), torch.empty(rows)
     library().tgi_greedy(
-        _is_bf16(logits), logits.contiguous().data_ptr(), rows, vocab, ids.data_ptr(), logprobs.data_ptr()
+        is_bf16(logits), logits.contiguous().data_ptr(), rows, vocab, ids.data_ptr(), logprobs.data_ptr()
     )
     return ids, logprobs

@@ -1,4 +1,4 @@
-"""Matrix products in bfloat16 with weights in a blocked layout: one copy, read once per step."""
+"""Matrix products with weights in a blocked layout: one copy, read once per step."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tgi_core.cpu.native import library, unavailable
+from tgi_core.cpu.kernels import is_bf16
+from tgi_core.cpu.native import library
 from tgi_core.kernels.ops import KernelQuery
-
-
-def native_supports(query: KernelQuery) -> str:
-    """Why the compiled products cannot serve this model."""
-    return unavailable() if query.dtype == "bfloat16" else f"takes bfloat16 only, not {query.dtype}"
 
 
 class Packed(NamedTuple):
@@ -25,13 +21,13 @@ class Packed(NamedTuple):
 
 
 class NativeLinear:
-    """AMX or AVX512-BF16 in C++, for one row or thousands."""
+    """In C++, for one row or thousands: bfloat16 on AMX or AVX512-BF16, float32 on plain vectors."""
 
     def pack(self, weight: Tensor) -> Packed:
         weight = weight.contiguous()
         outputs, inputs = weight.shape
         data = torch.empty(library().tgi_packed_size(outputs, inputs), dtype=weight.dtype)
-        library().tgi_pack(weight.data_ptr(), data.data_ptr(), outputs, inputs)
+        library().tgi_pack(is_bf16(weight), weight.data_ptr(), data.data_ptr(), outputs, inputs)
         return Packed(data, outputs, inputs)
 
     def __call__(self, x: Tensor, packed: Packed, bias: Tensor | None) -> Tensor:
@@ -40,6 +36,7 @@ class NativeLinear:
             x = x.contiguous()
         out = x.new_empty(x.shape[0], outputs)
         library().tgi_linear(
+            is_bf16(x),
             x.data_ptr(),
             x.stride(0),
             data.data_ptr(),

@@ -40,9 +40,10 @@ def variants() -> tuple[str, ...]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: affinity and the container's quota, at least 1."""
+    """Cores that this process may use: affinity, the container's quota and OMP_NUM_THREADS, at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, _quota(cores)))
+    wish = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(cores, _quota(cores), int(wish) if wish.isdecimal() else cores))
 
 
 def available_bytes() -> int:

@@ -28,7 +28,7 @@ KERNELS = (
         name="native",
         target=f"{_CPU}.linear:native_linear",
         device="cpu",
-        supports=f"{_CPU}.linear:native_supports",
+        supports=f"{_CPU}.kernels:supports",
         priority=10,
     ),
     KernelSpec(

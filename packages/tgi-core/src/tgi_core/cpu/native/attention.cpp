@@ -33,10 +33,6 @@ struct Step {
 
 static const int64_t SPAN = 128;  // keys between two updates of the softmax
 
-template <class T> struct Word;  // what `product` reads: neighbours of T
-template <> struct Word<float> { typedef float type; static const int holds = 1; };
-template <> struct Word<bf16> { typedef uint32_t type; static const int holds = 2; };
-
 // Where feature d of the key at `at`, and of the value at `at`, lie within their block.
 template <class T> static inline int64_t key_index(int64_t d, int64_t at, int64_t block_size) {
     const int holds = Word<T>::holds;

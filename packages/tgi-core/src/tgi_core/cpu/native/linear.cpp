@@ -1,8 +1,8 @@
-// Products with bfloat16 weights, sums in float32.
+// Linear layers in bfloat16 and float32, sums in float32.
 //
-// The weight [M, N] is stored once, in tiles of 16 outputs by 32 inputs: [M/16, N/2, 16, 2], zeros where M or N do not
-// fill them.  That is what AMX takes as it lies, and what AVX512-BF16 reads one vector at a time; each weight byte is
-// read once for up to 32 rows of x.
+// The weight [M, N] is stored once, by columns of 16 outputs: [M/16, N/holds, 16, holds], where a word holds two bf16 or
+// one float, with zeros where M or N do not fill tiles of 16 by 32.  That is what AMX takes as it lies, and what vector
+// instructions read one at a time; each weight byte is read once for up to 32 rows of x.
 #include "pool.h"
 #include "product.h"
 #include <vector>
@@ -32,41 +32,44 @@ extern "C" int64_t tgi_packed_size(int64_t outputs, int64_t inputs) {
     return round_up(outputs, 2 * OUT) * round_up(inputs, IN);
 }
 
-extern "C" void tgi_pack(const bf16 *weight, bf16 *packed, int64_t outputs, int64_t inputs) {
-    const int64_t depth = round_up(inputs, IN), columns = round_up(outputs, 2 * OUT) / OUT;
-    parallel_for(columns, [&](int64_t column) {
-        bf16 *to = packed + column * depth * OUT;
+template <class T> static void pack(const T *weight, T *packed, int64_t outputs, int64_t inputs) {
+    const int64_t depth = round_up(inputs, IN), columns = round_up(outputs, 2 * OUT) / OUT, holds = Word<T>::holds;
+    parallel_for(columns, [=](int64_t column) {
+        T *to = packed + column * depth * OUT;
         for (int64_t k = 0; k < depth; k++)
             for (int64_t n = 0; n < OUT; n++) {
                 const int64_t row = column * OUT + n;
-                to[k / 2 * 2 * OUT + n * 2 + k % 2] = row < outputs && k < inputs ? weight[row * inputs + k] : bf16{0};
+                to[(k / holds * OUT + n) * holds + k % holds] = row < outputs && k < inputs ? weight[row * inputs + k] : T{};
             }
     });
 }
 
 // Round sums [count, 32] to the outputs from `column` on.
-static void finish(const float *sums, const bf16 *bias, bf16 *out, int64_t count, int64_t column, int64_t outputs) {
+template <class T>
+static void finish(const float *sums, const T *bias, T *out, int64_t count, int64_t column, int64_t outputs) {
     for (int64_t half = 0; half < 2; half++, column += OUT) {
         const int64_t width = std::min(OUT, outputs - column);
         for (int64_t r = 0; r < count; r++) {
             const float *sum = sums + r * 2 * OUT + half * OUT;
-            bf16 *to = out + r * outputs + column;
+            T *to = out + r * outputs + column;
             if (width == OUT) store(to, bias ? load(sum) + load(bias + column) : load(sum));
             else
                 for (int64_t n = 0; n < width; n++)
-                    to[n] = from_float<bf16>(sum[n] + (bias ? to_float(bias[column + n]) : 0.0f));
+                    to[n] = from_float<T>(sum[n] + (bias ? to_float(bias[column + n]) : 0.0f));
         }
     }
 }
 
 // out [rows, outputs] = x [rows, inputs] . weight^T + bias; x's rows are `stride` elements apart
-extern "C" void tgi_linear(const bf16 *x, int64_t stride, const bf16 *packed, const bf16 *bias, bf16 *out, int64_t rows,
-                           int64_t outputs, int64_t inputs) {
-    const int64_t depth = round_up(inputs, IN), pairs = round_up(outputs, 2 * OUT) / (2 * OUT);
-    static thread_local std::vector<bf16> padded;
-    if (depth != inputs || stride % 2) {
-        padded.assign(rows * depth, bf16{0});
-        for (int64_t r = 0; r < rows; r++) memcpy(&padded[r * depth], x + r * stride, inputs * sizeof(bf16));
+template <class T>
+static void linear(const T *x, int64_t stride, const T *packed, const T *bias, T *out, int64_t rows, int64_t outputs,
+                   int64_t inputs) {
+    typedef typename Word<T>::type W;
+    const int64_t depth = round_up(inputs, IN), pairs = round_up(outputs, 2 * OUT) / (2 * OUT), holds = Word<T>::holds;
+    static thread_local std::vector<T> padded;
+    if (depth != inputs || stride % holds) {
+        padded.assign(rows * depth, T{});
+        for (int64_t r = 0; r < rows; r++) memcpy(&padded[r * depth], x + r * stride, inputs * sizeof(T));
         x = padded.data(), stride = depth;
     }
     // few rows: at least 32 KiB of weights an item, read in order; many rows: a block of rows stays in the first-level
@@ -74,18 +77,30 @@ extern "C" void tgi_linear(const bf16 *x, int64_t stride, const bf16 *packed, co
     const int64_t row_blocks = (rows + BLOCK - 1) / BLOCK;
     const int64_t per_item = rows > 32 ? pieces(pairs * row_blocks, 8 * threads(), 8) : 1 + 16384 / (depth * 2 * OUT);
     const int64_t items = (pairs + per_item - 1) / per_item;
-    parallel_for(items * row_blocks, [&](int64_t item) {
+    parallel_for(items * row_blocks, [=](int64_t item) {
         Tiles tiles;
         const int64_t first_row = item % row_blocks * BLOCK, last_row = std::min(first_row + BLOCK, rows);
         const int64_t first = item / row_blocks * per_item, last = std::min(first + per_item, pairs);
         for (int64_t row = first_row; row < last_row; row += 32)
             for (int64_t pair = first; pair < last; pair++) {
                 alignas(64) float sums[32 * 2 * OUT];
-                const uint32_t *weight = (const uint32_t *)(packed + pair * 2 * depth * OUT);
-                const uint32_t *from = (const uint32_t *)(x + row * stride);
-                const int64_t count = std::min<int64_t>(last_row - row, 32);
-                product(tiles, count, from, stride / 2, weight, OUT, depth / 2 * OUT, depth / 2, sums, 2 * OUT, 2 * OUT, false);
+                const W *from = (const W *)(x + row * stride), *weight = (const W *)(packed + pair * 2 * depth * OUT);
+                const int64_t count = std::min<int64_t>(last_row - row, 32), words = depth / holds;
+                product(tiles, count, from, stride / holds, weight, OUT, words * OUT, words, sums, 2 * OUT, 2 * OUT, false);
                 finish(sums, bias, out + row * outputs, count, pair * 2 * OUT, outputs);
             }
     });
+}
+
+extern "C" void tgi_pack(int is_bf16, const void *weight, void *packed, int64_t outputs, int64_t inputs) {
+    if (is_bf16) pack((const bf16 *)weight, (bf16 *)packed, outputs, inputs);
+    else pack((const float *)weight, (float *)packed, outputs, inputs);
+}
+
+extern "C" void tgi_linear(int is_bf16, const void *x, int64_t stride, const void *packed, const void *bias, void *out,
+                           int64_t rows, int64_t outputs, int64_t inputs) {
+    if (is_bf16)
+        linear((const bf16 *)x, stride, (const bf16 *)packed, (const bf16 *)bias, (bf16 *)out, rows, outputs, inputs);
+    else
+        linear((const float *)x, stride, (const float *)packed, (const float *)bias, (float *)out, rows, outputs, inputs);
 }

@@ -9,6 +9,10 @@
 #include "vec.h"
 #include <algorithm>
 
+template <class T> struct Word;  // what is multiplied at once: neighbours of T
+template <> struct Word<float> { typedef float type; static const int holds = 1; };
+template <> struct Word<bf16> { typedef uint32_t type; static const int holds = 2; };
+
 #if defined(__AMX_BF16__)
 
 struct alignas(64) TileConfig {
