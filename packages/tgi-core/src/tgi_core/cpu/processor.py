@@ -7,6 +7,9 @@ import platform
 from functools import cache
 from pathlib import Path
 
+CPUINFO = Path("/proc/cpuinfo")
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
 _AVX512_BF16 = {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx512_bf16"}
 _X86_64 = {
     "amx": {*_AVX512_BF16, "amx_tile", "amx_bf16"},
@@ -17,8 +20,8 @@ _X86_64 = {
 
 @cache
 def product() -> str:
-    """The processor's own name."""
-    return _field("model name") or platform.processor() or platform.machine()
+    """The processor's own name, its architecture's where it has none."""
+    return _field("model name") or platform.processor() or platform.machine() or "CPU"
 
 
 @cache
@@ -56,7 +59,7 @@ def available_bytes() -> int:
 def _quota(default: int) -> int:
     """Whole cores of a cgroup's CPU quota (cgroup v2's cpu.max)."""
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]
+        quota, period = CPU_MAX.read_text().split()[:2]
     except (OSError, ValueError):
         return default
     return default if quota == "max" else max(1, int(quota) // int(period))
@@ -65,7 +68,7 @@ def _quota(default: int) -> int:
 @cache
 def _field(name: str) -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ""
     return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == name), "")

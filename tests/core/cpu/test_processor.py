@@ -1,0 +1,61 @@
+"""What the host's processor is, read from files that Linux keeps."""
+
+import pytest
+
+from tgi_core.cpu import processor
+
+CACHED = (processor._field, processor.product, processor.flags)
+AVX512 = "avx512f avx512bw avx512vl avx512dq avx512cd avx512_bf16"
+
+
+@pytest.fixture(autouse=True)
+def variant(tmp_path, monkeypatch):
+    """No kernels are needed here, but a machine of our own making."""
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processor, "CPU_MAX", tmp_path / "cpu.max")
+    monkeypatch.setattr(processor.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(processor.platform, "machine", lambda: "x86_64")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for cached in CACHED:
+        cached.cache_clear()
+    yield
+    for cached in CACHED:
+        cached.cache_clear()
+
+
+def test_a_name(tmp_path):
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Fast 9000\n")
+    assert processor.product() == "Fast 9000"
+
+
+def test_a_machine_that_tells_nothing_still_has_a_name_and_no_variant():
+    assert processor.product()
+    assert processor.variants() == ()
+    assert not processor.has_fast_bfloat16()
+
+
+@pytest.mark.parametrize(
+    ("flags", "variants", "fast"),
+    [
+        ("sse4_2", (), False),
+        ("avx2 fma bmi2 f16c", ("avx2",), False),
+        (f"avx2 fma bmi2 f16c {AVX512}", ("avx512bf16", "avx2"), True),
+        (f"avx2 fma bmi2 f16c {AVX512} amx_tile amx_bf16", ("amx", "avx512bf16", "avx2"), True),
+    ],
+)
+def test_variants_best_first(tmp_path, flags, variants, fast):
+    (tmp_path / "cpuinfo").write_text(f"flags\t: {flags}\n")
+    assert processor.variants() == variants
+    assert processor.has_fast_bfloat16() is fast
+
+
+@pytest.mark.parametrize(
+    ("quota", "threads", "cores"),
+    [(None, None, 8), ("max 100000", None, 8), ("250000 100000", None, 2), ("10000 100000", None, 1), (None, "3", 3)],
+)
+def test_usable_cores(tmp_path, monkeypatch, quota, threads, cores):
+    if quota:
+        (tmp_path / "cpu.max").write_text(quota)
+    if threads:
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    assert processor.usable_cores() == cores
