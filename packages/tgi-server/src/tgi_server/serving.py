@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -103,6 +104,7 @@ class Serving:
             return EXIT_CANNOT_START
         while self.service.state != "ready":
             await asyncio.sleep(DRAIN_POLL_S)
+        gc.freeze()  # what was made so far stays: no collection during requests need look at it
         info = self.service.info
         log.info(
             "Ready",
