@@ -46,6 +46,12 @@ def test_partial_rotary():
         ({"sliding_window": None}, (None,) * 4),
         ({"sliding_window": 8, "use_sliding_window": False}, (None,) * 4),
         ({"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 3}, (None, None, None, 8)),
+        ({"model_type": "llama", "sliding_window": 8}, (None,) * 4),
+        ({"model_type": "mistral"}, (4096,) * 4),
+        ({"model_type": "mistral", "sliding_window": None}, (None,) * 4),
+        ({"model_type": "qwen2", "sliding_window": 8}, (None,) * 4),
+        ({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": True}, (None,) * 4),
+        ({"model_type": "qwen3", "use_sliding_window": True, "max_window_layers": 2}, (None, None, 4096, 4096)),
         (
             {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2},
             (8, None, 8, None),
@@ -69,3 +75,33 @@ def test_a_config_without_sizes_is_no_decoder():
 def test_a_config_without_architectures_is_refused():
     with pytest.raises(UnsupportedModel, match="names no `architectures`"):
         parse_model_config({**SMALL, "architectures": []})
+
+
+def test_what_families_take_for_missing_keys():
+    heads = {"hidden_size": 256, "num_attention_heads": 16}
+    assert parse_model_config({**SMALL, **heads, "model_type": "mistral"}).num_kv_heads == 8
+    assert (
+        parse_model_config({**SMALL, **heads, "model_type": "mistral", "num_key_value_heads": None}).num_kv_heads == 16
+    )
+    assert parse_model_config({**SMALL, "model_type": "qwen3"}).head_size == 128
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_attention_heads": 0},
+        {"hidden_size": "64"},
+        {"num_hidden_layers": None},
+        {"rope_scaling": "linear"},
+        {"rope_theta": "high"},
+        {"layer_types": 3, "sliding_window": 8},
+    ],
+)
+def test_a_senseless_config_is_refused(fields):
+    with pytest.raises(UnsupportedModel, match="is malformed"):
+        parse_model_config({**SMALL, **fields})
+
+
+def test_quantised_weights_are_refused_by_their_method():
+    with pytest.raises(UnsupportedModel, match=r"quantised \(fp8\)"):
+        parse_model_config({**SMALL, "quantization_config": {"quant_method": "fp8"}})

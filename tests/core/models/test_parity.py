@@ -28,6 +28,10 @@ CHECKPOINTS = {
     "llama, own head size": ("llama", {"head_dim": 24}),
     "llama, large theta": ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}}),
     "llama, linear rope": ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}}),
+    "llama, dynamic rope": (
+        "llama",
+        {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}},
+    ),
     "llama, llama3 rope": ("llama", {"rope_parameters": LLAMA3_ROPE}),
     "llama, yarn rope": ("llama", {"rope_parameters": YARN_ROPE}),
     "llama, sharded": ("llama", {"shards": 3}),

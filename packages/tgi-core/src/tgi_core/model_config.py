@@ -17,6 +17,27 @@ class RotaryConfig:
     size: int  #: dimensions of a head that are rotated
     rule: str = "default"  #: "default" | "linear" | "llama3" | "yarn" | ...
     parameters: Mapping[str, Any]  #: of the rule, as config.json names them
+    max_positions: int = 2048  #: that the stretched embedding is for
+
+
+#: model_type -> what transformers takes for keys that config.json leaves out, where that differs between families
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "llama": {"use_sliding_window": False},
+    "mistral": {"num_key_value_heads": 8, "sliding_window": 4096, "max_position_embeddings": 131072},
+    "qwen2": {
+        "use_sliding_window": False,
+        "sliding_window": 4096,
+        "max_window_layers": 28,
+        "max_position_embeddings": 32768,
+    },
+    "qwen3": {
+        "head_dim": 128,
+        "use_sliding_window": False,
+        "sliding_window": 4096,
+        "max_window_layers": 28,
+        "max_position_embeddings": 32768,
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +72,23 @@ def parse_model_config(config: Mapping[str, Any]) -> ModelConfig:
     """Read config.json of transformers 4 or 5.
 
     Raises:
-        UnsupportedModel: a size is missing, so that this is no decoder that we know.
+        UnsupportedModel: a size is missing or senseless, so that this is no decoder that we know; or the weights are
+            quantised.
     """
+    if quantization := config.get("quantization_config"):
+        method = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
+        raise UnsupportedModel(
+            f"the weights are quantised ({method}), which is not supported; use the original checkpoint or a GGUF file"
+        )
     try:
-        return _parse(config)
+        return _parse({**DEFAULTS.get(config.get("model_type", ""), {}), **config})
     except KeyError as error:
         raise UnsupportedModel(
             f"config.json has no {error.args[0]!r}, which every decoder needs; "
             f"its model_type is {config.get('model_type')!r}"
         ) from None
+    except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+        raise UnsupportedModel(f"config.json is malformed ({error}); download it again") from error
 
 
 def _parse(config: Mapping[str, Any]) -> ModelConfig:
@@ -101,25 +130,27 @@ def architecture(config: Mapping[str, Any]) -> str:
 
 
 def _sliding_windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
-    """Per layer: Mistral's for all, Qwen's only where `use_sliding_window`, and `layer_types` where there are some."""
+    """Per layer: `layer_types` where there are some, else all from `max_window_layers` on."""
     window = config.get("sliding_window")
     if not window or config.get("use_sliding_window") is False:
         return (None,) * layers
     if types := config.get("layer_types"):
         return tuple(window if kind == "sliding_attention" else None for kind in types)
-    first = config.get("max_window_layers", 0) if "use_sliding_window" in config else 0
+    first = config.get("max_window_layers") or 0
     return tuple(window if layer >= first else None for layer in range(layers))
 
 
 def _rotary(config: Mapping[str, Any], head_size: int) -> RotaryConfig:
-    """transformers 5 keeps everything in `rope_parameters`, older ones in `rope_theta` and `rope_scaling`."""
-    stretched = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    rule = stretched.get("rope_type") or stretched.get("type") or "default"
-    stretched.setdefault("original_max_position_embeddings", config.get("max_position_embeddings", 2048))
+    """transformers 5 writes `rope_parameters`, older ones `rope_theta` and `rope_scaling`, which wins."""
+    positions = config.get("max_position_embeddings", 2048)
+    stretched = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
+    trained = config.get("original_max_position_embeddings") or stretched.get("original_max_position_embeddings")
+    stretched["original_max_position_embeddings"] = trained or positions
     partial = stretched.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
     return RotaryConfig(
         theta=float(stretched.get("rope_theta") or config.get("rope_theta") or 10000.0),
         size=int(head_size * partial),
-        rule=rule,
+        rule=stretched.get("rope_type") or stretched.get("type") or "default",
         parameters=stretched,
+        max_positions=positions,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,13 +14,24 @@ from tgi_core.model_config import RotaryConfig
 
 
 class RotaryEmbedding:
-    """positions [T] -> cos, sin [T, R/2] in float32."""
+    """positions [T] -> cos, sin [T, R/2] in float32.
+
+    Raises:
+        UnsupportedModel: the rule is not known, or config.json lacks one of its parameters.
+    """
 
     def __init__(self, config: RotaryConfig) -> None:
         if config.rule not in RULES:
             known = ", ".join(sorted(RULES))
             raise UnsupportedModel(f"rotary scaling rule {config.rule!r} is not implemented; known are {known}")
-        self.inverse_frequencies, self.factor = RULES[config.rule](config)
+        try:
+            self.inverse_frequencies, self.factor = RULES[config.rule](config)
+        except KeyError as error:
+            raise UnsupportedModel(
+                f"rotary scaling rule {config.rule!r} needs {error.args[0]!r} in config.json"
+            ) from None
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise UnsupportedModel(f"config.json's rotary scaling is malformed ({error}); download it again") from error
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         angles = positions.unsqueeze(-1).float() * self.inverse_frequencies
@@ -35,6 +47,18 @@ def _linear(config: RotaryConfig) -> tuple[Tensor, float]:
     return _default(config)[0] / config.parameters["factor"], 1.0
 
 
+def _dynamic(config: RotaryConfig) -> tuple[Tensor, float]:
+    """A larger theta for a longer context ("NTK-aware scaling").
+
+    The context is the longest that the model is served with, not the length of each sequence: keys of one prefix are
+    the same in every sequence.
+    """
+    p = config.parameters
+    grown = config.max_positions / p["original_max_position_embeddings"]
+    theta = config.theta * (p["factor"] * grown - (p["factor"] - 1)) ** (config.size / (config.size - 2))
+    return _default(replace(config, theta=theta))
+
+
 def _llama3(config: RotaryConfig) -> tuple[Tensor, float]:
     """Long wavelengths divided by the factor, short ones kept, a ramp between (Llama 3.1's model card)."""
     inverse, p = _default(config)[0], config.parameters
@@ -47,7 +71,7 @@ def _llama3(config: RotaryConfig) -> tuple[Tensor, float]:
 def _yarn(config: RotaryConfig) -> tuple[Tensor, float]:
     """Interpolation by wavelength, and a temperature on the scores (arXiv 2309.00071)."""
     p, old = config.parameters, config.parameters["original_max_position_embeddings"]
-    factor, attention = p["factor"], p.get("attention_factor")
+    factor, attention = p["factor"] or config.max_positions / old, p.get("attention_factor")
 
     def dimension(turns: float) -> float:
         return config.size * math.log(old / (turns * 2 * math.pi)) / (2 * math.log(config.theta))
@@ -71,6 +95,7 @@ def _mscale(factor: float, scale: float) -> float:
 RULES: dict[str, Callable[[RotaryConfig], tuple[Tensor, float]]] = {
     "default": _default,
     "linear": _linear,
+    "dynamic": _dynamic,
     "llama3": _llama3,
     "yarn": _yarn,
 }

@@ -1,0 +1,75 @@
+"""Rotary frequencies against those of transformers."""
+
+import pytest
+import torch
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from tgi_core.errors import UnsupportedModel
+from tgi_core.layers.rotary import RotaryEmbedding
+from tgi_core.model_config import parse_model_config
+
+SMALL = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 100,
+    "hidden_size": 256,
+    "intermediate_size": 128,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 4096,
+}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+def embedding(rope, **fields):
+    return RotaryEmbedding(parse_model_config({**SMALL, "rope_theta": 5000.0, "rope_scaling": rope, **fields}).rotary)
+
+
+@pytest.mark.parametrize(
+    ("rope", "fields"),
+    [
+        ({"rope_type": "linear", "factor": 4.0}, {}),
+        ({"type": "linear", "factor": 4.0}, {}),
+        ({"rope_type": "dynamic", "factor": 4.0}, {}),
+        ({**LLAMA3, "original_max_position_embeddings": 512}, {}),
+        ({**LLAMA3, "original_max_position_embeddings": 512}, {"original_max_position_embeddings": 128}),
+        (LLAMA3, {}),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}, {}),
+        ({"rope_type": "yarn", "factor": None, "original_max_position_embeddings": 1024}, {}),
+        ({"rope_type": "yarn", "factor": 8.0, "beta_fast": 20, "beta_slow": 2, "attention_factor": 0.7}, {}),
+        ({"rope_type": "yarn", "factor": 8.0, "mscale": 1.0, "mscale_all_dim": 0.5, "truncate": False}, {}),
+    ],
+)
+def test_frequencies_equal_those_of_transformers(rope, fields):
+    config = LlamaConfig(**{**SMALL, "rope_theta": 5000.0, "rope_scaling": dict(rope), **fields})
+    expected, factor = ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]](config)
+    ours = embedding(rope, **fields)
+    torch.testing.assert_close(ours.inverse_frequencies, expected)
+    assert ours.factor == pytest.approx(factor)
+
+
+def test_rope_scaling_beats_rope_parameters_as_in_transformers():
+    both = embedding({"rope_type": "linear", "factor": 2.0}, rope_parameters={"rope_type": "default"})
+    torch.testing.assert_close(both.inverse_frequencies * 2, embedding(None).inverse_frequencies)
+
+
+def test_dynamic_stretches_for_the_whole_context_that_is_served():
+    rope = {"rope_type": "dynamic", "factor": 4.0, "original_max_position_embeddings": 1024}
+    theta = 5000.0 * (4.0 * 4 - 3) ** (64 / 62)
+    expected = 1 / theta ** (torch.arange(0, 64, 2).float() / 64)
+    torch.testing.assert_close(embedding(rope).inverse_frequencies, expected)
+
+
+@pytest.mark.parametrize(
+    ("rope", "message"),
+    [
+        ({"rope_type": "longrope"}, "'longrope' is not implemented; known are"),
+        ({"rope_type": "linear"}, "rule 'linear' needs 'factor'"),
+        ({"rope_type": "llama3", "factor": "eight"}, "needs 'low_freq_factor'"),
+        ({"rope_type": "yarn", "factor": "four"}, "malformed"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused_by_name(rope, message):
+    with pytest.raises(UnsupportedModel, match=message):
+        embedding(rope)
