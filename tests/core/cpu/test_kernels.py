@@ -8,14 +8,14 @@ import torch
 from tgi_core.cpu import kernels, native
 from tgi_core.cpu.linear import native_linear, onednn_linear, onednn_supports
 from tgi_core.kernels.ops import KernelQuery
-from tgi_core.kernels.reference.activation import silu_and_mul
-from tgi_core.kernels.reference.norm import add_rms_norm, rms_norm
+from tgi_core.kernels.reference import activation
+from tgi_core.kernels.reference.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from tgi_core.kernels.reference.rotary import rotary
 from tgi_core.kernels.reference.sample import greedy
 
 pytestmark = pytest.mark.skipif(bool(native.unavailable()), reason=native.unavailable() or "native kernels are there")
 
-TOLERANCE = {torch.float32: {"rtol": 1e-5, "atol": 1e-6}, torch.bfloat16: {"rtol": 1e-2, "atol": 1e-2}}
+TOLERANCE = {torch.float32: {"rtol": 1e-5, "atol": 5e-6}, torch.bfloat16: {"rtol": 1e-2, "atol": 1e-2}}
 dtypes = pytest.mark.parametrize("dtype", list(TOLERANCE))
 sizes = pytest.mark.parametrize("shape", [(1, 16), (3, 576), (7, 100), (200, 640)])
 
@@ -58,9 +58,25 @@ def test_rotary_of_strided_tokens(head_size, rotated, dtype):
 
 @dtypes
 @sizes
-def test_silu_and_mul(shape, dtype):
-    x = randn(*shape, dtype=dtype) * 10
-    torch.testing.assert_close(kernels.silu_and_mul(x), silu_and_mul(x), **TOLERANCE[dtype])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_layer_norm_with_and_without_residual(shape, with_bias, dtype):
+    x, residual, weight = randn(*shape, dtype=dtype), randn(*shape, dtype=dtype) + 5, randn(shape[1], dtype=dtype)
+    bias = randn(shape[1], dtype=dtype) if with_bias else None
+    expected = layer_norm(x, weight, bias, 1e-5)
+    torch.testing.assert_close(kernels.layer_norm(x, weight, bias, 1e-5), expected, **TOLERANCE[dtype])
+    both = add_layer_norm(x, residual, weight, bias, 1e-5)
+    torch.testing.assert_close(kernels.add_layer_norm(x, residual, weight, bias, 1e-5), both, **TOLERANCE[dtype])
+
+
+@dtypes
+@sizes
+@pytest.mark.parametrize("name", ["silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu", "gelu_tanh"])
+def test_activations(name, shape, dtype):
+    x = randn(*shape, dtype=dtype)
+    expected = getattr(activation, name)(x)
+    torch.testing.assert_close(getattr(kernels, name)(x), expected, rtol=TOLERANCE[dtype]["rtol"], atol=2e-6)
+    huge = torch.tensor([[-1e4, -100.0, 0.0, 100.0, 1e4, 3.0]], dtype=dtype)
+    torch.testing.assert_close(getattr(kernels, name)(huge), getattr(activation, name)(huge))
 
 
 @dtypes

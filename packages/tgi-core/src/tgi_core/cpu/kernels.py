@@ -1,4 +1,4 @@
-"""CPU kernels in C++: norms, rotary, activation, greedy choice.  Meanings in `tgi_core.kernels.ops`."""
+"""CPU kernels in C++: norms, rotary, activations, greedy choice.  Meanings in `tgi_core.kernels.ops`."""
 
 from __future__ import annotations
 
@@ -49,11 +49,68 @@ def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tens
     return q, k
 
 
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """See `Kernels.layer_norm`."""
+    return _layer_norm(x.contiguous(), None, weight, bias, eps)
+
+
+def add_layer_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """See `Kernels.add_layer_norm`; overwrites residual."""
+    residual = residual.contiguous()
+    return _layer_norm(x.contiguous(), residual, weight, bias, eps), residual
+
+
+def _layer_norm(x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    out, size = torch.empty_like(x), x.shape[-1]
+    library().tgi_layer_norm(
+        is_bf16(x),
+        out.data_ptr(),
+        residual.data_ptr() if residual is not None else None,
+        x.data_ptr(),
+        weight.data_ptr(),
+        bias.data_ptr() if bias is not None else None,
+        x.numel() // size,
+        size,
+        eps,
+    )
+    return out
+
+
+SILU, GELU, GELU_TANH = range(3)  # of native/elementwise.cpp
+
+
 def silu_and_mul(gate_up: Tensor) -> Tensor:
     """See `Kernels.silu_and_mul`."""
-    tokens, size = gate_up.shape[0], gate_up.shape[1] // 2
-    out = gate_up.new_empty(tokens, size)
-    library().tgi_silu_and_mul(is_bf16(out), out.data_ptr(), gate_up.data_ptr(), tokens, size)
+    return _activate(gate_up, SILU, gated=True)
+
+
+def gelu_and_mul(gate_up: Tensor) -> Tensor:
+    """See `Kernels.gelu_and_mul`."""
+    return _activate(gate_up, GELU, gated=True)
+
+
+def gelu_tanh_and_mul(gate_up: Tensor) -> Tensor:
+    """See `Kernels.gelu_tanh_and_mul`."""
+    return _activate(gate_up, GELU_TANH, gated=True)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """See `Kernels.gelu`."""
+    return _activate(x, GELU, gated=False)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """See `Kernels.gelu_tanh`."""
+    return _activate(x, GELU_TANH, gated=False)
+
+
+def _activate(x: Tensor, activation: int, *, gated: bool) -> Tensor:
+    x = x.contiguous()
+    tokens, size = x.shape[0], x.shape[1] // (1 + gated)
+    out = x.new_empty(tokens, size)
+    library().tgi_activate(is_bf16(x), activation, gated, out.data_ptr(), x.data_ptr(), tokens, size)
     return out
 
 

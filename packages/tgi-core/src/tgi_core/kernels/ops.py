@@ -49,12 +49,31 @@ class Kernels:
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
     """(x [T, N], residual [T, N], weight [N], eps) -> (norm(x + residual), x + residual); may overwrite residual."""
 
+    layer_norm: Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
+    """(x [..., N], weight [N], bias [N] or None, eps) -> [..., N] (arXiv 1607.06450); the norm is taken in float32."""
+
+    add_layer_norm: Callable[[Tensor, Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor]]
+    """(x [T, N], residual [T, N], weight [N], bias [N] or None, eps) -> (norm(x + residual), x + residual); may
+    overwrite residual."""
+
     rotary: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     """(q [T, H, D], k [T, Hkv, D], cos [T, R/2], sin [T, R/2]) -> (q, k); halves of the first R dimensions rotated
     (arXiv 2104.09864); cos and sin are float32; may overwrite q and k."""
 
     silu_and_mul: Activation
     """(gate_up [T, 2 N]) -> silu(gate) * up [T, N]"""
+
+    gelu_and_mul: Activation
+    """(gate_up [T, 2 N]) -> gelu(gate) * up [T, N], with the exact gelu (arXiv 1606.08415)"""
+
+    gelu_tanh_and_mul: Activation
+    """(gate_up [T, 2 N]) -> gelu(gate) * up [T, N], with gelu's tanh approximation"""
+
+    gelu: Activation
+    """(x [T, N]) -> [T, N], exact"""
+
+    gelu_tanh: Activation
+    """(x [T, N]) -> [T, N], the tanh approximation"""
 
     linear: LinearKernel
     """pack(weight [M, N]), then (x [T, N], packed, bias [M] or None) -> [T, M]"""

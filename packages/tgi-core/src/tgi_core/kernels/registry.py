@@ -10,18 +10,30 @@ _CPU = "tgi_core.cpu"
 REFERENCE = "reference"  #: name of the implementation that defines an op
 
 KERNELS = (
-    KernelSpec(op="rms_norm", name=REFERENCE, target=f"{_REFERENCE}.norm:rms_norm"),
-    KernelSpec(op="add_rms_norm", name=REFERENCE, target=f"{_REFERENCE}.norm:add_rms_norm"),
-    KernelSpec(op="rotary", name=REFERENCE, target=f"{_REFERENCE}.rotary:rotary"),
-    KernelSpec(op="silu_and_mul", name=REFERENCE, target=f"{_REFERENCE}.activation:silu_and_mul"),
-    KernelSpec(op="linear", name=REFERENCE, target=f"{_REFERENCE}.linear:linear"),
-    KernelSpec(op="greedy", name=REFERENCE, target=f"{_REFERENCE}.sample:greedy"),
+    *(
+        KernelSpec(op=op, name=REFERENCE, target=f"{_REFERENCE}.{module}:{op}")
+        for module, ops in {
+            "norm": ("rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm"),
+            "rotary": ("rotary",),
+            "activation": ("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu", "gelu_tanh"),
+            "linear": ("linear",),
+            "sample": ("greedy",),
+        }.items()
+        for op in ops
+    ),
     KernelSpec(op="attention", name=REFERENCE, target="tgi_core.attention.reference:ReferenceAttention"),
     *(
         KernelSpec(
-            op=op, name="native", target=f"{_CPU}.kernels:{op}", device="cpu", supports=f"{_CPU}.kernels:supports"
+            op=op,
+            name="native",
+            target=f"{_CPU}.kernels:{op}",
+            device="cpu",
+            supports=f"{_CPU}.kernels:supports",
         )
-        for op in ("rms_norm", "add_rms_norm", "rotary", "silu_and_mul", "greedy")
+        for op in (
+            *("rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm", "rotary"),
+            *("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu", "gelu_tanh", "greedy"),
+        )
     ),
     KernelSpec(
         op="linear",

@@ -53,8 +53,6 @@ template <class T> struct Scratch {
     std::vector<float> scores, out, most, total;
 };
 
-static inline v16 tanh(v16 x) { return 1.0f - 2.0f / (exp(x * 2.0f) + 1.0f); }
-
 // What a row of scores needs besides the product.
 struct Mask {
     float scale, soft_cap, slope;

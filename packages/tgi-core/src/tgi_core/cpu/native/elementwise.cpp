@@ -1,4 +1,4 @@
-// Rotary position embedding in place, and the gate of gated MLPs.
+// Rotary position embedding in place, and activations.
 #include "pool.h"
 #include "vec.h"
 
@@ -33,24 +33,48 @@ extern "C" void tgi_rotary(int is_bf16, void *x, int64_t stride, int64_t heads, 
     else rotary((float *)x, stride, heads, head_size, cos, sin, rows, half);
 }
 
-template <class T> static void silu_and_mul(T *out, const T *x, int64_t rows, int64_t n) {
+// Numbers of the activations, as kernels.py passes them.
+enum Activation { SILU, GELU, GELU_TANH };
+
+template <int A> static inline v16 activate(v16 x) {
+    if (A == SILU) return x / (exp(-x) + 1.0f);
+    if (A == GELU) return x * 0.5f * (1.0f + erf(x * 0.70710678f));
+    return x * 0.5f * (1.0f + tanh((x + x * x * x * 0.044715f) * 0.79788456f));
+}
+
+// out = activate(gate), times up where there is one; rows of `gate` and `up` are `stride` elements apart.
+template <int A, class T>
+static void activate_rows(T *out, const T *gate, const T *up, int64_t stride, int64_t rows, int64_t n) {
     in_pieces(rows, n, [=](int64_t t) {
-        const T *gate = x + t * 2 * n, *up = gate + n;
+        const T *g = gate + t * stride, *u = up + t * stride;
         T *o = out + t * n;
         int64_t i = 0;
         for (; i + 16 <= n; i += 16) {
-            v16 g = load(gate + i);
-            store(o + i, rounded(g / (exp(-g) + 1.0f), T{}) * load(up + i));
+            const v16 a = activate<A>(load(g + i));
+            store(o + i, up ? rounded(a, T{}) * load(u + i) : a);
         }
         for (; i < n; i++) {
-            v16 g = splat(to_float(gate[i]));
-            float activated = (g / (exp(-g) + 1.0f))[0];
-            o[i] = from_float<T>(to_float(from_float<T>(activated)) * to_float(up[i]));
+            const float a = activate<A>(splat(to_float(g[i])))[0];
+            o[i] = from_float<T>(up ? to_float(from_float<T>(a)) * to_float(u[i]) : a);
         }
     });
 }
 
-extern "C" void tgi_silu_and_mul(int is_bf16, void *out, const void *x, int64_t rows, int64_t n) {
-    if (is_bf16) silu_and_mul((bf16 *)out, (const bf16 *)x, rows, n);
-    else silu_and_mul((float *)out, (const float *)x, rows, n);
+template <class T>
+static void activate_any(int activation, T *out, const T *gate, const T *up, int64_t stride, int64_t rows, int64_t n) {
+    if (activation == SILU) activate_rows<SILU>(out, gate, up, stride, rows, n);
+    else if (activation == GELU) activate_rows<GELU>(out, gate, up, stride, rows, n);
+    else activate_rows<GELU_TANH>(out, gate, up, stride, rows, n);
+}
+
+// x: [rows, n], or [rows, 2 n] of gate and up where `gated`
+extern "C" void tgi_activate(int is_bf16, int activation, int gated, void *out, const void *x, int64_t rows, int64_t n) {
+    const int64_t stride = gated ? 2 * n : n;
+    if (is_bf16) {
+        const bf16 *gate = (const bf16 *)x;
+        activate_any(activation, (bf16 *)out, gate, gated ? gate + n : nullptr, stride, rows, n);
+    } else {
+        const float *gate = (const float *)x;
+        activate_any(activation, (float *)out, gate, gated ? gate + n : nullptr, stride, rows, n);
+    }
 }

@@ -1,4 +1,4 @@
-// RMS norm with and without the residual sum, rounded where PyTorch's reference rounds.
+// RMS and layer norm with and without the residual sum, rounded where PyTorch's reference rounds.
 #include "pool.h"
 #include "vec.h"
 #include <cmath>
@@ -19,15 +19,47 @@ template <class T> static void rms_norm(T *out, const T *x, const T *weight, int
     in_pieces(rows, n, [=](int64_t t) { norm_row(out + t * n, x + t * n, weight, n, eps); });
 }
 
+template <class T> static void add_row(T *sum, const T *x, int64_t n) {
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) store(sum + i, load(x + i) + load(sum + i));
+    for (; i < n; i++) sum[i] = from_float<T>(to_float(x[i]) + to_float(sum[i]));
+}
+
 template <class T>
 static void add_rms_norm(T *out, T *residual, const T *x, const T *weight, int64_t rows, int64_t n, float eps) {
     in_pieces(rows, n, [=](int64_t t) {
         T *r = residual + t * n;
-        const T *a = x + t * n;
-        int64_t i = 0;
-        for (; i + 16 <= n; i += 16) store(r + i, load(a + i) + load(r + i));
-        for (; i < n; i++) r[i] = from_float<T>(to_float(a[i]) + to_float(r[i]));
+        add_row(r, x + t * n, n);
         norm_row(out + t * n, r, weight, n, eps);
+    });
+}
+
+template <class T>
+static void layer_norm_row(T *out, const T *x, const T *weight, const T *bias, int64_t n, float eps) {
+    float total = 0, squares = 0;
+    for (int64_t i = 0; i < n; i++) total += to_float(x[i]);
+    const float mean = total / float(n);
+    for (int64_t i = 0; i < n; i++) { const float f = to_float(x[i]) - mean; squares += f * f; }
+    const float scale = 1.0f / sqrtf(squares / float(n) + eps);
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        const v16 y = (load(x + i) - mean) * scale * load(weight + i);
+        store(out + i, bias ? y + load(bias + i) : y);
+    }
+    for (; i < n; i++)
+        out[i] = from_float<T>((to_float(x[i]) - mean) * scale * to_float(weight[i]) + (bias ? to_float(bias[i]) : 0.0f));
+}
+
+// With a residual, x is added to it first.
+template <class T>
+static void layer_norm(T *out, T *residual, const T *x, const T *weight, const T *bias, int64_t rows, int64_t n, float eps) {
+    in_pieces(rows, n, [=](int64_t t) {
+        const T *from = x + t * n;
+        if (residual) {
+            add_row(residual + t * n, from, n);
+            from = residual + t * n;
+        }
+        layer_norm_row(out + t * n, from, weight, bias, n, eps);
     });
 }
 
@@ -40,4 +72,12 @@ extern "C" void tgi_add_rms_norm(int is_bf16, void *out, void *residual, const v
                                  int64_t n, float eps) {
     if (is_bf16) add_rms_norm((bf16 *)out, (bf16 *)residual, (const bf16 *)x, (const bf16 *)w, rows, n, eps);
     else add_rms_norm((float *)out, (float *)residual, (const float *)x, (const float *)w, rows, n, eps);
+}
+
+extern "C" void tgi_layer_norm(int is_bf16, void *out, void *residual, const void *x, const void *w, const void *b,
+                               int64_t rows, int64_t n, float eps) {
+    if (is_bf16)
+        layer_norm((bf16 *)out, (bf16 *)residual, (const bf16 *)x, (const bf16 *)w, (const bf16 *)b, rows, n, eps);
+    else
+        layer_norm((float *)out, (float *)residual, (const float *)x, (const float *)w, (const float *)b, rows, n, eps);
 }

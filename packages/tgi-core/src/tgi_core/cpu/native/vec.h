@@ -83,3 +83,17 @@ static inline v16 exp(v16 x) {
     v16 power = (v16)((n + 127) << 23);
     return select(nan, x, select(tiny, v16{}, p * power));
 }
+
+static inline v16 tanh(v16 x) { return 1.0f - 2.0f / (exp(x * 2.0f) + 1.0f); }
+
+// Abramowitz and Stegun 7.1.26: 1.5e-7 at most from the truth.
+static inline v16 erf(v16 x) {
+    const v16 size = max(x, -x), t = 1.0f / (size * 0.3275911f + 1.0f);
+    v16 p = splat(1.061405429f);
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    const v16 y = 1.0f - p * t * exp(-size * size);
+    return select(x < splat(0.0f), -y, y);
+}
