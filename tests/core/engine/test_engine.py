@@ -8,7 +8,7 @@ from tgi_core.config import EngineConfig
 from tgi_core.errors import DeviceUnavailable, InvalidRequest, ModelNotFound, UnsupportedModel, WeightsError
 from tgi_core.request import Request
 from tgi_core.sampling_params import Grammar, SamplingParams
-from tgi_core.testing.tiny import make_checkpoint
+from tgi_core.testing.tiny import VOCABULARY, make_checkpoint
 
 
 @pytest.fixture
@@ -133,6 +133,34 @@ def test_nan_logits_end_one_request_with_an_explanation(engine, monkeypatch):
     assert outputs[1][-1].finish_reason == "error"
     assert "NaN" in outputs[1][-1].error
     assert outputs[2][-1].finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"temperature": 0.0}, "`temperature` must be strictly positive"),
+        ({"temperature": float("nan")}, "`temperature`"),
+        ({"temperature": float("inf")}, "`temperature`"),
+        ({"top_k": -1}, "`top_k` must be >= 0"),
+        ({"top_k": 2**32}, "`top_k`"),
+        ({"top_p": 0.0}, "`top_p` must be > 0.0 and <= 1.0"),
+        ({"min_p": 1.0}, "`min_p`"),
+        ({"typical_p": 1.1}, "`typical_p`"),
+        ({"repetition_penalty": 0.0}, "`repetition_penalty` must be strictly positive"),
+        ({"frequency_penalty": 2.1}, "`frequency_penalty`"),
+        ({"presence_penalty": float("nan")}, "`presence_penalty`"),
+        ({"logit_bias": {5: float("inf")}}, "`logit_bias`"),
+        ({"seed": -1}, "`seed`"),
+        ({"seed": 2**64}, "`seed`"),
+        ({"min_new_tokens": -1}, "`min_new_tokens`"),
+        ({"top_n_tokens": -1}, "`top_n_tokens`"),
+        ({"stop_token_ids": (VOCABULARY,)}, "not in the vocabulary"),
+    ],
+)
+def test_parameters_that_cannot_be_computed_with_are_refused(engine, params, message):
+    with pytest.raises(InvalidRequest, match=message):
+        engine.generate([[5, 6]], SamplingParams(**params))
+    assert not engine.has_work
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """The sampler against transformers' own warpers, and its promise that a seed decides whatever the batch."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import (
+    MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
@@ -15,6 +17,7 @@ from transformers import (
 
 from tgi_core.kernels.reference.sample import greedy
 from tgi_core.sampling.processors import PROCESSORS
+from tgi_core.sampling.processors.bias import MinimumLength
 from tgi_core.sampling.processors.filters import LIKELY, MinP, TopK, TopP, TypicalP
 from tgi_core.sampling.processors.penalties import RepetitionPenalty
 from tgi_core.sampling.processors.temperature import Temperature
@@ -116,7 +119,51 @@ def test_min_new_tokens_forbids_every_end():
     admit(sampler, 0, min_new_tokens=3, stop_token_ids=(4,), max_new_tokens=9)
     logits = torch.zeros(1, VOCAB)
     logits[0, [2, 4, 30]] = torch.tensor([9.0, 8.0, 7.0])
-    assert [sampler.sample(logits.clone(), [0]).ids.item() for _ in range(4)] == [30, 30, 2, 2]
+    assert [sampler.sample(logits.clone(), [0]).ids.item() for _ in range(5)] == [30, 30, 30, 2, 2]
+
+
+@pytest.mark.parametrize("generated", range(5))
+def test_min_new_tokens_means_what_it_means_in_transformers(generated):
+    prompt, output = (5, 6, 7), (9,) * generated
+    sampler = make_sampler()
+    admit(sampler, 0, prompt, output, min_new_tokens=3, max_new_tokens=9)
+    logits = logits_of(1)
+    ours = MinimumLength([sampler.state(0)], sampler.context)(logits.clone())
+    theirs = MinNewTokensLengthLogitsProcessor(len(prompt), 3, eos_token_id=2)
+    torch.testing.assert_close(ours, theirs(torch.tensor([[*prompt, *output]]), logits.clone()))
+
+
+def test_an_end_of_sequence_outside_the_vocabulary_is_no_token():
+    sampler = make_sampler()
+    sampler.context = replace(sampler.context, eos_token_ids=(-1, 2, VOCAB))
+    admit(sampler, 0, min_new_tokens=3, max_new_tokens=9)
+    hidden = MinimumLength([sampler.state(0)], sampler.context)(torch.zeros(1, VOCAB)) == -math.inf
+    assert hidden.nonzero()[:, 1].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"temperature": 1e-45},
+        {"temperature": 1e30},
+        {"temperature": 1e-45, "repetition_penalty": 1e-45},
+        {"repetition_penalty": 1e30, "temperature": 1e-9, "top_p": 0.5, "min_p": 0.1, "typical_p": 0.5},
+        {"top_k": 2**32 - 1},
+        {"top_p": 1e-45, "typical_p": 1e-45, "min_p": 0.999},
+    ],
+)
+def test_extreme_parameters_still_give_a_token(params):
+    sampler = make_sampler()
+    admit(sampler, 0, do_sample=True, frequency_penalty=-2.0, **params)
+    for _ in range(3):
+        choice = sampler.sample(logits_of(1), [0])
+        assert math.isfinite(choice.logprobs[0])
+
+
+def test_a_temperature_near_zero_is_greedy():
+    sampler = make_sampler()
+    admit(sampler, 0, do_sample=True, temperature=1e-45)
+    assert sampler.sample(logits_of(1), [0]).ids.item() == logits_of(1).argmax().item()
 
 
 def test_logit_bias_reaches_its_own_row_only():

@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tgi_core.errors import InvalidRequest
 from tgi_core.request import Request
+from tgi_core.sampling_params import SamplingParams
+
+#: what the sampler can compute with: (is kept, message); a NaN keeps no rule
+PARAMETER_RULES: tuple[tuple[Callable[[SamplingParams], bool], str], ...] = (
+    (lambda p: 0 < p.temperature < math.inf, "`temperature` must be strictly positive"),
+    (lambda p: 0 <= p.top_k < 2**32, "`top_k` must be >= 0 and < 2**32"),
+    (lambda p: 0 < p.top_p <= 1, "`top_p` must be > 0.0 and <= 1.0"),
+    (lambda p: 0 <= p.min_p < 1, "`min_p` must be >= 0.0 and < 1.0"),
+    (lambda p: 0 < p.typical_p <= 1, "`typical_p` must be > 0.0 and <= 1.0"),
+    (lambda p: 0 < p.repetition_penalty < math.inf, "`repetition_penalty` must be strictly positive"),
+    (lambda p: -2 <= p.frequency_penalty <= 2, "`frequency_penalty` must be >= -2.0 and <= 2.0"),
+    (lambda p: -2 <= p.presence_penalty <= 2, "`presence_penalty` must be >= -2.0 and <= 2.0"),
+    (lambda p: all(-100 <= bias <= 100 for bias in p.logit_bias.values()), "`logit_bias` must be >= -100 and <= 100"),
+    (lambda p: p.seed is None or 0 <= p.seed < 2**64, "`seed` must be >= 0 and < 2**64"),
+    (lambda p: p.max_new_tokens >= 1, "`max_new_tokens` must be strictly positive"),
+    (lambda p: p.min_new_tokens >= 0, "`min_new_tokens` must be >= 0"),
+    (lambda p: p.top_n_tokens >= 0, "`top_n_tokens` must be >= 0"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +47,9 @@ class Limits:
         given, new = len(request.prompt_ids), request.params.max_new_tokens
         if not given:
             raise InvalidRequest("`inputs` cannot be empty")
-        if new < 1:
-            raise InvalidRequest("`max_new_tokens` must be strictly positive")
+        for is_kept, message in PARAMETER_RULES:
+            if not is_kept(request.params):
+                raise InvalidRequest(message)
         if given > self.max_input_tokens:
             raise InvalidRequest(f"`inputs` must have less than {self.max_input_tokens} tokens. Given: {given}")
         if given + new > self.max_total_tokens:

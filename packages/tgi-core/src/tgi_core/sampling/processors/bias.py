@@ -31,14 +31,21 @@ class LogitBias(LogitsProcessor):
 
 
 class MinimumLength(LogitsProcessor):
-    """Forbids what would end a sequence before `min_new_tokens`."""
+    """Forbids what would end a sequence until it has `min_new_tokens`."""
+
+    def __init__(self, states: Sequence[SlotState], context: SamplingContext) -> None:
+        super().__init__(states, context)
+        self.ends = [
+            [i for i in {*context.eos_token_ids, *state.params.stop_token_ids} if 0 <= i < context.vocab_size]
+            for state in states
+        ]
 
     @classmethod
     def wanted(cls, params: SamplingParams) -> bool:
         return params.min_new_tokens > 0
 
     def __call__(self, logits: Tensor) -> Tensor:
-        for row, state in enumerate(self.states):
-            if state.generated + 1 < state.params.min_new_tokens:
-                logits[row, [*self.context.eos_token_ids, *state.params.stop_token_ids]] = float("-inf")
+        for row, (state, ends) in enumerate(zip(self.states, self.ends, strict=True)):
+            if state.generated < state.params.min_new_tokens:
+                logits[row, ends] = float("-inf")
         return logits

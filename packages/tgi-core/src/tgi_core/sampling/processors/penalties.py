@@ -6,12 +6,19 @@ import torch
 from torch import Tensor
 
 from tgi_core.sampling.processors.base import ParameterProcessor
+from tgi_core.sampling_params import SamplingParams
+
+EXTREME = 1e6  #: a stronger repetition penalty decides nothing more, and logits might leave float32's range
 
 
 class RepetitionPenalty(ParameterProcessor):
     """Tokens of prompt and output: positive logits divided, negative ones multiplied (arXiv 1909.05858)."""
 
     parameter, neutral = "repetition_penalty", 1.0
+
+    @classmethod
+    def value(cls, params: SamplingParams) -> float:
+        return min(max(params.repetition_penalty, 1 / EXTREME), EXTREME)
 
     def __call__(self, logits: Tensor) -> Tensor:
         penalised = torch.where(logits < 0, logits * self.values, logits / self.values)
