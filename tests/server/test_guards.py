@@ -126,3 +126,13 @@ def test_browsers_may_ask(server):
         response = client.options("/v1/chat/completions", headers=headers)
         assert response.status_code == 200
         assert response.headers["access-control-allow-origin"] == "*"
+
+
+def test_small_answers_leave_at_once(server):
+    """Nagle's algorithm would add 40 ms to each."""
+    with server.client() as client:
+        client.get("/livez")
+        started_at = time.monotonic()
+        for _ in range(10):
+            client.get("/readyz")
+        assert time.monotonic() - started_at < 0.3

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from tgi_server import __version__
 from tgi_server.errors import (
     KINDS,
+    AmbiguousHead,
     BadSyntax,
     BodyTooLarge,
     BodyTooSlow,
@@ -144,6 +145,7 @@ def _errors_of(endpoint: Endpoint) -> Iterator[type[RequestError]]:
         yield from BODY_ERRORS
     if not endpoint.is_open:
         yield WrongKey
+    yield AmbiguousHead
     yield HeadersTooLarge
     yield InternalError
 

@@ -119,6 +119,10 @@ class HeadersTooLarge(RequestError):
     """More header bytes or fields than allowed."""
 
 
+class AmbiguousHead(RequestError):
+    """Two readings of the request are possible; no more is read from this connection."""
+
+
 class InternalError(RequestError):
     """A defect of this server; the log has the details."""
 
@@ -137,6 +141,7 @@ class ErrorKind:
     code: str | None = None
     prefix: str = ""
     counted_as: str = ""  #: label of tgi_request_failure, "" if it is not counted
+    closes: bool = False  #: the connection
 
 
 _INVALID = "invalid_request_error"
@@ -172,8 +177,9 @@ KINDS: dict[type[RequestError], ErrorKind] = {
     WrongMediaType: ErrorKind(415, "text", _INVALID, None, "Expected request with `Content-Type: application/json`"),
     WrongShape: ErrorKind(422, "text", _INVALID, None, "Failed to deserialize the JSON body into the target type: "),
     BodyTooLarge: ErrorKind(413, "text", _INVALID, None, "Failed to buffer the request body: length limit exceeded"),
-    BodyTooSlow: ErrorKind(408, "text", _INVALID, None, "The request body did not arrive in time"),
+    BodyTooSlow: ErrorKind(408, "text", _INVALID, None, "The request body did not arrive in time", closes=True),
     HeadersTooLarge: ErrorKind(431, "text", _INVALID, None, "The request headers are too large"),
+    AmbiguousHead: ErrorKind(400, "text", _INVALID, None, "The request cannot be read with certainty: ", closes=True),
     HTTPError: ErrorKind(400, "refused", _INVALID),
     InternalError: ErrorKind(500, "internal", _SERVER, "internal_error", "Internal server error", "internal"),
 }
@@ -211,7 +217,7 @@ def render(error: RequestError, path: str) -> tuple[int, list[tuple[bytes, bytes
         headers.append((b"content-type", content_type))
     if error.retry_after_s is not None:
         headers += [(b"retry-after", b"%d" % error.retry_after_s), (b"x-should-retry", b"true")]
-    if kind.status == 408:
+    if kind.closes:
         headers.append((b"connection", b"close"))
     if isinstance(error, WrongMethod):
         headers.append((b"allow", error.allow.encode()))

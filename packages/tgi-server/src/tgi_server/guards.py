@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tgi_server.errors import BodyTooLarge, BodyTooSlow, HeadersTooLarge, RequestError, WrongKey, render
+from tgi_server.errors import AmbiguousHead, BodyTooLarge, BodyTooSlow, HeadersTooLarge, RequestError, WrongKey, render
 
 SLOWEST_BODY = 1024  # bytes per second, once the grace is over
 
@@ -28,13 +28,15 @@ class RequestLimits:
         self._body_grace_s = body_grace_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 431 or 413 at once, or pass on with a guarded `receive`."""
+        """Answer 400, 431 or 413 at once, or pass on with a guarded `receive`."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = scope["headers"]
         if len(headers) > self._header_fields or sum(len(k) + len(v) for k, v in headers) > self._header_bytes:
             await refuse(HeadersTooLarge(), scope, send)
+        elif doubt := _doubt(scope):
+            await refuse(AmbiguousHead(doubt), scope, send)
         elif _content_length(headers) > self._body_bytes:
             await refuse(BodyTooLarge(), scope, send)
         else:
@@ -61,6 +63,14 @@ class RequestLimits:
             return message
 
         return guarded
+
+
+def _doubt(scope: Scope) -> str:
+    """Why a proxy might see other requests on this connection than we do, "" if there is no reason."""
+    names = {name for name, _ in scope["headers"]}
+    if names >= {b"content-length", b"transfer-encoding"}:
+        return "it has both a content-length and a transfer-encoding"
+    return "" if scope["http_version"] in ("1.0", "1.1") else "its version is not HTTP/1.1"
 
 
 def _content_length(headers: list[tuple[bytes, bytes]]) -> int:

@@ -26,7 +26,7 @@ def listen(settings: Settings) -> socket.socket:
         CannotListen: it is taken or forbidden.
     """
     family = socket.AF_INET6 if ":" in settings.hostname else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # else asyncio leaves Nagle on
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.hostname, settings.port))
