@@ -47,8 +47,8 @@ def test_partial_rotary():
         ({"sliding_window": 8, "use_sliding_window": False}, (None,) * 4),
         ({"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 3}, (None, None, None, 8)),
         ({"model_type": "llama", "sliding_window": 8}, (None,) * 4),
-        ({"model_type": "mistral"}, (4096,) * 4),
-        ({"model_type": "mistral", "sliding_window": None}, (None,) * 4),
+        ({"model_type": "mistral", "num_key_value_heads": 4}, (4096,) * 4),
+        ({"model_type": "mistral", "num_key_value_heads": 4, "sliding_window": None}, (None,) * 4),
         ({"model_type": "qwen2", "sliding_window": 8}, (None,) * 4),
         ({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": True}, (None,) * 4),
         ({"model_type": "qwen3", "use_sliding_window": True, "max_window_layers": 2}, (None, None, 4096, 4096)),
@@ -87,18 +87,23 @@ def test_what_families_take_for_missing_keys():
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "message"),
     [
-        {"num_attention_heads": 0},
-        {"hidden_size": "64"},
-        {"num_hidden_layers": None},
-        {"rope_scaling": "linear"},
-        {"rope_theta": "high"},
-        {"layer_types": 3, "sliding_window": 8},
+        ({"num_attention_heads": 0}, "num_attention_heads is 0; it must be a positive whole number"),
+        ({"hidden_size": "64"}, "hidden_size is '64'"),
+        ({"intermediate_size": float("nan")}, "intermediate_size is nan"),
+        ({"num_hidden_layers": None}, "num_hidden_layers is None"),
+        ({"vocab_size": True}, "vocab_size is True"),
+        ({"num_key_value_heads": 3}, "4 attention heads, which is no multiple of 3"),
+        ({"sliding_window": -1}, "sliding_window is -1"),
+        ({"rms_norm_eps": "tiny"}, "is malformed"),
+        ({"rope_scaling": "linear"}, "is malformed"),
+        ({"rope_theta": "high"}, "is malformed"),
+        ({"layer_types": 3, "sliding_window": 8}, "is malformed"),
     ],
 )
-def test_a_senseless_config_is_refused(fields):
-    with pytest.raises(UnsupportedModel, match="is malformed"):
+def test_a_senseless_config_is_refused(fields, message):
+    with pytest.raises(UnsupportedModel, match=message):
         parse_model_config({**SMALL, **fields})
 
 

@@ -44,6 +44,9 @@ CHECKPOINTS = {
     ),
     "qwen3": ("qwen3", {}),
     "qwen3, tied": ("qwen3", {"tie_word_embeddings": True}),
+    "gpt_neox": ("gpt_neox", {}),
+    "gpt_neox, sequential, whole rotary": ("gpt_neox", {"use_parallel_residual": False, "rotary_pct": 1.0}),
+    "gpt_neox, tied, without attention biases": ("gpt_neox", {"tie_word_embeddings": True, "attention_bias": False}),
 }
 
 PROMPTS = [[(7 * i + j * j) % VOCABULARY for j in range(length)] for i, length in enumerate((1, 5, 33, 90))]

@@ -91,28 +91,66 @@ def parse_model_config(config: Mapping[str, Any]) -> ModelConfig:
         raise UnsupportedModel(f"config.json is malformed ({error}); download it again") from error
 
 
+#: the families' names of one thing, the most common first
+_ALIASES = {
+    "hidden_size": ("hidden_size", "n_embd", "d_model"),
+    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff"),
+    "num_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "num_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
+    "num_kv_heads": ("num_key_value_heads", "num_kv_heads"),
+    "head_size": ("head_dim", "d_kv"),
+    "max_positions": ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
+    "norm_eps": ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),
+    "activation": ("hidden_act", "hidden_activation", "activation_function"),
+    "dtype": ("dtype", "torch_dtype"),
+}
+
+
 def _parse(config: Mapping[str, Any]) -> ModelConfig:
-    heads, layers = config["num_attention_heads"], config["num_hidden_layers"]
-    head_size = config.get("head_dim") or config["hidden_size"] // heads
+    hidden, heads, layers = (_count(config, name) for name in ("hidden_size", "num_heads", "num_layers"))
+    kv_heads = _count(config, "num_kv_heads", 1 if config.get("multi_query") else heads)
+    if heads % kv_heads:
+        raise UnsupportedModel(
+            f"config.json asks for {heads} attention heads, which is no multiple of {kv_heads} key and value heads"
+        )
+    head_size = _count(config, "head_size", max(1, hidden // heads))
     return ModelConfig(
         architecture=architecture(config),
         model_type=config.get("model_type", ""),
-        vocab_size=config["vocab_size"],
-        hidden_size=config["hidden_size"],
-        intermediate_size=config["intermediate_size"],
+        vocab_size=_count(config, "vocab_size"),
+        hidden_size=hidden,
+        intermediate_size=_count(config, "intermediate_size", 4 * hidden),
         num_layers=layers,
         num_heads=heads,
-        num_kv_heads=config.get("num_key_value_heads") or heads,
+        num_kv_heads=kv_heads,
         head_size=head_size,
-        max_positions=config.get("max_position_embeddings", 2048),
-        norm_eps=config.get("rms_norm_eps", 1e-6),
-        activation=config.get("hidden_act", "silu"),
+        max_positions=_count(config, "max_positions", 2048),
+        norm_eps=float(_find(config, "norm_eps", 1e-6)),
+        activation=_find(config, "activation", "silu"),
         tie_word_embeddings=config.get("tie_word_embeddings", False),
         sliding_windows=_sliding_windows(config, layers),
         rotary=_rotary(config, head_size),
-        dtype=config.get("dtype") or config.get("torch_dtype"),
+        dtype=_find(config, "dtype", None),
         raw=config,
     )
+
+
+def _find(config: Mapping[str, Any], name: str, default: Any) -> Any:
+    """The value of the first alias that is there and not null."""
+    aliases = _ALIASES.get(name, (name,))
+    return next((config[alias] for alias in aliases if config.get(alias) is not None), default)
+
+
+def _count(config: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    """A positive number; KeyError if it is missing and has no default."""
+    aliases = _ALIASES.get(name, (name,))
+    value = _find(config, name, default)
+    alias = next((alias for alias in aliases if alias in config), None)
+    if value is None and alias is None:
+        raise KeyError(aliases[0])
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UnsupportedModel(f"config.json: {alias} is {value!r}; it must be a positive whole number")
+    return value
 
 
 def architecture(config: Mapping[str, Any]) -> str:
@@ -131,9 +169,9 @@ def architecture(config: Mapping[str, Any]) -> str:
 
 def _sliding_windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
     """Per layer: `layer_types` where there are some, else all from `max_window_layers` on."""
-    window = config.get("sliding_window")
-    if not window or config.get("use_sliding_window") is False:
+    if config.get("sliding_window") is None or config.get("use_sliding_window") is False:
         return (None,) * layers
+    window = _count(config, "sliding_window")
     if types := config.get("layer_types"):
         return tuple(window if kind == "sliding_attention" else None for kind in types)
     first = config.get("max_window_layers") or 0
@@ -142,14 +180,15 @@ def _sliding_windows(config: Mapping[str, Any], layers: int) -> tuple[int | None
 
 def _rotary(config: Mapping[str, Any], head_size: int) -> RotaryConfig:
     """transformers 5 writes `rope_parameters`, older ones `rope_theta` and `rope_scaling`, which wins."""
-    positions = config.get("max_position_embeddings", 2048)
+    positions = _count(config, "max_positions", 2048)
     stretched = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
     trained = config.get("original_max_position_embeddings") or stretched.get("original_max_position_embeddings")
     stretched["original_max_position_embeddings"] = trained or positions
-    partial = stretched.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
+    partial = stretched.get("partial_rotary_factor") or config.get("partial_rotary_factor") or config.get("rotary_pct")
+    theta = stretched.get("rope_theta") or config.get("rope_theta") or config.get("rotary_emb_base")
     return RotaryConfig(
-        theta=float(stretched.get("rope_theta") or config.get("rope_theta") or 10000.0),
-        size=int(head_size * partial),
+        theta=float(theta or 10000.0),
+        size=config.get("rotary_dim") or int(head_size * (partial or 1.0)),
         rule=stretched.get("rope_type") or stretched.get("type") or "default",
         parameters=stretched,
         max_positions=positions,

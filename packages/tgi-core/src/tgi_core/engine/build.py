@@ -33,6 +33,8 @@ from tgi_core.stats import EngineInfo
 from tgi_core.weights.reader import WeightReader, open_weights
 from tgi_core.weights.source import ModelFiles, resolve_model
 
+HEADS = ("lm_head.weight", "embed_out.weight")  #: what checkpoints call the output projection
+
 Progress = Callable[[str, float, str], None]  #: (phase, fraction of it, what is being done)
 
 
@@ -114,7 +116,7 @@ def _model_config(config: EngineConfig, files: ModelFiles, reader: WeightReader)
         raw.pop("rope_parameters", None)
         raw["max_position_embeddings"] = int(raw.get("max_position_embeddings", 2048) * factor)
     model = parse_model_config(raw)
-    has_head = any(name.endswith("lm_head.weight") for name in reader.names)
+    has_head = any(name.endswith(HEADS) for name in reader.names)
     return model if has_head else replace(model, tie_word_embeddings=True)
 
 

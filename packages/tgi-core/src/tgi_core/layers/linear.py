@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,12 +18,23 @@ class Linear(nn.Module):
     Args:
         names: what the checkpoint calls the stacked matrices, in place of this module's own name.
         sizes: output features of each.
+        transposed: the checkpoint stores [in, out], as GPT-2's does.
+        arrange: puts the rows of the stacked weight [out, in], and of the bias [out], into the order of this layer.
     """
 
     def __init__(
-        self, in_features: int, sizes: Sequence[int], names: Sequence[str], build: BuildContext, *, bias: bool = False
+        self,
+        in_features: int,
+        sizes: Sequence[int],
+        names: Sequence[str],
+        build: BuildContext,
+        *,
+        bias: bool = False,
+        transposed: bool = False,
+        arrange: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
+        self.transposed, self.arrange = transposed, arrange
         self.in_features, self.sizes, self.names, self.has_bias = in_features, tuple(sizes), tuple(names), bias
         self.kernel, self.dtype = build.kernels.linear, build.dtype
         self.packed: Any = None
@@ -35,10 +46,13 @@ class Linear(nn.Module):
         start = 0
         for name, size in zip(self.names, self.sizes, strict=True):
             sibling = source.sibling(name)
-            sibling.copy("weight", weight[start : start + size])
+            rows = weight[start : start + size]
+            sibling.copy("weight", rows.T if self.transposed else rows)
             if bias is not None:
                 sibling.copy("bias", bias[start : start + size])
             start += size
+        if self.arrange is not None:
+            weight, bias = self.arrange(weight), self.arrange(bias) if bias is not None else None
         self.packed, self.bias = self.kernel.pack(weight), bias
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tgi_core.errors import UnsupportedModel
-from tgi_core.kernels.ops import Activation, Kernels
+from tgi_core.layers.activation import activation, gated_activation
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.linear import Linear
 from tgi_core.model_config import ModelConfig
@@ -26,9 +25,22 @@ class GatedMLP(nn.Module):
         return down
 
 
-def gated_activation(name: str, kernels: Kernels) -> Activation:
-    """The op for config.json's `hidden_act`."""
-    table = {"silu": kernels.silu_and_mul, "swish": kernels.silu_and_mul}
-    if name not in table:
-        raise UnsupportedModel(f"activation {name!r} is not implemented; known are {', '.join(table)}")
-    return table[name]
+class MLP(nn.Module):
+    """out(act(in(x))).
+
+    Args:
+        names: what the checkpoint calls the two matrices.
+    """
+
+    def __init__(
+        self, config: ModelConfig, build: BuildContext, names: tuple[str, str], *, bias: bool, transposed: bool = False
+    ) -> None:
+        super().__init__()
+        hidden, wide = config.hidden_size, config.intermediate_size
+        self.up = Linear(hidden, (wide,), names[:1], build, bias=bias, transposed=transposed)
+        self.down = Linear(wide, (hidden,), names[1:], build, bias=bias, transposed=transposed)
+        self.activation = activation(config.activation, build.kernels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.down(self.activation(self.up(x)))
+        return y

@@ -19,4 +19,10 @@ FAMILIES = (
     ),
     ModelSpec(architectures=("Qwen2ForCausalLM",), target=f"{_MODELS}.llama:LlamaForCausalLM", family="Qwen2"),
     ModelSpec(architectures=("Qwen3ForCausalLM",), target=f"{_MODELS}.qwen3:Qwen3ForCausalLM", family="Qwen3"),
+    ModelSpec(
+        architectures=("GPTNeoXForCausalLM",),
+        target=f"{_MODELS}.gpt_neox:GPTNeoXForCausalLM",
+        family="GPT-NeoX",
+        note="also Pythia",
+    ),
 )

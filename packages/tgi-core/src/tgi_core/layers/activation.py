@@ -1,0 +1,37 @@
+"""config.json's names of activations, and the ops that compute them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from tgi_core.errors import UnsupportedModel
+from tgi_core.kernels.ops import Activation, Kernels
+
+_GELU_TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_tanh")
+
+
+def activation(name: str, kernels: Kernels) -> Activation:
+    """[T, N] -> [T, N]
+
+    Raises:
+        UnsupportedModel: the name is not known.
+    """
+    table = {"gelu": kernels.gelu, "relu": torch.relu, "silu": F.silu, "swish": F.silu}
+    return _find(name, table | dict.fromkeys(_GELU_TANH, kernels.gelu_tanh))
+
+
+def gated_activation(name: str, kernels: Kernels) -> Activation:
+    """[T, 2 N] of gate and up -> [T, N]
+
+    Raises:
+        UnsupportedModel: the name is not known.
+    """
+    table = {"silu": kernels.silu_and_mul, "swish": kernels.silu_and_mul, "gelu": kernels.gelu_and_mul}
+    return _find(name, table | dict.fromkeys(_GELU_TANH, kernels.gelu_tanh_and_mul))
+
+
+def _find(name: str, table: dict[str, Activation]) -> Activation:
+    if name not in table:
+        raise UnsupportedModel(f"activation {name!r} is not implemented; known are {', '.join(sorted(table))}")
+    return table[name]
