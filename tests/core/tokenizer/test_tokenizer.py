@@ -75,6 +75,8 @@ def test_facts(load):
         ({"eos_token_id": 4}, {}, (4, 2)),
         ({}, {"eos_token_id": 9}, (9, 2)),
         ({}, {"text_config": {"eos_token_id": [5]}}, (5, 2)),
+        ({"eos_token_id": [4, "5", -1, None, {}]}, {}, (4, 2)),
+        ({"eos_token_id": {}}, {"eos_token_id": 9}, (2,)),
     ],
 )
 def test_ends_of_text_are_joined(load, generation, model, ids):
@@ -120,6 +122,12 @@ def test_a_malformed_tokenizer_is_named(load, tmp_path, content):
 def test_a_malformed_configuration_is_named(load):
     with pytest.raises(TokenizerError, match=r"special_tokens_map\.json is not valid JSON"):
         load(files={"special_tokens_map.json": "{"})
+
+
+@pytest.mark.parametrize("added", [{"x": {}}, {"400": "<x>"}, [5]])
+def test_malformed_added_tokens_are_refused(load, added):
+    with pytest.raises(TokenizerError, match=r"tokenizer_config\.json is malformed"):
+        load({"added_tokens_decoder": added})
 
 
 def test_another_configuration_can_be_named(load, tmp_path):

@@ -200,7 +200,12 @@ def load_tokenizer(
         backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
         raise TokenizerError(f"{path} cannot be read ({error}); download it again") from error
-    _complete(backend, config, special_tokens)
+    try:
+        _complete(backend, config, special_tokens)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise TokenizerError(
+            f"{files.folder}/tokenizer_config.json is malformed ({error}); download it again"
+        ) from error
     return Tokenizer(backend, special_tokens=special_tokens, templates=templates, end_ids=ends)
 
 

@@ -68,11 +68,12 @@ def chat_templates(folder: Path, config: Mapping[str, Any], overridden: bool) ->
 
 
 def end_ids(*configs: Mapping[str, Any]) -> tuple[int, ...]:
-    """The `eos_token_id` of the first of these configurations that has one, as a tuple."""
+    """The `eos_token_id` of the first of these configurations that has one, as a tuple; what is no id is left out."""
     for config in configs:
         value = config.get("eos_token_id")
         if value is not None:
-            return tuple(value) if isinstance(value, list) else (value,)
+            values = value if isinstance(value, list) else [value]
+            return tuple(token_id for token_id in values if type(token_id) is int and token_id >= 0)
     return ()
 
 
