@@ -7,6 +7,7 @@ import heapq
 from tgi_core.scheduler.sequence import Sequence
 
 PRIORITY_LEAD = 1024  #: arrivals that one level of priority overtakes; finite, so nobody starves
+FORGOTTEN = 64  #: removed requests that the heap may always hold
 
 
 def urgency(sequence: Sequence) -> tuple[int, int]:
@@ -15,7 +16,7 @@ def urgency(sequence: Sequence) -> tuple[int, int]:
 
 
 class RequestQueue:
-    """A heap by `urgency` that forgets removed requests when they surface."""
+    """A heap by `urgency` that forgets removed requests when they surface, or are as many as those that wait."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[tuple[int, int], Sequence]] = []
@@ -56,4 +57,8 @@ class RequestQueue:
 
     def remove(self, request_id: int) -> Sequence | None:
         """Take out one request; None if it does not wait here."""
-        return self._waiting.pop(request_id, None)
+        removed = self._waiting.pop(request_id, None)
+        if len(self._heap) > 2 * len(self._waiting) + FORGOTTEN:
+            self._heap = [(urgency(sequence), sequence) for sequence in self._waiting.values()]
+            heapq.heapify(self._heap)
+        return removed
