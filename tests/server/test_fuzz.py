@@ -74,18 +74,16 @@ def _objects(schema, schemas):
 @st.composite
 def damaged(draw, right):
     """A value with one part of it replaced by anything, or taken away."""
-    value = draw(right)
-    holder, key = {"": value}, ""
+    root = [draw(right)]
+    holder, key = root, 0
     while isinstance(holder[key], dict | list) and holder[key] and draw(st.integers(0, 3)):
         holder = holder[key]
         key = draw(st.sampled_from(sorted(holder))) if isinstance(holder, dict) else 0
-    if draw(st.booleans()) and holder is not value and "" not in holder:
+    if holder is root or draw(st.booleans()):
         holder[key] = draw(ANYTHING)
-    elif "" in holder and holder.get("") is value:
-        return draw(ANYTHING)
     else:
         del holder[key]
-    return value
+    return root[0]
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,11 @@ def check_sync(url):
     events = list(client.text_generation(PROMPT, max_new_tokens=8, stream=True, details=True))
     check(events[-1].details.input_length > 0, "the last event has details")
     check(events[-1].generated_text.endswith(text), "the last event has the text")
+    best = client.text_generation(
+        PROMPT, max_new_tokens=4, do_sample=True, best_of=2, top_n_tokens=2, decoder_input_details=True, details=True
+    )
+    check(len(best.details.best_of_sequences) == 1, "best_of")
+    check([len(top) for top in best.details.top_tokens] == [2] * 4, "top_n_tokens")
     try:
         client.text_generation(PROMPT, temperature=-1.0)
         check(False, "a wrong temperature is refused")

@@ -23,6 +23,9 @@ def check_sync(url):
     [choice] = answer.choices
     check(choice.finish_reason in ("stop", "length"), "finish_reason")
     check(len(choice.logprobs.content) == answer.usage.completion_tokens, "a log-probability per token")
+    if choice.finish_reason == "length":
+        joined = b"".join(bytes(token.bytes) for token in choice.logprobs.content)
+        check(joined.decode() == choice.message.content, "the bytes of the tokens are the message")
     chunks = list(
         client.chat.completions.create(
             model=model.id,
@@ -51,6 +54,13 @@ def check_sync(url):
     table = scored.choices[0].logprobs
     check(table.token_logprobs[0] is None or table.token_logprobs[0] <= 0, "the first prompt token")
     check(all(value <= 0 for value in table.token_logprobs[1:]), "the prompt is scored")
+    ids = client.completions.create(model=model.id, prompt=[[5, 6, 7]], max_tokens=1, echo=True, logprobs=2)
+    check(len(ids.choices[0].logprobs.tokens) == 4, "a prompt of ids is echoed with its tokens")
+    try:
+        client.models.retrieve("nobody/nothing")
+        check(False, "an unknown model is refused")
+    except openai.NotFoundError as error:
+        check(error.code == "model_not_found", "the refusal has a code")
     try:
         client.chat.completions.create(model=model.id, messages=MESSAGES, temperature=-1)
         check(False, "a wrong temperature is refused")

@@ -45,6 +45,7 @@ def test_echo_with_logprobs_scores_the_prompt(client):
     assert choice["logprobs"]["token_logprobs"][0] is None
     assert choice["logprobs"]["token_logprobs"][1] < 0
     assert choice["logprobs"]["text_offset"] == [0, 1]
+    assert body["usage"] == body["usage"] | {"prompt_tokens": 2, "completion_tokens": 0, "total_tokens": 2}
 
 
 def test_logprobs_of_the_completion(client):
@@ -81,3 +82,8 @@ def test_wrong_fields(client, fields, code, message):
     error = response.json()["error"]
     assert error["code"] == code
     assert message in error["message"]
+
+
+def test_a_refusal_names_the_field(client):
+    assert complete(client, temperature=-1).json()["error"]["param"] == "temperature"
+    assert complete(client, top_p=2).json()["error"]["param"] == "top_p"

@@ -22,6 +22,7 @@ from tgi_server.generation import Generation
 from tgi_server.metrics import Metrics
 from tgi_server.settings import Settings
 from tgi_server.supervisor import Supervisor
+from tgi_server.token_bytes import token_bytes
 from tgi_server.validation import Limits, Validator, Wishes
 
 log = structlog.get_logger("tgi.request")
@@ -47,6 +48,7 @@ class Service:
         self._validator: Validator | None = None
         self._permits = settings.max_concurrent_requests
         self._token_texts: dict[int, str] = {}
+        self._token_bytes: dict[int, list[int]] = {}
         supervisor.on_ready = self._engine_ready
         supervisor.on_step = self.metrics.step_done
 
@@ -77,6 +79,7 @@ class Service:
         self.files = files
         self._tokenizer = tokenizer
         self._token_texts.clear()
+        self._token_bytes.clear()
 
     def _engine_ready(self, info: EngineInfo) -> None:
         self._validator = None
@@ -142,6 +145,14 @@ class Service:
         if text is None:
             text = self._token_texts[token_id] = self.tokenizer.token_text(token_id)
         return text
+
+    def token_bytes(self, token_id: int) -> list[int]:
+        """The bytes of one token alone."""
+        found = self._token_bytes.get(token_id)
+        if found is None:
+            piece = self.tokenizer.backend.id_to_token(token_id)
+            found = self._token_bytes[token_id] = list(token_bytes(self.token_text(token_id), piece))
+        return found
 
     # its health
 

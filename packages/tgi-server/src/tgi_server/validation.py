@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -148,6 +149,12 @@ def _rules(w: Wishes, limits: Limits) -> Iterator[tuple[bool, str]]:
     )
 
 
+def _param(message: str) -> str | None:
+    """The field that a message begins with, if it has this name on all routes."""
+    found = re.match(r"`(\w+)`", message)
+    return found[1] if found and found[1] not in ("inputs", "max_new_tokens", "top_n_tokens") else None
+
+
 def _outside(value: float | None, low: float, high: float) -> bool:
     return value is not None and not low <= value <= high
 
@@ -168,7 +175,7 @@ class Validator:
         """
         for broken, message in _rules(wishes, self.limits):
             if broken:
-                raise InvalidInput(message)
+                raise InvalidInput(message, param=_param(message))
         ids = await self._prompt_ids(wishes)
         max_new_tokens = self._room(len(ids), wishes.max_new_tokens)
         if wishes.grammar is not None:

@@ -111,8 +111,7 @@ def _logprobs(service: Service, tokens: list[Token]) -> list[dict[str, Any]]:
 
 
 def _logprob(service: Service, token_id: int, logprob: float) -> dict[str, Any]:
-    text = service.token_text(token_id)
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+    return {"token": service.token_text(token_id), "logprob": logprob, "bytes": service.token_bytes(token_id)}
 
 
 ENDPOINTS = (

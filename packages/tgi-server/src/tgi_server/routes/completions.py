@@ -83,7 +83,8 @@ async def _answer(
     content["choices"] = [
         _choice(service, request, index, generation, tokens) for index, (generation, tokens) in enumerate(answers)
     ]
-    content["usage"] = openai.usage(generations, generations[::count])
+    completions = [] if request.max_tokens == 0 else generations
+    content["usage"] = openai.usage(completions, generations[::count])
     await exchange.reply(content, timing_headers(service, generations[::count], compute_time=False))
 
 
