@@ -195,6 +195,61 @@ def test_disable_custom_kernels_takes_the_reference_everywhere(checkpoint):
     assert not engine.info.custom_kernels
 
 
+def test_a_head_in_the_checkpoint_is_used_whatever_the_config_says(tmp_path):
+    folder = make_checkpoint(tmp_path, "llama", tie_word_embeddings=False)
+    config = folder / "config.json"
+    expected = Engine(EngineConfig(model_id=str(folder), device="cpu")).generate([[5, 6]])[0].token_ids
+    config.write_text(config.read_text().replace('"tie_word_embeddings": false', '"tie_word_embeddings": true'))
+    assert Engine(EngineConfig(model_id=str(folder), device="cpu")).generate([[5, 6]])[0].token_ids == expected
+
+
+def test_the_tokenizers_end_is_used_where_the_config_names_none(tmp_path):
+    folder = make_checkpoint(tmp_path, "llama", eos_token_id=None)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    engine = Engine(EngineConfig(model_id=str(folder), device="cpu"))
+    assert engine.scheduler.finish.eos_token_ids == {2}
+
+
+def test_generate_does_not_swallow_the_outputs_of_queued_requests(engine):
+    engine.add(Request(id=1, prompt_ids=[5], params=SamplingParams(max_new_tokens=3)))
+    with pytest.raises(InvalidRequest, match="still run"):
+        engine.generate(["Hello"])
+    assert sum(len(output.token_ids) for output in finish(engine)[1]) == 3
+
+
+def test_a_sequence_that_cannot_be_admitted_ends_alone(engine, monkeypatch):
+    admit = engine.runner.sampler.admit
+
+    def refuse_one(admission):
+        if admission.sequence_id == 2:
+            raise MemoryError("provoked")
+        admit(admission)
+
+    monkeypatch.setattr(engine.runner.sampler, "admit", refuse_one)
+    for number in (1, 2, 3):
+        engine.add(Request(id=number, prompt_ids=[5, 6], params=SamplingParams(max_new_tokens=3)))
+    outputs = finish(engine)
+    assert outputs[2][-1].error == "MemoryError: provoked"
+    assert outputs[1][-1].finish_reason == outputs[3][-1].finish_reason == "length"
+
+
+def test_absurd_sizes_are_refused_before_memory_is_taken(tmp_path):
+    folder = make_checkpoint(tmp_path, "llama")
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"vocab_size": 384', '"vocab_size": 1000000000000'))
+    with pytest.raises(WeightsError, match=r"embed_tokens\.weight has shape"):
+        Engine(EngineConfig(model_id=str(folder), device="cpu"))
+
+
+def test_dynamic_rope_wishes_change_the_frequencies(checkpoint):
+    engines = [
+        Engine(EngineConfig(model_id=str(checkpoint), device="cpu", rope_scaling=rule, rope_factor=factor))
+        for rule, factor in ((None, None), ("dynamic", 4.0))
+    ]
+    frequencies = [e.runner.model.layers[0].self_attn.attn.rotary.inverse_frequencies for e in engines]
+    assert not torch.equal(*frequencies)
+
+
 def test_rope_wishes_stretch_the_context(checkpoint):
     engine = Engine(EngineConfig(model_id=str(checkpoint), device="cpu", rope_scaling="linear", rope_factor=4.0))
     assert engine.info.max_total_tokens == 2048

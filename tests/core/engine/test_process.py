@@ -88,6 +88,7 @@ def test_requests_are_answered_until_shutdown(start, checkpoint):
     front.send(messages.Add(Request(id=8, prompt_ids=[])))
     assert "cannot be empty" in front.outputs(8)[0].error
     front.send(messages.Abort([1, 2, 3]))
+    front.inbox.send(b"no message at all")
     front.send(messages.Shutdown())
     assert front.process.wait(PATIENCE_S) == 0
 

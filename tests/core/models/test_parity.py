@@ -1,5 +1,7 @@
 """Every family of core against transformers: logits, and greedy tokens through the whole engine."""
 
+import json
+
 import pytest
 import torch
 
@@ -44,6 +46,28 @@ CHECKPOINTS = {
     ),
     "qwen3": ("qwen3", {}),
     "qwen3, tied": ("qwen3", {"tie_word_embeddings": True}),
+    "bloom": ("bloom", {}),
+    "bloom, 6 heads": ("bloom", {"hidden_size": 96, "n_head": 6}),
+    "bloom, residual after norm": ("bloom", {"apply_residual_connection_post_layernorm": True}),
+    "falcon 7b": ("falcon", {}),
+    "falcon 40b": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "falcon 11b": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1}),
+    "falcon, multi-head, sequential, biases": (
+        "falcon",
+        {"multi_query": False, "parallel_attn": False, "bias": True},
+    ),
+    "gpt2": ("gpt2", {}),
+    "gpt2, scaled by layer": ("gpt2", {"scale_attn_by_inverse_layer_idx": True, "n_inner": 96}),
+    "gpt_bigcode": ("gpt_bigcode", {}),
+    "gpt_bigcode, multi-head": ("gpt_bigcode", {"multi_query": False}),
+    "gptj": ("gptj", {}),
+    "mpt": ("mpt", {}),
+    "mpt, 6 heads, clipped": ("mpt", {"d_model": 96, "n_heads": 6, "attn_config": {"clip_qkv": 0.5}}),
+    "opt": ("opt", {}),
+    "opt-350m": ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 32}),
+    "galactica": ("opt", {"activation_function": "gelu", "enable_bias": False}),
+    "phi": ("phi", {}),
+    "phi, grouped, normed": ("phi", {"num_key_value_heads": 2, "qk_layernorm": True, "partial_rotary_factor": 0.25}),
     "gpt_neox": ("gpt_neox", {}),
     "gpt_neox, sequential, whole rotary": ("gpt_neox", {"use_parallel_residual": False, "rotary_pct": 1.0}),
     "gpt_neox, tied, without attention biases": ("gpt_neox", {"tie_word_embeddings": True, "attention_bias": False}),
@@ -137,3 +161,26 @@ def test_prompt_logprobs(folder, reference):
     torch.testing.assert_close(
         torch.tensor([entry.logprob for entry in outputs[0].top_logprobs[0]]), best.values, rtol=1e-4, atol=1e-4
     )
+
+
+def test_santacoder_as_first_published(tmp_path):
+    """GPT-2's layout with queries apart from keys and values; GPTBigCode holds the same model in one matrix."""
+    from safetensors.torch import load_file, save_file
+
+    plain = make_checkpoint(tmp_path / "plain", "gpt_bigcode")
+    custom = make_checkpoint(tmp_path / "custom", "gpt_bigcode")
+    tensors = load_file(custom / "model.safetensors")
+    hidden = 64
+    for name in [name for name in tensors if ".c_attn." in name]:
+        rows = tensors.pop(name)
+        transpose = (lambda part: part.T.contiguous()) if rows.dim() == 2 else torch.clone
+        tensors[name.replace("c_attn", "q_attn")] = transpose(rows[:hidden])
+        tensors[name.replace("c_attn", "kv_attn")] = transpose(rows[hidden:])
+    for name, tensor in tensors.items():
+        if name.endswith(("c_proj.weight", "c_fc.weight")):
+            tensors[name] = tensor.mT.contiguous()
+    save_file(tensors, custom / "model.safetensors")
+    config = json.loads((custom / "config.json").read_text())
+    config |= {"model_type": "gpt2", "architectures": ["GPT2LMHeadCustomModel"], "multi_query": True}
+    (custom / "config.json").write_text(json.dumps(config))
+    assert tokens_of(run(make_engine(custom), PROMPTS, 12)) == tokens_of(run(make_engine(plain), PROMPTS, 12))

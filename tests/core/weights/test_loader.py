@@ -30,8 +30,7 @@ class Leaf(nn.Module):
     """Loads one vector of two, and a sibling's if there is one."""
 
     def load(self, source):
-        self.weight = torch.empty(2)
-        source.copy("weight", self.weight)
+        self.weight = source.read("weight", 2, dtype=torch.float32)
         if source.sibling("other").has("weight"):
             source.sibling("other").copy("weight", self.weight)
 

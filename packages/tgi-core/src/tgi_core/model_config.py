@@ -37,6 +37,17 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "max_window_layers": 28,
         "max_position_embeddings": 32768,
     },
+    "bloom": {"hidden_act": "gelu_pytorch_tanh", "layer_norm_epsilon": 1e-5},
+    "falcon": {"activation": "gelu", "layer_norm_epsilon": 1e-5},
+    "RefinedWeb": {"activation": "gelu", "layer_norm_epsilon": 1e-5},
+    "RefinedWebModel": {"activation": "gelu", "layer_norm_epsilon": 1e-5},
+    "gpt2": {"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5},
+    "gpt_bigcode": {"activation_function": "gelu_pytorch_tanh", "layer_norm_epsilon": 1e-5, "multi_query": True},
+    "gpt_neox": {"hidden_act": "gelu", "layer_norm_eps": 1e-5, "rotary_pct": 0.25},
+    "gptj": {"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "rotary_dim": 64},
+    "mpt": {"hidden_act": "gelu", "layer_norm_epsilon": 1e-5},
+    "opt": {"activation_function": "relu", "layer_norm_eps": 1e-5},
+    "phi": {"hidden_act": "gelu_new", "layer_norm_eps": 1e-5, "partial_rotary_factor": 0.5},
 }
 
 
@@ -97,11 +108,11 @@ _ALIASES = {
     "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff"),
     "num_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     "num_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
-    "num_kv_heads": ("num_key_value_heads", "num_kv_heads"),
+    "num_kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
     "head_size": ("head_dim", "d_kv"),
     "max_positions": ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
     "norm_eps": ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),
-    "activation": ("hidden_act", "hidden_activation", "activation_function"),
+    "activation": ("hidden_act", "hidden_activation", "activation_function", "activation"),
     "dtype": ("dtype", "torch_dtype"),
 }
 

@@ -42,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """All rows of one step.  `admissions` come first; `ended` slots may be reused by them."""
+    """All rows of one step.  `admissions` come first; their slots may be those of sequences that have ended."""
 
     number: int
     kind: StepKind

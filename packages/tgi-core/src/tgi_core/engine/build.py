@@ -13,6 +13,7 @@ from tgi_core.config import EngineConfig, ResolvedConfig
 from tgi_core.device.backend import DeviceBackend
 from tgi_core.device.select import select_device
 from tgi_core.engine.resolve import Facts, check_wishes, resolve, resolve_dtype
+from tgi_core.errors import TokenizerError
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.select import KernelChoice, select_kernels
 from tgi_core.kvcache.manager import KVCacheManager
@@ -30,6 +31,8 @@ from tgi_core.scheduler.finish import FinishRule
 from tgi_core.scheduler.limits import Limits
 from tgi_core.scheduler.scheduler import Scheduler
 from tgi_core.stats import EngineInfo
+from tgi_core.tokenizer.tokenizer import load_tokenizer
+from tgi_core.tokenizer.tokenizer_config import end_ids
 from tgi_core.weights.reader import WeightReader, open_weights
 from tgi_core.weights.source import ModelFiles, resolve_model
 
@@ -86,7 +89,7 @@ def build(config: EngineConfig, progress: Progress = lambda phase, fraction, det
     model.load_weights(reader, lambda fraction: progress("weights", fraction, files.model_id))
     backend.prepare_model(model.eval())
     attention.allocate(resolved.num_blocks)
-    eos = _eos_token_ids(files)
+    eos = end_ids(files.generation_config, files.config) or _tokenizer_end_ids(config, files)
     scheduler = _scheduler(resolved, model_config, backend, eos)
     runner = _runner(config, resolved, model, attention, backend, kernels.greedy, eos)
     info = _info(resolved, model_config, backend, choices, not config.disable_custom_kernels)
@@ -107,17 +110,23 @@ def kernel_query(model: ModelConfig, device: str, dtype: str, block_size: int) -
 
 
 def _model_config(config: EngineConfig, files: ModelFiles, reader: WeightReader) -> ModelConfig:
-    """The model's shape, with a person's rope wishes, and a tied head where the checkpoint has none of its own."""
+    """The model's shape, with a person's rope wishes.
+
+    The head is the embedding exactly where the checkpoint has none of its own, whatever its config says: that is what
+    transformers makes of it too.
+    """
     raw = dict(files.config)
     if config.rope_scaling or config.rope_factor:
-        factor = config.rope_factor or 1.0
-        raw["rope_scaling"] = {"rope_type": config.rope_scaling or "linear", "factor": factor}
-        raw["rope_scaling"]["rope_theta"] = parse_model_config(raw).rotary.theta
-        raw.pop("rope_parameters", None)
-        raw["max_position_embeddings"] = int(raw.get("max_position_embeddings", 2048) * factor)
-    model = parse_model_config(raw)
+        own, factor = parse_model_config(raw), config.rope_factor or 1.0
+        raw["rope_scaling"] = {
+            "rope_type": config.rope_scaling or "linear",
+            "factor": factor,
+            "rope_theta": own.rotary.theta,
+            "original_max_position_embeddings": own.max_positions,
+        }
+        raw["max_position_embeddings"] = int(own.max_positions * factor)
     has_head = any(name.endswith(HEADS) for name in reader.names)
-    return model if has_head else replace(model, tie_word_embeddings=True)
+    return replace(parse_model_config(raw), tie_word_embeddings=not has_head)
 
 
 def _weight_bytes(reader: WeightReader, dtype: str) -> int:
@@ -129,12 +138,12 @@ def _elements(shape: tuple[int, ...]) -> int:
     return torch.Size(shape).numel()
 
 
-def _eos_token_ids(files: ModelFiles) -> tuple[int, ...]:
-    """generation_config's, else config's; one id or a list."""
-    found = files.generation_config.get("eos_token_id", files.config.get("eos_token_id"))
-    if found is None:
-        return ()
-    return tuple(found) if isinstance(found, list) else (found,)
+def _tokenizer_end_ids(config: EngineConfig, files: ModelFiles) -> tuple[int, ...]:
+    """The tokenizer's EOS, for models whose configuration names none."""
+    try:
+        return load_tokenizer(files, trust_remote_code=config.trust_remote_code).eos_token_ids
+    except TokenizerError:
+        return ()  # whoever needs the tokenizer will say so
 
 
 def _scheduler(

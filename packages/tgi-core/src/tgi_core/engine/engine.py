@@ -161,9 +161,11 @@ class Engine:
         """Continue all prompts, batched; token ids are taken as they are, text is tokenized with special tokens.
 
         Raises:
-            InvalidRequest: a prompt breaks a limit; none is run.
+            InvalidRequest: a prompt breaks a limit, or requests queued with `add` still run; none is run.
             RequestFailed: the engine gave up on one.
         """
+        if self.has_work:
+            raise InvalidRequest("requests queued with `add` still run; `step` until `has_work` is False")
         params = params or SamplingParams()
         requests = [self._request(prompt, params) for prompt in prompts]
         for request in requests:

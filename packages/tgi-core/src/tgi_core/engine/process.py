@@ -106,7 +106,12 @@ class EngineProcess:
             return True
         with contextlib.suppress(zmq.Again):
             while True:
-                message = messages.decode_to_engine(self.inbox.recv(zmq.NOBLOCK))
+                frame = self.inbox.recv(zmq.NOBLOCK)
+                try:
+                    message = messages.decode_to_engine(frame)
+                except msgspec.MsgspecError:
+                    log.exception("a message of %d bytes could not be read and was dropped", len(frame))
+                    continue
                 if isinstance(message, messages.Shutdown):
                     return False
                 self._handle(message)

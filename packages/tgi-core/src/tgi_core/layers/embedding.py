@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,8 +19,7 @@ class Embedding(nn.Module):
         self.count, self.size, self.dtype = count, size, build.dtype
 
     def load(self, source: Source) -> None:
-        self.weight = torch.empty(self.count, self.size, dtype=self.dtype)
-        source.copy("weight", self.weight)
+        self.weight = source.read("weight", self.count, self.size, dtype=self.dtype)
 
     def forward(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.weight)

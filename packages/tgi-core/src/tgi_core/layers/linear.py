@@ -41,6 +41,9 @@ class Linear(nn.Module):
         self.bias: Tensor | None = None
 
     def load(self, source: Source) -> None:
+        for name, size in zip(self.names, self.sizes, strict=True):
+            shape = (self.in_features, size) if self.transposed else (size, self.in_features)
+            source.sibling(name).require("weight", *shape)
         weight = source.staging(sum(self.sizes), self.in_features, self.dtype)
         bias = torch.empty(sum(self.sizes), dtype=self.dtype) if self.has_bias else None
         start = 0
@@ -58,3 +61,18 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.kernel(x, self.packed, self.bias)
         return y
+
+
+def split_fused_heads(groups: int, queries: int) -> Callable[[Tensor], Tensor]:
+    """For checkpoints that store, group by group, the rows of `queries` query heads, a key head and a value head.
+
+    Returns:
+        an `arrange` that puts all queries first, then all keys, then all values.
+    """
+
+    def arrange(rows: Tensor) -> Tensor:
+        heads = rows.view(groups, queries + 2, rows.shape[0] // (groups * (queries + 2)), -1)
+        parts = (heads[:, :queries], heads[:, queries : queries + 1], heads[:, queries + 1 :])
+        return torch.cat([part.flatten(0, 2) for part in parts]).view(rows.shape)
+
+    return arrange

@@ -30,10 +30,17 @@ class MLP(nn.Module):
 
     Args:
         names: what the checkpoint calls the two matrices.
+        transposed: see `Linear`.
     """
 
     def __init__(
-        self, config: ModelConfig, build: BuildContext, names: tuple[str, str], *, bias: bool, transposed: bool = False
+        self,
+        config: ModelConfig,
+        build: BuildContext,
+        names: tuple[str, str],
+        *,
+        bias: bool,
+        transposed: bool = False,
     ) -> None:
         super().__init__()
         hidden, wide = config.hidden_size, config.intermediate_size

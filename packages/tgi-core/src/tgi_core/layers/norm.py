@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from tgi_core.layers.build import BuildContext
@@ -19,8 +18,7 @@ class RMSNorm(nn.Module):
         self.size, self.eps, self.kernels, self.dtype = size, eps, build.kernels, build.dtype
 
     def load(self, source: Source) -> None:
-        self.weight = torch.empty(self.size, dtype=self.dtype)
-        source.copy("weight", self.weight)
+        self.weight = source.read("weight", self.size, dtype=self.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.kernels.rms_norm(x, self.weight, self.eps)
@@ -52,11 +50,9 @@ class LayerNorm(nn.Module):
 
     def load(self, source: Source) -> None:
         source = source.sibling(self.name) if self.name else source
-        self.weight = torch.empty(self.size, dtype=self.dtype)
-        source.copy("weight", self.weight)
+        self.weight = source.read("weight", self.size, dtype=self.dtype)
         if self.has_bias:
-            self.bias = torch.empty(self.size, dtype=self.dtype)
-            source.copy("bias", self.bias)
+            self.bias = source.read("bias", self.size, dtype=self.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.kernels.layer_norm(x, self.weight, self.bias, self.eps)

@@ -99,3 +99,13 @@ RULES: dict[str, Callable[[RotaryConfig], tuple[Tensor, float]]] = {
     "llama3": _llama3,
     "yarn": _yarn,
 }
+
+
+def pairs_to_halves(head_size: int, rotated: int) -> Tensor:
+    """Which of a head's dimensions [head_size] come where, so that pairs (0, 1), (2, 3), ... rotate as halves do.
+
+    Put queries and keys into this order and their products stay what they were.
+    """
+    order = torch.arange(head_size)
+    order[:rotated] = torch.cat((torch.arange(0, rotated, 2), torch.arange(1, rotated, 2)))
+    return order

@@ -5,6 +5,31 @@ from tgi_core.plugins.specs import ModelSpec
 _MODELS = "tgi_core.models"
 
 FAMILIES = (
+    ModelSpec(architectures=("BloomForCausalLM",), target=f"{_MODELS}.bloom:BloomForCausalLM", family="BLOOM"),
+    ModelSpec(
+        architectures=("FalconForCausalLM", "RWForCausalLM"),
+        target=f"{_MODELS}.falcon:FalconForCausalLM",
+        family="Falcon 7B, Falcon 40B",
+        note="also RW; its ALiBi is exact here, where transformers rounds it to bfloat16",
+    ),
+    ModelSpec(
+        architectures=("GPT2LMHeadModel", "GPT2LMHeadCustomModel"),
+        target=f"{_MODELS}.gpt2:GPT2LMHeadModel",
+        family="GPT-2",
+        note="also SantaCoder as first published",
+    ),
+    ModelSpec(
+        architectures=("GPTBigCodeForCausalLM",),
+        target=f"{_MODELS}.gpt2:GPTBigCodeForCausalLM",
+        family="SantaCoder, StarCoder",
+    ),
+    ModelSpec(architectures=("GPTJForCausalLM",), target=f"{_MODELS}.gptj:GPTJForCausalLM", family="GPT-J"),
+    ModelSpec(
+        architectures=("GPTNeoXForCausalLM",),
+        target=f"{_MODELS}.gpt_neox:GPTNeoXForCausalLM",
+        family="GPT-NeoX",
+        note="also Pythia",
+    ),
     ModelSpec(
         architectures=("LlamaForCausalLM", "LLaMAForCausalLM"),
         target=f"{_MODELS}.llama:LlamaForCausalLM",
@@ -17,12 +42,14 @@ FAMILIES = (
         family="Mistral",
         note="v0.1 with its sliding window, v0.2 and later without",
     ),
+    ModelSpec(architectures=("MptForCausalLM", "MPTForCausalLM"), target=f"{_MODELS}.mpt:MptForCausalLM", family="MPT"),
+    ModelSpec(architectures=("OPTForCausalLM",), target=f"{_MODELS}.opt:OPTForCausalLM", family="OPT, Galactica"),
+    ModelSpec(
+        architectures=("PhiForCausalLM",),
+        target=f"{_MODELS}.phi:PhiForCausalLM",
+        family="Phi",
+        note="1, 1.5 and 2",
+    ),
     ModelSpec(architectures=("Qwen2ForCausalLM",), target=f"{_MODELS}.llama:LlamaForCausalLM", family="Qwen2"),
     ModelSpec(architectures=("Qwen3ForCausalLM",), target=f"{_MODELS}.qwen3:Qwen3ForCausalLM", family="Qwen3"),
-    ModelSpec(
-        architectures=("GPTNeoXForCausalLM",),
-        target=f"{_MODELS}.gpt_neox:GPTNeoXForCausalLM",
-        family="GPT-NeoX",
-        note="also Pythia",
-    ),
 )

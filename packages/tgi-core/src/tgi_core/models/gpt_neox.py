@@ -10,7 +10,7 @@ from tgi_core.attention.base import AttentionSpec, ForwardContext
 from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
-from tgi_core.layers.linear import Linear
+from tgi_core.layers.linear import Linear, split_fused_heads
 from tgi_core.layers.mlp import MLP
 from tgi_core.layers.norm import LayerNorm
 from tgi_core.layers.rotary import RotaryEmbedding
@@ -26,17 +26,13 @@ class GPTNeoXAttention(nn.Module):
         self.heads, self.head_size = config.num_heads, config.head_size
         hidden, bias = config.hidden_size, config.raw.get("attention_bias", True)
         self.query_key_value = Linear(
-            hidden, (3 * hidden,), ("query_key_value",), build, bias=bias, arrange=self.split_heads
+            hidden, (3 * hidden,), ("query_key_value",), build, bias=bias, arrange=split_fused_heads(self.heads, 1)
         )
         self.dense = Linear(hidden, (hidden,), ("dense",), build, bias=bias)
         spec = AttentionSpec(
             heads=self.heads, kv_heads=self.heads, head_size=self.head_size, scale=self.head_size**-0.5
         )
         self.attn = Attention(spec, build, rotary)
-
-    def split_heads(self, rows: Tensor) -> Tensor:
-        """[H, 3, D] rows -> [3, H, D] rows"""
-        return rows.view(self.heads, 3, self.head_size, -1).transpose(0, 1).reshape(rows.shape)
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
         q, k, v = self.query_key_value(x).unflatten(-1, (3, self.heads, self.head_size)).unbind(1)

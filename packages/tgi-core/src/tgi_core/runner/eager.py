@@ -14,7 +14,7 @@ from tgi_core.models.base import CausalLM
 from tgi_core.runner.base import FinishedHandle, Handle, Runner
 from tgi_core.runner.slots import SlotTables, positions
 from tgi_core.sampling.sampler import Sampler
-from tgi_core.step import Row, RowResult, StepPlan, StepResult
+from tgi_core.step import Admission, Row, RowResult, StepPlan, StepResult
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +31,21 @@ class EagerRunner(Runner):
     def submit(self, plan: StepPlan) -> Handle:
         started = time.perf_counter()
         self.slots.update(plan)
-        for admission in plan.admissions:
-            self.sampler.admit(admission)
-        results = self._run_or_isolate(plan.rows)
+        failed = {admission.sequence_id: error for admission in plan.admissions if (error := self._admit(admission))}
+        healthy = tuple(row for row in plan.rows if row.sequence_id not in failed)
+        found = {result.sequence_id: result for result in (self._run_or_isolate(healthy) if healthy else [])}
+        found |= {sequence_id: RowResult(sequence_id, error=error) for sequence_id, error in failed.items()}
+        results = [found[row.sequence_id] for row in plan.rows]
         return FinishedHandle(StepResult(results, time.perf_counter() - started))
+
+    def _admit(self, admission: Admission) -> str:
+        """Why a sequence cannot be sampled; "" if it can."""
+        try:
+            self.sampler.admit(admission)
+        except Exception as error:
+            log.exception("a sequence could not be admitted")
+            return f"{type(error).__name__}: {error}"
+        return ""
 
     def _run_or_isolate(self, rows: tuple[Row, ...]) -> list[RowResult]:
         """Run a batch; if that fails, run its rows one by one, so that only the guilty ones fail."""
@@ -69,7 +80,7 @@ class EagerRunner(Runner):
         for result, token, logprob, top in zip(results, tokens, choice.logprobs, choice.top_logprobs, strict=True):
             result.token_id, result.logprob, result.top_logprobs = token, logprob, top
             if math.isnan(logprob):
-                result.error = "the model's logits are not numbers (NaN); its weights or dtype are at fault"
+                result.error = "no token can be chosen: its probabilities are not numbers (NaN)"
 
     def _add_prompt_logprobs(
         self, rows: tuple[Row, ...], ends: list[int], hidden: Tensor, results: list[RowResult]

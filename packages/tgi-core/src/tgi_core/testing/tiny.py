@@ -41,6 +41,7 @@ FAMILIES: dict[str, dict[str, Any]] = {  # model_type -> what differs from its c
     "gemma": {**_LLAMA, "head_dim": 16, "tie_word_embeddings": True},
     "gpt2": _GPT2,
     "gpt_bigcode": _GPT2,
+    "gptj": {**_GPT2, "rotary_dim": 8},
     "gpt_neox": {**_PLAIN, "rotary_pct": 0.5},
     "llama": _LLAMA,
     "mistral": {**_LLAMA, "sliding_window": 16},

@@ -50,8 +50,8 @@ class Checkpoint:
         """The checkpoint's name of a tensor that the model calls `name`."""
         return next((prefix + name for prefix in self.prefixes if prefix + name in self.reader.names), None)
 
-    def copy(self, name: str, out: Tensor) -> None:
-        """Copy a tensor into `out`, which has the model's shape and dtype.
+    def require(self, name: str, shape: tuple[int, ...]) -> str:
+        """The checkpoint's name of a tensor that is there and has this shape.
 
         Raises:
             WeightsError: it is missing or has another shape.
@@ -63,11 +63,16 @@ class Checkpoint:
                 f"the checkpoint has no tensor {tried}: "
                 "its files are incomplete, or config.json describes another model"
             )
-        if (shape := tuple(self.reader.shape(found))) != tuple(out.shape):
+        if (stored := tuple(self.reader.shape(found))) != shape:
             raise WeightsError(
-                f"{found} has shape {list(shape)} where config.json asks for {list(out.shape)}: "
+                f"{found} has shape {list(stored)} where config.json asks for {list(shape)}: "
                 "the weights and config.json are of different models"
             )
+        return found
+
+    def copy(self, name: str, out: Tensor) -> None:
+        """Copy a tensor into `out`, which has the model's shape and dtype; see `require`."""
+        found = self.require(name, tuple(out.shape))
         self.reader.copy(found, out)
         self.used.add(found)
 
@@ -90,6 +95,17 @@ class Source:
     def staging(self, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
         """See `Checkpoint.staging`."""
         return self.checkpoint.staging(rows, columns, dtype)
+
+    def require(self, name: str, *shape: int) -> None:
+        """Refuse a tensor that is missing or has another shape, before memory is taken; see `Checkpoint.require`."""
+        self.checkpoint.require(f"{self.path}.{name}", shape)
+
+    def read(self, name: str, *shape: int, dtype: torch.dtype) -> Tensor:
+        """The tensor `name` of this layer, in memory of its own; see `Checkpoint.require`."""
+        self.require(name, *shape)
+        out = torch.empty(shape, dtype=dtype)
+        self.copy(name, out)
+        return out
 
     def copy(self, name: str, out: Tensor) -> None:
         """Copy the tensor `name` of this layer into `out`; see `Checkpoint.copy`."""

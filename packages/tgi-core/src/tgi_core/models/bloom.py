@@ -1,0 +1,86 @@
+"""BLOOM: ALiBi, a norm behind the embedding (arXiv 2211.05100)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from tgi_core.attention.base import AttentionSpec, ForwardContext
+from tgi_core.layers.alibi import alibi_slopes
+from tgi_core.layers.attention import Attention
+from tgi_core.layers.build import BuildContext
+from tgi_core.layers.embedding import Embedding
+from tgi_core.layers.linear import Linear, split_fused_heads
+from tgi_core.layers.mlp import MLP
+from tgi_core.layers.norm import LayerNorm
+from tgi_core.model_config import ModelConfig
+from tgi_core.models.base import CausalLM
+
+
+class BloomAttention(nn.Module):
+    """The checkpoint stores query, key and value of each head side by side."""
+
+    def __init__(self, config: ModelConfig, build: BuildContext) -> None:
+        super().__init__()
+        self.heads, self.head_size, hidden = config.num_heads, config.head_size, config.hidden_size
+        self.query_key_value = Linear(
+            hidden, (3 * hidden,), ("query_key_value",), build, bias=True, arrange=split_fused_heads(self.heads, 1)
+        )
+        self.dense = Linear(hidden, (hidden,), ("dense",), build, bias=True)
+        spec = AttentionSpec(
+            heads=self.heads,
+            kv_heads=self.heads,
+            head_size=self.head_size,
+            scale=self.head_size**-0.5,
+            alibi_slopes=alibi_slopes(self.heads),
+        )
+        self.attn = Attention(spec, build)
+
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        q, k, v = self.query_key_value(x).unflatten(-1, (3, self.heads, self.head_size)).unbind(1)
+        out: Tensor = self.dense(self.attn(q, k, v, context).flatten(-2))
+        return out
+
+
+class BloomBlock(nn.Module):
+    """Each half reads a norm; what it is added to is the norm's input, or with a flag its output."""
+
+    def __init__(self, config: ModelConfig, build: BuildContext) -> None:
+        super().__init__()
+        self.adds_to_norm = config.raw.get("apply_residual_connection_post_layernorm", False)
+        self.input_layernorm = LayerNorm(config.hidden_size, config.norm_eps, build)
+        self.self_attention = BloomAttention(config, build)
+        self.post_attention_layernorm = LayerNorm(config.hidden_size, config.norm_eps, build)
+        self.mlp = MLP(config, build, ("dense_h_to_4h", "dense_4h_to_h"), bias=True)
+
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        normed = self.input_layernorm(x)
+        x = (normed if self.adds_to_norm else x) + self.self_attention(normed, context)
+        normed = self.post_attention_layernorm(x)
+        return (normed if self.adds_to_norm else x) + self.mlp(normed)
+
+
+class BloomForCausalLM(CausalLM):
+    """Embedding and its norm, blocks, norm, head."""
+
+    checkpoint_prefixes: ClassVar[tuple[str, ...]] = ("transformer.", "")
+
+    def __init__(self, config: ModelConfig, build: BuildContext) -> None:
+        super().__init__(config, build)
+        self.word_embeddings = Embedding(config.vocab_size, config.hidden_size, build)
+        self.word_embeddings_layernorm = LayerNorm(config.hidden_size, config.norm_eps, build)
+        self.h = nn.ModuleList(BloomBlock(config, build) for _ in range(config.num_layers))
+        self.ln_f = LayerNorm(config.hidden_size, config.norm_eps, build)
+        head = "word_embeddings" if config.tie_word_embeddings else "lm_head"
+        self.lm_head = Linear(config.hidden_size, (config.vocab_size,), (head,), build)
+
+    def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
+        x: Tensor = self.word_embeddings_layernorm(self.word_embeddings(input_ids))
+        for block in self.h:
+            x = block(x, context)
+        return self.ln_f(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        y: Tensor = self.lm_head(hidden)
+        return y

@@ -1,0 +1,97 @@
+"""GPT-2, and GPTBigCode (SantaCoder, StarCoder), which differs in multi-query attention (arXiv 2305.06161)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from tgi_core.attention.base import AttentionSpec, ForwardContext
+from tgi_core.layers.attention import Attention
+from tgi_core.layers.build import BuildContext
+from tgi_core.layers.embedding import Embedding
+from tgi_core.layers.linear import Linear, split_fused_heads
+from tgi_core.layers.mlp import MLP
+from tgi_core.layers.norm import LayerNorm
+from tgi_core.model_config import ModelConfig
+from tgi_core.models.base import CausalLM
+
+
+class GPT2Attention(nn.Module):
+    """Learned positions come from the embedding; `scale` may fall with the layer."""
+
+    def __init__(self, layer: int, config: ModelConfig, build: BuildContext, *, transposed: bool) -> None:
+        super().__init__()
+        self.heads, self.head_size, hidden = config.num_heads, config.head_size, config.hidden_size
+        self.kv_heads = config.num_kv_heads
+        kv_size = self.kv_heads * self.head_size
+        is_interleaved = config.model_type == "gpt_bigcode" and self.kv_heads == self.heads
+        if config.architecture == "GPT2LMHeadCustomModel":  # SantaCoder's own code
+            parts = {"q_attn": hidden, "kv_attn": 2 * kv_size}
+        else:
+            parts = {"c_attn": hidden + 2 * kv_size}
+        arrange = split_fused_heads(self.heads, 1) if is_interleaved else None
+        self.c_attn = Linear(
+            hidden, tuple(parts.values()), tuple(parts), build, bias=True, transposed=transposed, arrange=arrange
+        )
+        self.c_proj = Linear(hidden, (hidden,), ("c_proj",), build, bias=True, transposed=transposed)
+        scale = self.head_size**-0.5 if config.raw.get("scale_attn_weights", True) else 1.0
+        if config.raw.get("scale_attn_by_inverse_layer_idx"):
+            scale /= layer + 1
+        spec = AttentionSpec(heads=self.heads, kv_heads=self.kv_heads, head_size=self.head_size, scale=scale)
+        self.attn = Attention(spec, build)
+
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        qkv = self.c_attn(x).unflatten(-1, (-1, self.head_size))
+        q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=-2)
+        out: Tensor = self.c_proj(self.attn(q, k, v, context).flatten(-2))
+        return out
+
+
+class GPT2Block(nn.Module):
+    """A norm before each half."""
+
+    def __init__(self, layer: int, config: ModelConfig, build: BuildContext, *, transposed: bool) -> None:
+        super().__init__()
+        self.ln_1 = LayerNorm(config.hidden_size, config.norm_eps, build)
+        self.attn = GPT2Attention(layer, config, build, transposed=transposed)
+        self.ln_2 = LayerNorm(config.hidden_size, config.norm_eps, build)
+        self.mlp = MLP(config, build, ("c_fc", "c_proj"), bias=True, transposed=transposed)
+
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        x = x + self.attn(self.ln_1(x), context)
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT2LMHeadModel(CausalLM):
+    """Token and position embedding, blocks, norm, head."""
+
+    checkpoint_prefixes: ClassVar[tuple[str, ...]] = ("transformer.", "")
+    transposed: ClassVar[bool] = True  #: the checkpoint stores weights as [in, out]
+
+    def __init__(self, config: ModelConfig, build: BuildContext) -> None:
+        super().__init__(config, build)
+        self.wte = Embedding(config.vocab_size, config.hidden_size, build)
+        self.wpe = Embedding(config.max_positions, config.hidden_size, build)
+        self.h = nn.ModuleList(
+            GPT2Block(i, config, build, transposed=self.transposed) for i in range(config.num_layers)
+        )
+        self.ln_f = LayerNorm(config.hidden_size, config.norm_eps, build)
+        head = "wte" if config.tie_word_embeddings else "lm_head"
+        self.lm_head = Linear(config.hidden_size, (config.vocab_size,), (head,), build)
+
+    def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
+        x: Tensor = self.wte(input_ids) + self.wpe(context.positions)
+        for block in self.h:
+            x = block(x, context)
+        return self.ln_f(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        y: Tensor = self.lm_head(hidden)
+        return y
+
+
+class GPTBigCodeForCausalLM(GPT2LMHeadModel):
+    """Ordinary linear layers."""
+
+    transposed = False

@@ -1,0 +1,97 @@
+"""OPT and Galactica: learned positions, and in OPT-350m a narrower embedding (arXiv 2205.01068, 2211.09085)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from tgi_core.attention.base import AttentionSpec, ForwardContext
+from tgi_core.layers.activation import activation
+from tgi_core.layers.attention import Attention
+from tgi_core.layers.build import BuildContext
+from tgi_core.layers.embedding import Embedding
+from tgi_core.layers.linear import Linear
+from tgi_core.layers.norm import LayerNorm
+from tgi_core.model_config import ModelConfig
+from tgi_core.models.base import CausalLM
+
+POSITION_OFFSET = 2  #: rows of the position table that stand for padding
+
+
+class OPTAttention(nn.Module):
+    """Multi-head attention without rotary."""
+
+    def __init__(self, config: ModelConfig, build: BuildContext) -> None:
+        super().__init__()
+        self.heads, self.head_size = config.num_heads, config.head_size
+        hidden, bias = config.hidden_size, config.raw.get("enable_bias", True)
+        self.qkv = Linear(hidden, (hidden,) * 3, ("q_proj", "k_proj", "v_proj"), build, bias=bias)
+        self.out_proj = Linear(hidden, (hidden,), ("out_proj",), build, bias=bias)
+        spec = AttentionSpec(
+            heads=self.heads, kv_heads=self.heads, head_size=self.head_size, scale=self.head_size**-0.5
+        )
+        self.attn = Attention(spec, build)
+
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.head_size)).unbind(1)
+        out: Tensor = self.out_proj(self.attn(q, k, v, context).flatten(-2))
+        return out
+
+
+class OPTDecoderLayer(nn.Module):
+    """Norms before each half; in OPT-350m after it."""
+
+    def __init__(self, config: ModelConfig, build: BuildContext) -> None:
+        super().__init__()
+        self.norms_first = config.raw.get("do_layer_norm_before", True)
+        self.self_attn = OPTAttention(config, build)
+        self.self_attn_layer_norm = LayerNorm(config.hidden_size, config.norm_eps, build)
+        hidden, wide, bias = config.hidden_size, config.intermediate_size, config.raw.get("enable_bias", True)
+        self.fc1 = Linear(hidden, (wide,), ("fc1",), build, bias=bias)
+        self.fc2 = Linear(wide, (hidden,), ("fc2",), build, bias=bias)
+        self.activation = activation(config.activation, build.kernels)
+        self.final_layer_norm = LayerNorm(config.hidden_size, config.norm_eps, build)
+
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        if self.norms_first:
+            x = x + self.self_attn(self.self_attn_layer_norm(x), context)
+            return x + self.feed_forward(self.final_layer_norm(x))
+        x = self.self_attn_layer_norm(x + self.self_attn(x, context))
+        return self.final_layer_norm(x + self.feed_forward(x))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """fc2(act(fc1(x)))"""
+        y: Tensor = self.fc2(self.activation(self.fc1(x)))
+        return y
+
+
+class OPTForCausalLM(CausalLM):
+    """Token and position embedding, layers, norm, head."""
+
+    checkpoint_prefixes: ClassVar[tuple[str, ...]] = ("model.decoder.", "decoder.", "model.", "")
+
+    def __init__(self, config: ModelConfig, build: BuildContext) -> None:
+        super().__init__(config, build)
+        hidden, narrow = config.hidden_size, config.raw.get("word_embed_proj_dim") or config.hidden_size
+        self.embed_tokens = Embedding(config.vocab_size, narrow, build)
+        self.embed_positions = Embedding(config.max_positions + POSITION_OFFSET, hidden, build)
+        self.project_in = Linear(narrow, (hidden,), ("project_in",), build) if narrow != hidden else nn.Identity()
+        self.layers = nn.ModuleList(OPTDecoderLayer(config, build) for _ in range(config.num_layers))
+        ends_with_norm = config.raw.get("do_layer_norm_before", True) and not config.raw.get("_remove_final_layer_norm")
+        self.final_layer_norm = LayerNorm(hidden, config.norm_eps, build) if ends_with_norm else nn.Identity()
+        self.project_out = Linear(hidden, (narrow,), ("project_out",), build) if narrow != hidden else nn.Identity()
+        head = "embed_tokens" if config.tie_word_embeddings else "lm_head"
+        self.lm_head = Linear(narrow, (config.vocab_size,), (head,), build)
+
+    def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
+        x = self.project_in(self.embed_tokens(input_ids))
+        x = x + self.embed_positions(context.positions + POSITION_OFFSET)
+        for layer in self.layers:
+            x = layer(x, context)
+        y: Tensor = self.project_out(self.final_layer_norm(x))
+        return y
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        y: Tensor = self.lm_head(hidden)
+        return y
