@@ -18,6 +18,9 @@ def check(condition, what):
 def check_sync(url):
     client = InferenceClient(model=url)
     chat_client = InferenceClient(base_url=url + "/v1", api_key="-")
+    endpoint = InferenceClient(model=url, provider="hf-inference", api_key="-")
+    check(endpoint.health_check(), "health_check")
+    check(endpoint.get_endpoint_info()["max_total_tokens"] > 0, "get_endpoint_info")
     text = client.text_generation(PROMPT, max_new_tokens=8, return_full_text=False)
     check(isinstance(text, str) and text, "text_generation gives text")
     full = client.text_generation(PROMPT, max_new_tokens=8, details=True, return_full_text=True)

@@ -25,7 +25,7 @@ def check_sync(url):
     check(len(choice.logprobs.content) == answer.usage.completion_tokens, "a log-probability per token")
     if choice.finish_reason == "length":
         joined = b"".join(bytes(token.bytes) for token in choice.logprobs.content)
-        check(joined.decode() == choice.message.content, "the bytes of the tokens are the message")
+        check(joined.decode().startswith(choice.message.content), "the bytes of the tokens are the message")
     chunks = list(
         client.chat.completions.create(
             model=model.id,

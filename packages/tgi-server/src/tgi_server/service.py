@@ -150,7 +150,8 @@ class Service:
         """The bytes of one token alone."""
         found = self._token_bytes.get(token_id)
         if found is None:
-            piece = self.tokenizer.backend.id_to_token(token_id)
+            tokenizer = self.tokenizer
+            piece = tokenizer.backend.id_to_token(token_id) if tokenizer.is_fast else None
             found = self._token_bytes[token_id] = list(token_bytes(self.token_text(token_id), piece))
         return found
 
