@@ -149,3 +149,14 @@ def test_the_engine_outlives_a_killed_front_by_seconds_only(process):
     while any(_runs(pid) for pid in children):
         assert time.monotonic() < deadline, "an orphan"
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("path", "body"), [("/generate", GENERATE), ("/v1/chat/completions", CHAT | {"stream": True})])
+def test_a_defect_is_counted_and_tells_the_client_nothing(serve, monkeypatch, path, body):
+    with serve() as server, server.client() as client:
+        monkeypatch.setattr("tgi_server.generation.Generation._read", lambda *args: 1 / 0)
+        response = client.post(path, json=body)
+        assert "Internal server error" in response.text
+        assert "division" not in response.text
+        text = client.get("/metrics").text
+    assert series(text, "tgi_request_failure") == {'err="internal"': 1}

@@ -90,7 +90,9 @@ async def stream_events(
         last = on_error(error) + at_end
     except Exception:
         log.exception("Defect", path=exchange.path)
-        last = on_error(InternalError()) + at_end
+        defect = InternalError()
+        service.failed(defect, exchange.path)
+        last = on_error(defect) + at_end
     await exchange.end_events(last)
 
 

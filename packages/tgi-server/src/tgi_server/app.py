@@ -17,9 +17,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tgi_server import __version__
 from tgi_server.document import TITLE, EndpointRoute, openapi_document
-from tgi_server.errors import ClientGone, HTTPError, InternalError, RequestError, UnknownPath, WrongMethod, WrongShape
+from tgi_server.errors import (
+    ClientGone,
+    HTTPError,
+    InternalError,
+    RequestError,
+    UnknownPath,
+    WrongMethod,
+    WrongShape,
+    refuse,
+)
 from tgi_server.exchange import Exchange
-from tgi_server.guards import ApiKey, RequestLimits, refuse
+from tgi_server.guards import ApiKey, RequestLimits
 from tgi_server.routes import ENDPOINTS
 from tgi_server.routes.endpoint import Endpoint
 from tgi_server.service import Service
@@ -49,6 +58,9 @@ class EndpointApp:
         except RequestError as error:
             service.failed(error, exchange.path)
             await exchange.reply_error(error)
+        except Exception:
+            service.failed(InternalError(), exchange.path)
+            raise  # to the error boundary, which logs and answers
         finally:
             exchange.close()
             service.exchanges.discard(exchange)

@@ -108,7 +108,6 @@ class EngineClient:
         prompt_ids: list[int],
         params: SamplingParams,
         *,
-        priority: int = 0,
         cache_salt: str = "",
     ) -> OutputStream:
         """Send a request to the engine.
@@ -123,7 +122,6 @@ class EngineClient:
             id=self._last_id,
             prompt_ids=prompt_ids,
             params=params,
-            priority=priority,
             cache_salt=cache_salt,
             arrived_at=time.monotonic(),
         )

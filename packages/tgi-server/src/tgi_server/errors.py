@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import orjson
+from starlette.types import Scope, Send
 
 
 class RequestError(Exception):
@@ -224,3 +225,10 @@ def render(error: RequestError, path: str) -> tuple[int, list[tuple[bytes, bytes
     if kind.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return kind.status, headers, body
+
+
+async def refuse(error: RequestError, scope: Scope, send: Send) -> None:
+    """Answer a request with an error in the shape of its path."""
+    status, headers, body = render(error, scope["path"])
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

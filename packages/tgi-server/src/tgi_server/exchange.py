@@ -11,7 +11,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
-from tgi_server.errors import BadSyntax, ClientGone, RequestError, WrongMediaType, WrongShape, render
+from tgi_server.errors import BadSyntax, ClientGone, RequestError, WrongMediaType, WrongShape, refuse
 
 Model = TypeVar("Model", bound=BaseModel)
 Headers = list[tuple[bytes, bytes]]
@@ -37,7 +37,6 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.path: str = scope["path"]
-        self.started_at = time.perf_counter()
         self.is_streaming = False  #: whether the response head is out and events follow
         self.sending_since = 0.0  #: time.monotonic() since when the client lets a write wait, 0 if it does not
         self._receive = receive
@@ -108,9 +107,7 @@ class Exchange:
 
     async def reply_error(self, error: RequestError) -> None:
         """Send an error in the shape of this path."""
-        status, headers, body = render(error, self.path)
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body})
+        await refuse(error, self.scope, self._send)
 
     async def start_events(self, headers: Headers) -> None:
         """Send the head of an event stream; its status is 200 whatever follows."""

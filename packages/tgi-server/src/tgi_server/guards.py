@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tgi_server.errors import AmbiguousHead, BodyTooLarge, BodyTooSlow, HeadersTooLarge, RequestError, WrongKey, render
+from tgi_server.errors import AmbiguousHead, BodyTooLarge, BodyTooSlow, HeadersTooLarge, WrongKey, refuse
 
 SLOWEST_BODY = 1024  # bytes per second, once the grace is over
 
@@ -103,10 +103,3 @@ class ApiKey:
 
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
-
-
-async def refuse(error: RequestError, scope: Scope, send: Send) -> None:
-    """Answer with an error without reading the body."""
-    status, headers, body = render(error, scope["path"])
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
 import os
 import signal
 import socket
@@ -177,7 +178,7 @@ def _http_config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=int(settings.keep_alive_timeout),
+        timeout_keep_alive=math.ceil(settings.keep_alive_timeout),
         timeout_graceful_shutdown=1,
         h11_max_incomplete_event_size=settings.max_header_bytes + 4096,
     )
