@@ -9,7 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
+
+from tgi_core.kernels.ops import KernelQuery
 
 Int32Array = npt.NDArray[np.int32]
 
@@ -62,11 +65,17 @@ class ForwardContext:
 
 
 class AttentionBackend(ABC):
-    """One attention implementation on one device."""
+    """One attention implementation on one device, for one model."""
 
-    @abstractmethod
+    def __init__(self, query: KernelQuery) -> None:
+        self.block_size = query.block_size
+        self.dtype: torch.dtype = getattr(torch, query.dtype)
+        self.specs: list[AttentionSpec] = []
+
     def add_layer(self, spec: AttentionSpec) -> int:
         """Register a layer while the model is built; its number goes into `forward`."""
+        self.specs.append(spec)
+        return len(self.specs) - 1
 
     @abstractmethod
     def block_bytes(self) -> int:

@@ -39,18 +39,15 @@ class CpuAttention(AttentionBackend):
     """Keys and values lie as the kernel's matrix product takes them, heads padded to whole tiles."""
 
     def __init__(self, query: KernelQuery) -> None:
-        self.block_size = query.block_size
-        self.dtype: torch.dtype = getattr(torch, query.dtype)
-        self.specs: list[AttentionSpec] = []
+        super().__init__(query)
         self._layers: list[Layer] = []
         self._slopes: list[Tensor] = []
         self._cache = torch.empty(0, dtype=torch.uint8)
         self._groups: set[int] = set()
 
     def add_layer(self, spec: AttentionSpec) -> int:
-        self.specs.append(spec)
         self._groups.add(spec.heads // spec.kv_heads)
-        return len(self.specs) - 1
+        return super().add_layer(spec)
 
     def block_bytes(self) -> int:
         return sum(2 * self._elements(spec) for spec in self.specs) * self.dtype.itemsize

@@ -38,14 +38,8 @@ class TorchAttention(AttentionBackend):
     """Keeps keys and values as [blocks, block_size, Hkv, D]."""
 
     def __init__(self, query: KernelQuery) -> None:
-        self.block_size = query.block_size
-        self.dtype: torch.dtype = getattr(torch, query.dtype)
-        self.specs: list[AttentionSpec] = []
+        super().__init__(query)
         self.caches: list[tuple[Tensor, Tensor]] = []
-
-    def add_layer(self, spec: AttentionSpec) -> int:
-        self.specs.append(spec)
-        return len(self.specs) - 1
 
     def block_bytes(self) -> int:
         elements = sum(2 * spec.kv_heads * spec.head_size for spec in self.specs)
