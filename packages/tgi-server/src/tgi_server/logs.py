@@ -8,6 +8,7 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
@@ -15,6 +16,7 @@ import structlog
 LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}
 
 MAX_WAITING_LINES = 10_000
+MAX_VALUE_CHARACTERS = 2048
 FLUSH_S = 0.5
 
 
@@ -53,6 +55,7 @@ def configure(*, json_output: bool, level: str) -> None:
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _tame,
         structlog.processors.format_exc_info,
     ]
     renderer: Any = (
@@ -83,6 +86,14 @@ def configure(*, json_output: bool, level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         cache_logger_on_first_use=True,
     )
+
+
+def _tame(logger: Any, name: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Keep values, which may come from a client, within their line, of bearable length and free of escape codes."""
+    for key, value in entry.items():
+        if key != "event" and isinstance(value, str) and (len(value) > MAX_VALUE_CHARACTERS or not value.isprintable()):
+            entry[key] = repr(value[:MAX_VALUE_CHARACTERS])[1:-1]
+    return entry
 
 
 def flush() -> None:
