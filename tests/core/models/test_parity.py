@@ -46,6 +46,18 @@ CHECKPOINTS = {
     ),
     "qwen3": ("qwen3", {}),
     "qwen3, tied": ("qwen3", {"tie_word_embeddings": True}),
+    "mixtral": ("mixtral", {}),
+    "mixtral, top 3 of 5, window, sharded": (
+        "mixtral",
+        {"num_local_experts": 5, "num_experts_per_tok": 3, "sliding_window": 16, "shards": 2},
+    ),
+    "qwen2_moe": ("qwen2_moe", {}),
+    "qwen2_moe, every other layer, normalised": (
+        "qwen2_moe",
+        {"decoder_sparse_step": 2, "norm_topk_prob": True, "num_hidden_layers": 3},
+    ),
+    "qwen3_moe": ("qwen3_moe", {"norm_topk_prob": True}),
+    "qwen3_moe, a plain layer, tied": ("qwen3_moe", {"mlp_only_layers": [0], "tie_word_embeddings": True}),
     "bloom": ("bloom", {}),
     "bloom, 6 heads": ("bloom", {"hidden_size": 96, "n_head": 6}),
     "bloom, residual after norm": ("bloom", {"apply_residual_connection_post_layernorm": True}),
@@ -184,3 +196,25 @@ def test_santacoder_as_first_published(tmp_path):
     config |= {"model_type": "gpt2", "architectures": ["GPT2LMHeadCustomModel"], "multi_query": True}
     (custom / "config.json").write_text(json.dumps(config))
     assert tokens_of(run(make_engine(custom), PROMPTS, 12)) == tokens_of(run(make_engine(plain), PROMPTS, 12))
+
+
+@pytest.mark.parametrize(("family", "old"), [("mixtral", "block_sparse_moe"), ("qwen2_moe", "mlp")])
+def test_fused_experts(tmp_path, family, old):
+    """All experts of a layer in one tensor, as transformers 5 holds them in memory."""
+    from safetensors.torch import load_file, save_file
+
+    plain, fused = (make_checkpoint(tmp_path / name, family) for name in ("plain", "fused"))
+    tensors = load_file(fused / "model.safetensors")
+    gate, up, down = ("w1", "w3", "w2") if old != "mlp" else ("gate_proj", "up_proj", "down_proj")
+    for name in [name for name in tensors if name.endswith(f".{old}.gate.weight")]:
+        place = name.removesuffix("gate.weight")
+        new = place.replace(old, "mlp")
+        parts = {
+            part: torch.stack([tensors.pop(f"{place}experts.{i}.{part}.weight") for i in range(len(tensors[name]))])
+            for part in (gate, up, down)
+        }
+        tensors[f"{new}gate.weight"] = tensors.pop(name)
+        tensors[f"{new}experts.gate_up_proj"] = torch.cat((parts[gate], parts[up]), dim=1)
+        tensors[f"{new}experts.down_proj"] = parts[down]
+    save_file(tensors, fused / "model.safetensors")
+    assert tokens_of(run(make_engine(fused), PROMPTS, 12)) == tokens_of(run(make_engine(plain), PROMPTS, 12))

@@ -25,6 +25,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "llama": {"use_sliding_window": False},
     "mistral": {"num_key_value_heads": 8, "sliding_window": 4096, "max_position_embeddings": 131072},
     "qwen2": {
+        "qkv_bias": True,
         "use_sliding_window": False,
         "sliding_window": 4096,
         "max_window_layers": 28,
@@ -48,6 +49,79 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "mpt": {"hidden_act": "gelu", "layer_norm_epsilon": 1e-5},
     "opt": {"activation_function": "relu", "layer_norm_eps": 1e-5},
     "phi": {"hidden_act": "gelu_new", "layer_norm_eps": 1e-5, "partial_rotary_factor": 0.5},
+    "phi3": {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "original_max_position_embeddings": 4096},
+    "mixtral": {
+        "num_key_value_heads": 8,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": True,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1e6,
+        "max_position_embeddings": 131072,
+    },
+    "qwen2_moe": {
+        "num_key_value_heads": 16,
+        "num_experts": 60,
+        "num_experts_per_tok": 4,
+        "moe_intermediate_size": 1408,
+        "shared_expert_intermediate_size": 5632,
+        "qkv_bias": True,
+        "use_sliding_window": False,
+        "sliding_window": 4096,
+        "max_position_embeddings": 32768,
+    },
+    "qwen3_moe": {
+        "num_key_value_heads": 4,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+        "use_sliding_window": False,
+        "sliding_window": 4096,
+        "max_position_embeddings": 32768,
+    },
+    "starcoder2": {
+        "num_key_value_heads": 2,
+        "hidden_act": "gelu_pytorch_tanh",
+        "norm_epsilon": 1e-5,
+        "use_bias": True,
+        "max_position_embeddings": 4096,
+    },
+    "stablelm": {
+        "num_key_value_heads": 32,
+        "layer_norm_eps": 1e-5,
+        "partial_rotary_factor": 0.25,
+        "max_position_embeddings": 4096,
+    },
+    "olmo2": {"rms_norm_eps": 1e-5},
+    "cohere": {"layer_norm_eps": 1e-5, "logit_scale": 0.0625, "rope_theta": 5e5, "max_position_embeddings": 8192},
+    "gemma": {
+        "head_dim": 256,
+        "num_key_value_heads": 16,
+        "hidden_act": "gelu_pytorch_tanh",
+        "max_position_embeddings": 8192,
+    },
+    "gemma2": {
+        "head_dim": 256,
+        "num_key_value_heads": 4,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "max_position_embeddings": 8192,
+        "query_pre_attn_scalar": 256,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "sliding_window": 4096,
+        "sliding_window_pattern": 2,
+    },
+    "gemma3_text": {
+        "head_dim": 256,
+        "num_key_value_heads": 4,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "max_position_embeddings": 131072,
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+        "sliding_window_pattern": 6,
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 1e4,
+    },
 }
 
 
@@ -70,6 +144,7 @@ class ModelConfig:
     tie_word_embeddings: bool
     sliding_windows: tuple[int | None, ...]  #: per layer
     rotary: RotaryConfig
+    local_rotary: RotaryConfig | None  #: of layers with a sliding window, where they have one of their own
     dtype: str | None  #: of the checkpoint
     raw: Mapping[str, Any]
 
@@ -141,6 +216,7 @@ def _parse(config: Mapping[str, Any]) -> ModelConfig:
         tie_word_embeddings=config.get("tie_word_embeddings", False),
         sliding_windows=_sliding_windows(config, layers),
         rotary=_rotary(config, head_size),
+        local_rotary=_local_rotary(config, head_size),
         dtype=_find(config, "dtype", None),
         raw=config,
     )
@@ -179,28 +255,49 @@ def architecture(config: Mapping[str, Any]) -> str:
 
 
 def _sliding_windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
-    """Per layer: `layer_types` where there are some, else all from `max_window_layers` on."""
+    """Per layer: `layer_types` where there are some, else all but each n-th, else all from `max_window_layers` on."""
     if config.get("sliding_window") is None or config.get("use_sliding_window") is False:
         return (None,) * layers
     window = _count(config, "sliding_window")
     if types := config.get("layer_types"):
         return tuple(window if kind == "sliding_attention" else None for kind in types)
+    if pattern := config.get("sliding_window_pattern"):
+        return tuple(window if (layer + 1) % pattern else None for layer in range(layers))
     first = config.get("max_window_layers") or 0
     return tuple(window if layer >= first else None for layer in range(layers))
 
 
 def _rotary(config: Mapping[str, Any], head_size: int) -> RotaryConfig:
     """transformers 5 writes `rope_parameters`, older ones `rope_theta` and `rope_scaling`, which wins."""
+    own = config.get("rope_parameters") or {}
+    return _rotary_of(config, config.get("rope_scaling") or own.get("full_attention") or own, head_size)
+
+
+def _local_rotary(config: Mapping[str, Any], head_size: int) -> RotaryConfig | None:
+    """Of Gemma 3's layers with a window: `rope_local_base_freq`, or `rope_parameters` by the type of layer."""
+    own = (config.get("rope_parameters") or {}).get("sliding_attention")
+    theta = config.get("rope_local_base_freq")
+    if own is None and theta is None:
+        return None
+    return _rotary_of(config, {"rope_theta": theta, **(own or {})}, head_size)
+
+
+def _rotary_of(config: Mapping[str, Any], rope: Mapping[str, Any], head_size: int) -> RotaryConfig:
     positions = _count(config, "max_positions", 2048)
-    stretched = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
+    stretched = dict(rope)
     trained = config.get("original_max_position_embeddings") or stretched.get("original_max_position_embeddings")
     stretched["original_max_position_embeddings"] = trained or positions
     partial = stretched.get("partial_rotary_factor") or config.get("partial_rotary_factor") or config.get("rotary_pct")
     theta = stretched.get("rope_theta") or config.get("rope_theta") or config.get("rotary_emb_base")
+    rule = stretched.get("rope_type") or stretched.get("type") or "default"
     return RotaryConfig(
         theta=float(theta or 10000.0),
         size=config.get("rotary_dim") or int(head_size * (partial or 1.0)),
-        rule=stretched.get("rope_type") or stretched.get("type") or "default",
+        rule=_OLD_RULES.get((config.get("model_type"), rule), rule),
         parameters=stretched,
         max_positions=positions,
     )
+
+
+#: (model_type, rule) -> what the rule is called now
+_OLD_RULES = {("phi3", "su"): "longrope", ("phi3", "yarn"): "longrope"}

@@ -11,11 +11,17 @@ from tgi_core.model_config import ModelConfig
 
 
 class GatedMLP(nn.Module):
-    """down(act(gate(x)) * up(x)) (arXiv 2002.05202)."""
+    """down(act(gate(x)) * up(x)) (arXiv 2002.05202).
 
-    def __init__(self, config: ModelConfig, build: BuildContext, *, bias: bool = False) -> None:
+    Args:
+        size: of the inner layer, where it is not the config's.
+    """
+
+    def __init__(
+        self, config: ModelConfig, build: BuildContext, *, bias: bool = False, size: int | None = None
+    ) -> None:
         super().__init__()
-        hidden, wide = config.hidden_size, config.intermediate_size
+        hidden, wide = config.hidden_size, size or config.intermediate_size
         self.gate_up_proj = Linear(hidden, (wide, wide), ("gate_proj", "up_proj"), build, bias=bias)
         self.down_proj = Linear(wide, (hidden,), ("down_proj",), build, bias=bias)
         self.activation = gated_activation(config.activation, build.kernels)

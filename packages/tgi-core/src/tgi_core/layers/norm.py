@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tgi_core.layers.build import BuildContext
@@ -28,6 +33,24 @@ class RMSNorm(nn.Module):
         if residual is None:
             return self.kernels.rms_norm(x, self.weight, self.eps), x
         return self.kernels.add_rms_norm(x, residual, self.weight, self.eps)
+
+
+class Float32RMSNorm(RMSNorm):
+    """Multiplied by its weight before it is rounded to the dtype of the activations."""
+
+    offset: ClassVar[float] = 0.0  #: added to the weight
+
+    def load(self, source: Source) -> None:
+        self.weight = source.read("weight", self.size, dtype=torch.float32) + self.offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float()).to(x.dtype)
+
+    def add(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        if x.dtype is torch.float32:
+            return super().add(x, residual)
+        x = x if residual is None else x + residual
+        return self(x), x
 
 
 class LayerNorm(nn.Module):
@@ -62,3 +85,36 @@ class LayerNorm(nn.Module):
         if residual is None:
             return self(x), x
         return self.kernels.add_layer_norm(x, residual, self.weight, self.bias, self.eps)
+
+
+class LayerNormNoBias(LayerNorm):
+    """Layer norm of families that have no bias anywhere."""
+
+    def __init__(self, size: int, eps: float, build: BuildContext) -> None:
+        super().__init__(size, eps, build, bias=False)
+
+
+class HeadLayerNorm(nn.Module):
+    """Layer norm of each head [T, H, D] with weights of its own, in one tensor or in one for each head.
+
+    Args:
+        arrange: puts the weight [H, D] into the order of the layer's heads.
+    """
+
+    weight: Tensor
+
+    def __init__(
+        self, heads: int, size: int, eps: float, arrange: Callable[[Tensor], Tensor] = lambda weight: weight
+    ) -> None:
+        super().__init__()
+        self.heads, self.size, self.eps, self.arrange = heads, size, eps, arrange
+
+    def load(self, source: Source) -> None:
+        if source.has("norms.0.weight"):
+            rows = [source.read(f"norms.{i}.weight", self.size, dtype=torch.float32) for i in range(self.heads)]
+            self.weight = self.arrange(torch.stack(rows))
+        else:
+            self.weight = self.arrange(source.read("weight", self.heads, self.size, dtype=torch.float32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (F.layer_norm(x.float(), (self.size,), eps=self.eps) * self.weight).to(x.dtype)

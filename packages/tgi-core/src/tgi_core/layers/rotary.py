@@ -92,12 +92,30 @@ def _mscale(factor: float, scale: float) -> float:
     return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
+def _longrope(config: RotaryConfig) -> tuple[Tensor, float]:
+    """Every frequency divided by a factor of its own (arXiv 2402.13753).
+
+    Of the two lists the short one counts where the longest context that the model is served with fits the context that
+    it was trained for, and the long one otherwise: as with `dynamic`, not the length of each sequence decides.
+    """
+    p, old = config.parameters, config.parameters["original_max_position_embeddings"]
+    factors = torch.tensor(p["long_factor"] if config.max_positions > old else p["short_factor"])
+    inverse, attention = _default(config)[0], p.get("attention_factor")
+    if len(factors) != len(inverse):
+        raise ValueError(f"{len(factors)} factors for {len(inverse)} frequencies")
+    if attention is None:
+        grown = p.get("factor") or config.max_positions / old
+        attention = math.sqrt(1 + math.log(grown) / math.log(old)) if grown > 1 else 1.0
+    return inverse / factors, float(attention)
+
+
 RULES: dict[str, Callable[[RotaryConfig], tuple[Tensor, float]]] = {
     "default": _default,
     "linear": _linear,
     "dynamic": _dynamic,
     "llama3": _llama3,
     "yarn": _yarn,
+    "longrope": _longrope,
 }
 
 

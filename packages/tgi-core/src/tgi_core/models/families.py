@@ -42,6 +42,7 @@ FAMILIES = (
         family="Mistral",
         note="v0.1 with its sliding window, v0.2 and later without",
     ),
+    ModelSpec(architectures=("MixtralForCausalLM",), target=f"{_MODELS}.mixtral:MixtralForCausalLM", family="Mixtral"),
     ModelSpec(architectures=("MptForCausalLM", "MPTForCausalLM"), target=f"{_MODELS}.mpt:MptForCausalLM", family="MPT"),
     ModelSpec(architectures=("OPTForCausalLM",), target=f"{_MODELS}.opt:OPTForCausalLM", family="OPT, Galactica"),
     ModelSpec(
@@ -51,5 +52,11 @@ FAMILIES = (
         note="1, 1.5 and 2",
     ),
     ModelSpec(architectures=("Qwen2ForCausalLM",), target=f"{_MODELS}.llama:LlamaForCausalLM", family="Qwen2"),
+    ModelSpec(
+        architectures=("Qwen2MoeForCausalLM",), target=f"{_MODELS}.qwen_moe:Qwen2MoeForCausalLM", family="Qwen2-MoE"
+    ),
     ModelSpec(architectures=("Qwen3ForCausalLM",), target=f"{_MODELS}.qwen3:Qwen3ForCausalLM", family="Qwen3"),
+    ModelSpec(
+        architectures=("Qwen3MoeForCausalLM",), target=f"{_MODELS}.qwen_moe:Qwen3MoeForCausalLM", family="Qwen3-MoE"
+    ),
 )

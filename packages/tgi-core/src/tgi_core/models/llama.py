@@ -10,7 +10,7 @@ from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
 from tgi_core.layers.linear import Linear
 from tgi_core.layers.mlp import GatedMLP
-from tgi_core.layers.norm import RMSNorm
+from tgi_core.layers.norm import LayerNorm, RMSNorm
 from tgi_core.layers.rotary import RotaryEmbedding
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.base import CausalLM
@@ -22,20 +22,10 @@ class LlamaAttention(nn.Module):
     def __init__(self, layer: int, config: ModelConfig, build: BuildContext, rotary: RotaryEmbedding) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_size = config.num_heads, config.num_kv_heads, config.head_size
-        q_size, kv_size = self.heads * self.head_size, self.kv_heads * self.head_size
-        qkv_bias, out_bias = _attention_biases(config)
-        self.qkv_proj = Linear(
-            config.hidden_size, (q_size, kv_size, kv_size), ("q_proj", "k_proj", "v_proj"), build, bias=qkv_bias
-        )
-        self.o_proj = Linear(q_size, (config.hidden_size,), ("o_proj",), build, bias=out_bias)
-        spec = AttentionSpec(
-            heads=self.heads,
-            kv_heads=self.kv_heads,
-            head_size=self.head_size,
-            scale=self.head_size**-0.5,
-            window=config.sliding_windows[layer],
-        )
-        self.attn = Attention(spec, build, rotary)
+        self.qkv_proj = self.projection(config, build)
+        size, bias = self.heads * self.head_size, _has_bias(config)
+        self.o_proj = Linear(size, (config.hidden_size,), ("o_proj",), build, bias=bias)
+        self.attn = Attention(self.spec(config, config.sliding_windows[layer]), build, rotary)
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
         qkv = self.qkv_proj(x).unflatten(-1, (-1, self.head_size))
@@ -44,30 +34,48 @@ class LlamaAttention(nn.Module):
         out: Tensor = self.o_proj(self.attn(q, k, v, context).flatten(-2))
         return out
 
+    def projection(self, config: ModelConfig, build: BuildContext) -> Linear:
+        """To queries, keys and values, in this order."""
+        sizes = [heads * self.head_size for heads in (self.heads, self.kv_heads, self.kv_heads)]
+        names, bias = ("q_proj", "k_proj", "v_proj"), _has_qkv_bias(config)
+        return Linear(config.hidden_size, sizes, names, build, bias=bias)
+
+    def spec(self, config: ModelConfig, window: int | None) -> AttentionSpec:
+        """For families that scale or cap scores."""
+        return AttentionSpec(
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_size=self.head_size,
+            scale=self.head_size**-0.5,
+            window=window,
+        )
+
     def norm_qk(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """For families that norm queries and keys before they are rotated."""
         return q, k
 
 
-def _attention_biases(config: ModelConfig) -> tuple[bool, bool]:
-    """Of the query, key and value projections, and of the output projection."""
-    if config.model_type == "qwen2":
-        return True, False
-    both = bool(config.raw.get("attention_bias", False))
-    return both, both
+def _has_bias(config: ModelConfig) -> bool:
+    return bool(config.raw.get("attention_bias", config.raw.get("use_bias", False)))
+
+
+def _has_qkv_bias(config: ModelConfig) -> bool:
+    """Some families have biases here and none in the output projection."""
+    return bool(config.raw.get("qkv_bias", config.raw.get("use_qkv_bias", _has_bias(config))))
 
 
 class LlamaDecoderLayer(nn.Module):
     """Attention and gated feed-forward, each after a norm and added to the residual."""
 
     attention: type[LlamaAttention] = LlamaAttention
+    norm: type[RMSNorm] | type[LayerNorm] = RMSNorm
 
     def __init__(self, layer: int, config: ModelConfig, build: BuildContext, rotary: RotaryEmbedding) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps, build)
+        self.input_layernorm = self.norm(config.hidden_size, config.norm_eps, build)
         self.self_attn = self.attention(layer, config, build, rotary)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps, build)
-        self.mlp = GatedMLP(config, build, bias=bool(config.raw.get("mlp_bias", False)))
+        self.post_attention_layernorm = self.norm(config.hidden_size, config.norm_eps, build)
+        self.mlp = self.feed_forward(layer, config, build)
 
     def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
         x, residual = self.input_layernorm.add(x, residual)
@@ -75,18 +83,27 @@ class LlamaDecoderLayer(nn.Module):
         x, residual = self.post_attention_layernorm.add(x, residual)
         return self.mlp(x), residual
 
+    def feed_forward(self, layer: int, config: ModelConfig, build: BuildContext) -> nn.Module:
+        """[T, N] -> [T, N]"""
+        return GatedMLP(config, build, bias=bool(config.raw.get("mlp_bias", False)))
+
 
 class LlamaForCausalLM(CausalLM):
     """Embedding, decoder layers, norm, head."""
 
-    decoder_layer: type[LlamaDecoderLayer] = LlamaDecoderLayer
+    decoder_layer: type[nn.Module] = LlamaDecoderLayer
+    final_norm: type[RMSNorm] | type[LayerNorm] = RMSNorm
 
     def __init__(self, config: ModelConfig, build: BuildContext) -> None:
         super().__init__(config, build)
         rotary = RotaryEmbedding(config.rotary)
+        local = RotaryEmbedding(config.local_rotary) if config.local_rotary else rotary
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, build)
-        self.layers = nn.ModuleList(self.decoder_layer(i, config, build, rotary) for i in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps, build)
+        self.layers = nn.ModuleList(
+            self.decoder_layer(layer, config, build, local if window else rotary)
+            for layer, window in enumerate(config.sliding_windows)
+        )
+        self.norm = self.final_norm(config.hidden_size, config.norm_eps, build)
         head = "embed_tokens" if config.tie_word_embeddings else "lm_head"
         self.lm_head = Linear(config.hidden_size, (config.vocab_size,), (head,), build)
 

@@ -34,6 +34,7 @@ _LLAMA = {
     "tie_word_embeddings": False,
 }
 _GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512}
+_MOE = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
 _PLAIN = {key: value for key, value in _LLAMA.items() if key != "num_key_value_heads"}
 FAMILIES: dict[str, dict[str, Any]] = {  # model_type -> what differs from its configuration's defaults
     "bloom": {"hidden_size": 64, "n_layer": 2, "n_head": 4},
@@ -54,7 +55,9 @@ FAMILIES: dict[str, dict[str, Any]] = {  # model_type -> what differs from its c
     "phi": _LLAMA,
     "phi3": {**_LLAMA, "pad_token_id": 2},
     "qwen2": _LLAMA,
+    "qwen2_moe": {**_LLAMA, **_MOE, "shared_expert_intermediate_size": 96},
     "qwen3": {**_LLAMA, "head_dim": 32},
+    "qwen3_moe": {**_LLAMA, **_MOE, "head_dim": 32},
     "t5": {
         "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "feed_forward_proj": "gated-gelu",
         "decoder_start_token_id": 0, "pad_token_id": 0,

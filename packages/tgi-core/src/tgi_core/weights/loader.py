@@ -76,6 +76,12 @@ class Checkpoint:
         self.reader.copy(found, out)
         self.used.add(found)
 
+    def copy_row(self, name: str, index: int, count: int, out: Tensor) -> None:
+        """Copy row `index` of a tensor with `count` rows of the shape of `out`; see `require`."""
+        found = self.require(name, (count, *out.shape))
+        out.copy_(self.reader.get(found, rows=slice(index, index + 1))[0])
+        self.used.add(found)
+
 
 class Source:
     """One layer's place in a checkpoint."""
@@ -110,6 +116,10 @@ class Source:
     def copy(self, name: str, out: Tensor) -> None:
         """Copy the tensor `name` of this layer into `out`; see `Checkpoint.copy`."""
         self.checkpoint.copy(f"{self.path}.{name}", out)
+
+    def copy_row(self, name: str, index: int, count: int, out: Tensor) -> None:
+        """Copy one row of the tensor `name` of this layer into `out`; see `Checkpoint.copy_row`."""
+        self.checkpoint.copy_row(f"{self.path}.{name}", index, count, out)
 
 
 def load_weights(

@@ -1,0 +1,87 @@
+"""Feed-forward layers of which each token uses a few (arXiv 2101.03961, 2401.04088)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tgi_core.errors import UnsupportedModel
+from tgi_core.layers.activation import gated_activation
+from tgi_core.layers.build import BuildContext
+from tgi_core.model_config import ModelConfig
+from tgi_core.weights.loader import Source
+
+#: where checkpoints keep the layer, and what they call gate, up and down of one expert there
+LAYOUTS = {"block_sparse_moe": ("w1", "w3", "w2"), "mlp": ("gate_proj", "up_proj", "down_proj")}
+
+
+class SparseMoE(nn.Module):
+    """E gated experts; a router chooses K of them for each token.
+
+    Args:
+        size: of an expert's inner layer.
+    """
+
+    def __init__(self, config: ModelConfig, build: BuildContext, size: int) -> None:
+        super().__init__()
+        raw = config.raw
+        self.experts: int = raw.get("num_local_experts") or raw["num_experts"]
+        self.chosen: int = raw["num_experts_per_tok"]
+        if not 1 <= self.chosen <= self.experts:
+            raise UnsupportedModel(f"config.json asks for {self.chosen} of {self.experts} experts per token")
+        self.sums_to_one = bool(raw.get("norm_topk_prob", False))
+        self.hidden, self.size, self.kernel, self.dtype = config.hidden_size, size, build.kernels.linear, build.dtype
+        self.activation = gated_activation(config.activation, build.kernels)
+        self.router: Any = None
+        self.gate_up: list[Any] = []
+        self.down: list[Any] = []
+
+    def load(self, source: Source) -> None:
+        place = next(name for name in LAYOUTS if name == "mlp" or source.sibling(name).has("gate.weight"))
+        source, names = source.sibling(place), LAYOUTS[place]
+        self.router = self.kernel.pack(source.read("gate.weight", self.experts, self.hidden, dtype=self.dtype))
+        for expert in range(self.experts):
+            gate_up = source.staging(2 * self.size, self.hidden, self.dtype)
+            self._copy_gate_up(source, expert, names, gate_up)
+            self.gate_up.append(self.kernel.pack(gate_up))
+            down = source.staging(self.hidden, self.size, self.dtype)
+            self._copy_down(source, expert, names, down)
+            self.down.append(self.kernel.pack(down))
+
+    def _copy_gate_up(self, source: Source, expert: int, names: tuple[str, str, str], out: Tensor) -> None:
+        if source.has("experts.gate_up_proj"):
+            source.copy_row("experts.gate_up_proj", expert, self.experts, out)
+        else:
+            source.copy(f"experts.{expert}.{names[0]}.weight", out[: self.size])
+            source.copy(f"experts.{expert}.{names[1]}.weight", out[self.size :])
+
+    def _copy_down(self, source: Source, expert: int, names: tuple[str, str, str], out: Tensor) -> None:
+        if source.has("experts.down_proj"):
+            source.copy_row("experts.down_proj", expert, self.experts, out)
+        else:
+            source.copy(f"experts.{expert}.{names[2]}.weight", out)
+
+    def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [T, N] -> (weights [T, K] in float32, experts [T, K])"""
+        scores = self.kernel(x, self.router, None).float().softmax(-1)
+        weights, experts = scores.topk(self.chosen, dim=-1)
+        return weights / weights.sum(-1, keepdim=True) if self.sums_to_one else weights, experts
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens are sorted by expert, so that each expert that has any runs once over all of its own."""
+        weights, experts = self.route(x)
+        order = experts.flatten().argsort(stable=True)
+        rows = x[order // self.chosen]  # [T K, N]
+        counts: list[int] = torch.bincount(experts.flatten(), minlength=self.experts).tolist()
+        active = [expert for expert, count in enumerate(counts) if count]
+        parts = zip(active, rows.split([counts[expert] for expert in active]), strict=True)
+        y = torch.empty_like(rows)
+        y[order] = torch.cat([self._run(expert, part) for expert, part in parts])
+        mixed = y.view(len(x), self.chosen, -1) * weights.unsqueeze(-1)
+        return mixed.sum(1).to(x.dtype)
+
+    def _run(self, expert: int, x: Tensor) -> Tensor:
+        y: Tensor = self.kernel(self.activation(self.kernel(x, self.gate_up[expert], None)), self.down[expert], None)
+        return y

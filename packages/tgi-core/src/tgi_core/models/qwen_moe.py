@@ -1,0 +1,64 @@
+"""Qwen2-MoE (with a shared expert) and Qwen3-MoE (with norms on queries and keys): experts in some layers."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tgi_core.layers.build import BuildContext
+from tgi_core.layers.linear import Linear
+from tgi_core.layers.mlp import GatedMLP
+from tgi_core.layers.moe import SparseMoE
+from tgi_core.model_config import ModelConfig
+from tgi_core.models.llama import LlamaDecoderLayer, LlamaForCausalLM
+from tgi_core.models.qwen3 import Qwen3Attention
+
+
+class SharedExpertMoE(SparseMoE):
+    """Experts, and one that every token uses, by a share that a gate decides."""
+
+    def __init__(self, config: ModelConfig, build: BuildContext, size: int) -> None:
+        super().__init__(config, build, size)
+        self.shared_expert = GatedMLP(config, build, size=config.raw["shared_expert_intermediate_size"])
+        self.shared_expert_gate = Linear(config.hidden_size, (1,), ("shared_expert_gate",), build)
+
+    def forward(self, x: Tensor) -> Tensor:
+        share: Tensor = self.shared_expert_gate(x)
+        return super().forward(x) + share.sigmoid() * self.shared_expert(x)
+
+
+def has_experts(layer: int, config: ModelConfig) -> bool:
+    """Whether this layer is no plain feed-forward layer."""
+    raw = config.raw
+    return layer not in (raw.get("mlp_only_layers") or ()) and (layer + 1) % raw.get("decoder_sparse_step", 1) == 0
+
+
+class Qwen2MoeDecoderLayer(LlamaDecoderLayer):
+    """A Llama layer with experts, or without."""
+
+    def feed_forward(self, layer: int, config: ModelConfig, build: BuildContext) -> nn.Module:
+        if not has_experts(layer, config):
+            return GatedMLP(config, build)
+        return SharedExpertMoE(config, build, config.raw["moe_intermediate_size"])
+
+
+class Qwen2MoeForCausalLM(LlamaForCausalLM):
+    """Qwen2-MoE."""
+
+    decoder_layer = Qwen2MoeDecoderLayer
+
+
+class Qwen3MoeDecoderLayer(LlamaDecoderLayer):
+    """A Llama layer with experts, or without."""
+
+    attention = Qwen3Attention
+
+    def feed_forward(self, layer: int, config: ModelConfig, build: BuildContext) -> nn.Module:
+        if not has_experts(layer, config):
+            return GatedMLP(config, build)
+        return SparseMoE(config, build, config.raw["moe_intermediate_size"])
+
+
+class Qwen3MoeForCausalLM(LlamaForCausalLM):
+    """Qwen3-MoE."""
+
+    decoder_layer = Qwen3MoeDecoderLayer
