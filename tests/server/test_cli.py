@@ -11,6 +11,8 @@ import time
 import httpx
 import pytest
 
+from tgi_server import __version__
+
 
 def tgi(*arguments, **environ):
     command = [sys.executable, "-m", "tgi_server.cli", *arguments]
@@ -223,3 +225,12 @@ def test_a_log_that_nobody_reads_does_not_stop_the_server(start):
             assert client.post(url + "/generate", json=body).status_code == 200
     process.terminate()
     assert process.wait(5) == 0
+
+
+@pytest.mark.parametrize("command", ["tgi_server.cli", "tgi_server.cli serve"])
+def test_the_version_is_an_option_too(command):
+    module, *arguments = command.split()
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments, "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(f"tgi {__version__}")

@@ -59,6 +59,7 @@ def _plugin_commands() -> dict[str, click.Command]:
     return {command.name: command for command in found if command.name}
 
 
+@click.version_option(None, "-V", "--version", package_name="tgi-server", message="tgi %(version)s")
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def tgi() -> None:
     """Text generation inference: serve language models on any supported hardware."""

@@ -107,6 +107,8 @@ class Serving:
             await asyncio.sleep(DRAIN_POLL_S)
         gc.freeze()  # what was made so far stays: no collection during requests need look at it
         info = self.service.info
+        for reason in info.reasons:
+            log.info("Chosen", setting=reason.setting, value=reason.value, why=reason.why)
         log.info(
             "Ready",
             url=_url(self._listener),

@@ -7,7 +7,10 @@ import sys
 
 import click
 
+from tgi_server.commands import version
 from tgi_server.settings import TABLE, Loaded, Setting, SettingsError, load_settings
+
+VERSION_OPTIONS = ("-V", "--version")
 
 
 class SettingsCommand(click.Command):
@@ -21,6 +24,9 @@ class SettingsCommand(click.Command):
             own = next((param for param in self.params if argument in param.opts), None)
             if argument in ctx.help_option_names:
                 click.echo(ctx.get_help())
+                ctx.exit()
+            elif argument in VERSION_OPTIONS:
+                click.echo(version.TEXT)
                 ctx.exit()
             elif own is not None:
                 ctx.params[own.name or ""] = True

@@ -6,8 +6,10 @@ import click
 
 from tgi_server import CONTRACT_VERSION, __version__
 
+TEXT = f"tgi {__version__} (API of text-generation-inference {CONTRACT_VERSION.partition('+')[0]})"
+
 
 @click.command("version")
 def command() -> None:
     """Print the version, and that of text-generation-inference whose API it keeps."""
-    click.echo(f"tgi {__version__} (API of text-generation-inference {CONTRACT_VERSION.partition('+')[0]})")
+    click.echo(TEXT)
