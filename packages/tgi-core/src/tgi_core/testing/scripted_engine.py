@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -238,6 +239,7 @@ def main(socket_dir: str) -> int:
 
     def end_with_parent() -> None:
         sys.stdin.buffer.read()
+        shutil.rmtree(socket_dir, ignore_errors=True)
         os._exit(0)
 
     def beat() -> None:
