@@ -293,9 +293,20 @@ def test_what_cannot_start_says_why(checkpoint, wishes, error):
         Engine(EngineConfig(**{"model_id": str(checkpoint), "device": "cpu", **wishes}))
 
 
-def test_an_unknown_architecture_names_the_nearest(tmp_path):
+def test_an_unknown_architecture_falls_back_and_says_so(tmp_path):
     folder = make_checkpoint(tmp_path, "llama")
     config = folder / "config.json"
+    expected = Engine(EngineConfig(model_id=str(folder), device="cpu")).generate([[5, 6]])[0].token_ids
     config.write_text(config.read_text().replace("LlamaForCausalLM", "LamaForCausalLM"))
-    with pytest.raises(UnsupportedModel, match="the nearest known one is LlamaForCausalLM"):
+    engine = Engine(EngineConfig(model_id=str(folder), device="cpu"))
+    assert "the nearest known one is LlamaForCausalLM" in engine.info.fallback
+    assert engine.generate([[5, 6]])[0].token_ids == expected
+
+
+def test_a_model_that_even_transformers_does_not_know_is_refused(tmp_path):
+    folder = make_checkpoint(tmp_path, "llama")
+    config = folder / "config.json"
+    text = config.read_text().replace("LlamaForCausalLM", "LamaForCausalLM")
+    config.write_text(text.replace('"model_type": "llama"', '"model_type": "lama"'))
+    with pytest.raises(UnsupportedModel, match="transformers cannot load"):
         Engine(EngineConfig(model_id=str(folder), device="cpu"))

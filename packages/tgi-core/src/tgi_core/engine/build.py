@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -20,7 +21,7 @@ from tgi_core.kvcache.manager import KVCacheManager
 from tgi_core.layers.build import BuildContext
 from tgi_core.model_config import ModelConfig, parse_model_config
 from tgi_core.models.base import CausalLM
-from tgi_core.models.select import select_model
+from tgi_core.models.select import select_model_or_fallback
 from tgi_core.plugins.manager import Plugins, load_plugins
 from tgi_core.plugins.specs import resolve as resolve_target
 from tgi_core.runner.base import Runner
@@ -37,6 +38,8 @@ from tgi_core.weights.reader import WeightReader, open_weights
 from tgi_core.weights.source import ModelFiles, resolve_model
 
 HEADS = ("lm_head.weight", "embed_out.weight")  #: what checkpoints call the output projection
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[str, float, str], None]  #: (phase, fraction of it, what is being done)
 
@@ -70,13 +73,16 @@ def build(config: EngineConfig, progress: Progress = lambda phase, fraction, det
     )
     reader = open_weights(files)
     model_config = _model_config(config, files, reader)
-    spec = select_model(plugins, model_config.architecture, probe.kind)
+    spec, fallback = select_model_or_fallback(plugins, model_config.architecture, probe.kind)
+    if fallback:
+        log.warning("%s", fallback)
     dtype, _ = resolve_dtype(config, model_config, backend.capabilities)
     query = kernel_query(model_config, probe.kind, dtype, backend.capabilities.block_sizes[0])
     kernels, choices = select_kernels(plugins, query, config.kernels, reference_only=config.disable_custom_kernels)
     attention: AttentionBackend = kernels.attention(query)
     free_bytes = backend.free_bytes()
-    model: CausalLM = resolve_target(spec.target)(model_config, BuildContext(kernels, attention, getattr(torch, dtype)))
+    context = BuildContext(kernels, attention, getattr(torch, dtype), files.folder, config.trust_remote_code)
+    model: CausalLM = resolve_target(spec.target)(model_config, context)
     facts = Facts(
         model_id=files.model_id,
         device=probe.kind,
@@ -92,7 +98,7 @@ def build(config: EngineConfig, progress: Progress = lambda phase, fraction, det
     eos = end_ids(files.generation_config, files.config) or _tokenizer_end_ids(config, files)
     scheduler = _scheduler(resolved, model_config, backend, eos)
     runner = _runner(config, resolved, model, attention, backend, kernels.greedy, eos)
-    info = _info(resolved, model_config, backend, choices, not config.disable_custom_kernels)
+    info = _info(resolved, model_config, backend, choices, fallback, not config.disable_custom_kernels)
     return Parts(files, scheduler, runner, info, plugins)
 
 
@@ -189,25 +195,18 @@ def _info(
     model: ModelConfig,
     backend: DeviceBackend,
     choices: dict[str, KernelChoice],
+    fallback: str,
     custom_kernels: bool,
 ) -> EngineInfo:
+    shared = set(EngineInfo.__struct_fields__) & set(ResolvedConfig.__struct_fields__)
     return EngineInfo(
-        model_id=resolved.model_id,
+        **{name: getattr(resolved, name) for name in shared},
         model_type=model.model_type,
         architecture=model.architecture,
-        device=resolved.device,
         product=backend.product,
-        dtype=resolved.dtype,
         vocab_size=model.vocab_size,
-        max_input_tokens=resolved.max_input_tokens,
-        max_total_tokens=resolved.max_total_tokens,
-        max_batch_prefill_tokens=resolved.max_batch_prefill_tokens,
-        max_batch_total_tokens=resolved.max_batch_total_tokens,
-        max_batch_size=resolved.max_batch_size,
-        block_size=resolved.block_size,
-        num_blocks=resolved.num_blocks,
         kernels={op: choice.spec.name for op, choice in choices.items()},
-        reasons=resolved.reasons,
         load_s=0.0,
+        fallback=fallback,
         custom_kernels=custom_kernels,
     )

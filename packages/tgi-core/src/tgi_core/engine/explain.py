@@ -15,7 +15,7 @@ from tgi_core.cpu import native, processor
 from tgi_core.device.select import probe_devices, select_device
 from tgi_core.errors import TGIError
 from tgi_core.kernels.select import KernelChoice, offered_kernels, select_kernels
-from tgi_core.models.select import offered_models, select_model
+from tgi_core.models.select import FALLBACK, offered_models, select_model
 from tgi_core.plugins.manager import Plugins, load_plugins
 from tgi_core.plugins.specs import ANY_DEVICE, DeviceProbe
 from tgi_core.weights.source import default_model_id
@@ -56,6 +56,8 @@ def models_report(plugins: Plugins | None = None) -> str:
         if spec.device == ANY_DEVICE:
             cells = [_support(plugins, spec.architectures[0], probe) for probe in probes]
             rows.append((spec.family, *cells, ", ".join(spec.architectures), spec.note))
+    usable = ("yes" if probe.available else "-" for probe in probes)
+    rows.append((FALLBACK.family, *usable, "what AutoModelForCausalLM knows", FALLBACK.note))
     return "\n\n".join((_table(rows), _devices(plugins)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -12,8 +13,10 @@ from tgi_core.kernels.ops import Kernels
 
 @dataclass(frozen=True)
 class BuildContext:
-    """The chosen kernels, the attention backend, and the dtype of weights and activations."""
+    """The chosen kernels, the attention backend, the dtype of weights and activations, and where the model lies."""
 
     kernels: Kernels
     attention: AttentionBackend
     dtype: torch.dtype
+    folder: Path = Path()  #: of the model, for implementations that load themselves
+    trust_remote_code: bool = False

@@ -18,6 +18,27 @@ def offered_models(plugins: Plugins) -> Iterator[tuple[str, ModelSpec]]:
             yield provider, spec
 
 
+#: for architectures that nobody implements; what it costs is in its note
+FALLBACK = ModelSpec(
+    architectures=(),
+    target="tgi_core.models.fallback:TransformersCausalLM",
+    family="any other decoder",
+    note="transformers' own model on the paged cache: batched, but without optimised kernels",
+)
+
+
+def select_model_or_fallback(plugins: Plugins, architecture: str, device: str) -> tuple[ModelSpec, str]:
+    """As `select_model`, but for architectures that nobody implements the fallback, and why it was taken.
+
+    Raises:
+        RegistrationConflict: two implementations have the same rank.
+    """
+    try:
+        return select_model(plugins, architecture, device), ""
+    except UnsupportedModel as error:
+        return FALLBACK, f"{error}; {FALLBACK.note}"
+
+
 def select_model(plugins: Plugins, architecture: str, device: str) -> ModelSpec:
     """The highest ranked implementation of an architecture for a device.
 
