@@ -289,11 +289,11 @@ def _rotary_of(config: Mapping[str, Any], rope: Mapping[str, Any], head_size: in
     stretched["original_max_position_embeddings"] = trained or positions
     partial = stretched.get("partial_rotary_factor") or config.get("partial_rotary_factor") or config.get("rotary_pct")
     theta = stretched.get("rope_theta") or config.get("rope_theta") or config.get("rotary_emb_base")
-    rule = stretched.get("rope_type") or stretched.get("type") or "default"
+    rule = str(stretched.get("rope_type") or stretched.get("type") or "default")
     return RotaryConfig(
         theta=float(theta or 10000.0),
         size=config.get("rotary_dim") or int(head_size * (partial or 1.0)),
-        rule=_OLD_RULES.get((config.get("model_type"), rule), rule),
+        rule=_OLD_RULES.get((config.get("model_type", ""), rule), rule),
         parameters=stretched,
         max_positions=positions,
     )

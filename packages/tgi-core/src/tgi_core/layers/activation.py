@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from tgi_core.errors import UnsupportedModel
 from tgi_core.kernels.ops import Activation, Kernels
@@ -29,6 +30,11 @@ def gated_activation(name: str, kernels: Kernels) -> Activation:
     """
     table = {"silu": kernels.silu_and_mul, "swish": kernels.silu_and_mul, "gelu": kernels.gelu_and_mul}
     return _find(name, table | dict.fromkeys(_GELU_TANH, kernels.gelu_tanh_and_mul))
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """cap * tanh(x / cap), so that nothing exceeds the cap (arXiv 2408.00118)."""
+    return torch.tanh(x / cap) * cap
 
 
 def _find(name: str, table: dict[str, Activation]) -> Activation:

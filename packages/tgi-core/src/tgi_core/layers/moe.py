@@ -76,7 +76,7 @@ class SparseMoE(nn.Module):
         rows = x[order // self.chosen]  # [T K, N]
         counts: list[int] = torch.bincount(experts.flatten(), minlength=self.experts).tolist()
         active = [expert for expert, count in enumerate(counts) if count]
-        parts = zip(active, rows.split([counts[expert] for expert in active]), strict=True)
+        parts = zip(active, torch.split(rows, [counts[expert] for expert in active]), strict=True)
         y = torch.empty_like(rows)
         y[order] = torch.cat([self._run(expert, part) for expert, part in parts])
         mixed = y.view(len(x), self.chosen, -1) * weights.unsqueeze(-1)

@@ -53,6 +53,12 @@ class Float32RMSNorm(RMSNorm):
         return self(x), x
 
 
+class OneBasedRMSNorm(Float32RMSNorm):
+    """Its weight is stored as the difference from one (arXiv 2403.08295)."""
+
+    offset = 1.0
+
+
 class LayerNorm(nn.Module):
     """Layer norm (arXiv 1607.06450).
 

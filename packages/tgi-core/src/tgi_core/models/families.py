@@ -7,10 +7,24 @@ _MODELS = "tgi_core.models"
 FAMILIES = (
     ModelSpec(architectures=("BloomForCausalLM",), target=f"{_MODELS}.bloom:BloomForCausalLM", family="BLOOM"),
     ModelSpec(
+        architectures=("CohereForCausalLM",),
+        target=f"{_MODELS}.cohere:CohereForCausalLM",
+        family="Cohere",
+        note="Command R",
+    ),
+    ModelSpec(
         architectures=("FalconForCausalLM", "RWForCausalLM"),
         target=f"{_MODELS}.falcon:FalconForCausalLM",
         family="Falcon 7B, Falcon 40B",
         note="also RW; its ALiBi is exact here, where transformers rounds it to bfloat16",
+    ),
+    ModelSpec(architectures=("GemmaForCausalLM",), target=f"{_MODELS}.gemma:GemmaForCausalLM", family="Gemma"),
+    ModelSpec(architectures=("Gemma2ForCausalLM",), target=f"{_MODELS}.gemma2:Gemma2ForCausalLM", family="Gemma 2"),
+    ModelSpec(
+        architectures=("Gemma3ForCausalLM",),
+        target=f"{_MODELS}.gemma2:Gemma2ForCausalLM",
+        family="Gemma 3",
+        note="text only",
     ),
     ModelSpec(
         architectures=("GPT2LMHeadModel", "GPT2LMHeadCustomModel"),
@@ -30,6 +44,7 @@ FAMILIES = (
         family="GPT-NeoX",
         note="also Pythia",
     ),
+    ModelSpec(architectures=("GraniteForCausalLM",), target=f"{_MODELS}.granite:GraniteForCausalLM", family="Granite"),
     ModelSpec(
         architectures=("LlamaForCausalLM", "LLaMAForCausalLM"),
         target=f"{_MODELS}.llama:LlamaForCausalLM",
@@ -44,12 +59,19 @@ FAMILIES = (
     ),
     ModelSpec(architectures=("MixtralForCausalLM",), target=f"{_MODELS}.mixtral:MixtralForCausalLM", family="Mixtral"),
     ModelSpec(architectures=("MptForCausalLM", "MPTForCausalLM"), target=f"{_MODELS}.mpt:MptForCausalLM", family="MPT"),
+    ModelSpec(architectures=("Olmo2ForCausalLM",), target=f"{_MODELS}.olmo2:Olmo2ForCausalLM", family="OLMo 2"),
     ModelSpec(architectures=("OPTForCausalLM",), target=f"{_MODELS}.opt:OPTForCausalLM", family="OPT, Galactica"),
     ModelSpec(
         architectures=("PhiForCausalLM",),
         target=f"{_MODELS}.phi:PhiForCausalLM",
         family="Phi",
         note="1, 1.5 and 2",
+    ),
+    ModelSpec(
+        architectures=("Phi3ForCausalLM",),
+        target=f"{_MODELS}.phi3:Phi3ForCausalLM",
+        family="Phi-3",
+        note="also Phi-4; long contexts by the longest that is served, not by each sequence",
     ),
     ModelSpec(architectures=("Qwen2ForCausalLM",), target=f"{_MODELS}.llama:LlamaForCausalLM", family="Qwen2"),
     ModelSpec(
@@ -58,5 +80,13 @@ FAMILIES = (
     ModelSpec(architectures=("Qwen3ForCausalLM",), target=f"{_MODELS}.qwen3:Qwen3ForCausalLM", family="Qwen3"),
     ModelSpec(
         architectures=("Qwen3MoeForCausalLM",), target=f"{_MODELS}.qwen_moe:Qwen3MoeForCausalLM", family="Qwen3-MoE"
+    ),
+    ModelSpec(
+        architectures=("StableLmForCausalLM",), target=f"{_MODELS}.stablelm:StableLmForCausalLM", family="StableLM"
+    ),
+    ModelSpec(
+        architectures=("Starcoder2ForCausalLM",),
+        target=f"{_MODELS}.starcoder2:Starcoder2ForCausalLM",
+        family="StarCoder2",
     ),
 )

@@ -34,20 +34,29 @@ _LLAMA = {
     "tie_word_embeddings": False,
 }
 _GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512}
+_GEMMA = {**_LLAMA, "head_dim": 32, "tie_word_embeddings": True, "query_pre_attn_scalar": 24}
 _MOE = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
 _PLAIN = {key: value for key, value in _LLAMA.items() if key != "num_key_value_heads"}
 FAMILIES: dict[str, dict[str, Any]] = {  # model_type -> what differs from its configuration's defaults
     "bloom": {"hidden_size": 64, "n_layer": 2, "n_head": 4},
+    "cohere": {**_LLAMA, "tie_word_embeddings": True, "pad_token_id": 0, "logit_scale": 0.25},
     "falcon": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 512},
-    "gemma": {**_LLAMA, "head_dim": 16, "tie_word_embeddings": True},
+    "gemma": {**_LLAMA, "head_dim": 32, "tie_word_embeddings": True},
+    "gemma2": {**_GEMMA, "sliding_window": 16, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 4.0},
+    "gemma3_text": {**_GEMMA, "sliding_window": 16, "num_hidden_layers": 3, "sliding_window_pattern": 3},
     "gpt2": _GPT2,
     "gpt_bigcode": _GPT2,
     "gptj": {**_GPT2, "rotary_dim": 8},
     "gpt_neox": {**_PLAIN, "rotary_pct": 0.5},
+    "granite": {
+        **_LLAMA, "embedding_multiplier": 6.0, "attention_multiplier": 0.2, "residual_multiplier": 0.6,
+        "logits_scaling": 4.0,
+    },
     "llama": _LLAMA,
     "mistral": {**_LLAMA, "sliding_window": 16},
     "mixtral": {**_LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2},
     "mpt": {"d_model": 64, "n_layers": 2, "n_heads": 4, "expansion_ratio": 2, "max_seq_len": 512},
+    "olmo2": {**_LLAMA, "pad_token_id": 2},
     "opt": {
         "hidden_size": 64, "ffn_dim": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "word_embed_proj_dim": 64,
         "max_position_embeddings": 512,
@@ -58,6 +67,8 @@ FAMILIES: dict[str, dict[str, Any]] = {  # model_type -> what differs from its c
     "qwen2_moe": {**_LLAMA, **_MOE, "shared_expert_intermediate_size": 96},
     "qwen3": {**_LLAMA, "head_dim": 32},
     "qwen3_moe": {**_LLAMA, **_MOE, "head_dim": 32},
+    "stablelm": _LLAMA,
+    "starcoder2": {**_LLAMA, "tie_word_embeddings": True},
     "t5": {
         "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "feed_forward_proj": "gated-gelu",
         "decoder_start_token_id": 0, "pad_token_id": 0,
