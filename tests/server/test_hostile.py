@@ -14,7 +14,7 @@ import time
 import httpx
 import pytest
 
-ANSWER_S = 2.0
+ANSWER_S = 10.0  # a million tokens take a moment where other tests run beside
 LEAK = re.compile(rb"Traceback|site-packages|/root|/home/|/usr/|/tmp/|\.py\b|0x[0-9a-f]{8}|object at|pydantic|errors\.")
 CANARY = {"inputs": "canary", "parameters": {"max_new_tokens": 8}}
 

@@ -64,7 +64,7 @@ def test_dynamic_stretches_for_the_whole_context_that_is_served():
 @pytest.mark.parametrize(
     ("rope", "message"),
     [
-        ({"rope_type": "longrope"}, "'longrope' is not implemented; known are"),
+        ({"rope_type": "nonesuch"}, "'nonesuch' is not implemented; known are"),
         ({"rope_type": "linear"}, "rule 'linear' needs 'factor'"),
         ({"rope_type": "llama3", "factor": "eight"}, "needs 'low_freq_factor'"),
         ({"rope_type": "yarn", "factor": "four"}, "malformed"),
