@@ -48,6 +48,10 @@ def test_info_has_the_fields_of_tgi_in_their_order(client):
         "version",
         "sha",
         "docker_label",
+        "model_dtype",
+        "model_device_type",
+        "custom_kernels",
+        "fallback",
     ]
     assert info["max_best_of"] == 3
     assert info["max_total_tokens"] == 1024

@@ -13,7 +13,7 @@ from tgi_server.service import POOL_THREADS, Service
 
 
 async def info(service: Service, exchange: Exchange) -> None:
-    """The model and the limits, in TGI's fields and order."""
+    """The model and the limits, in TGI's fields and order; then what runs the model."""
     engine, settings = service.info, service.settings
     await exchange.reply(
         {
@@ -31,6 +31,10 @@ async def info(service: Service, exchange: Exchange) -> None:
             "version": CONTRACT_VERSION,
             "sha": None,
             "docker_label": None,
+            "model_dtype": engine.dtype,
+            "model_device_type": engine.device,
+            "custom_kernels": engine.custom_kernels,
+            "fallback": engine.fallback or None,
         }
     )
 

@@ -22,6 +22,10 @@ class Info(Answer):
     version: str
     sha: str | None
     docker_label: str | None
+    model_dtype: str  #: this and what follows is not TGI's
+    model_device_type: str
+    custom_kernels: bool  #: false with --disable-custom-kernels
+    fallback: str | None  #: why the model runs on transformers' own code, null if it does not
 
 
 class Readiness(Answer):
