@@ -3,7 +3,7 @@
 import pytest
 
 from tgi_core.errors import UnsupportedModel
-from tgi_core.model_config import parse_model_config
+from tgi_core.model_config import DEFAULTS, parse_model_config
 
 SMALL = {
     "architectures": ["LlamaForCausalLM"],
@@ -52,6 +52,8 @@ def test_partial_rotary():
         ({"model_type": "qwen2", "sliding_window": 8}, (None,) * 4),
         ({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": True}, (None,) * 4),
         ({"model_type": "qwen3", "use_sliding_window": True, "max_window_layers": 2}, (None, None, 4096, 4096)),
+        ({"model_type": "gemma2", "sliding_window": 8}, (8, None, 8, None)),
+        ({"model_type": "gemma3_text", "sliding_window": 8, "sliding_window_pattern": 4}, (8, 8, 8, None)),
         (
             {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2},
             (8, None, 8, None),
@@ -84,6 +86,47 @@ def test_what_families_take_for_missing_keys():
         parse_model_config({**SMALL, **heads, "model_type": "mistral", "num_key_value_heads": None}).num_kv_heads == 16
     )
     assert parse_model_config({**SMALL, "model_type": "qwen3"}).head_size == 128
+
+
+SIZES = {
+    "vocab_size", "hidden_size", "n_embd", "d_model", "intermediate_size", "num_hidden_layers", "n_layer", "n_layers",
+    "num_attention_heads", "n_head", "n_heads",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", [name for name in DEFAULTS if not name.startswith("RefinedWeb")])
+def test_missing_keys_mean_what_the_class_of_transformers_says(model_type):
+    from transformers import AutoConfig
+
+    base = {"architectures": ["Any"], "model_type": model_type}
+    full = AutoConfig.for_model(model_type).to_dict()
+    given = parse_model_config({**full, **base})
+    missing = parse_model_config({**{key: full[key] for key in full.keys() & SIZES}, **base})
+    names = ("num_kv_heads", "head_size", "max_positions", "norm_eps", "activation", "sliding_windows")
+    assert [getattr(missing, name) for name in names] == [getattr(given, name) for name in names]
+    assert [_frequencies(rotary) for rotary in (missing.rotary, missing.local_rotary)] == [
+        _frequencies(rotary) for rotary in (given.rotary, given.local_rotary)
+    ]
+    others = DEFAULTS[model_type].keys() & full.keys() - {"sliding_window"}  # null there where it is not used
+    assert {key: missing.raw[key] for key in others} == {key: full[key] for key in others}
+
+
+def _frequencies(rotary):
+    return rotary and (rotary.theta, rotary.size, rotary.rule, rotary.parameters["original_max_position_embeddings"])
+
+
+def test_rotary_of_global_and_local_layers():
+    old = {"rope_theta": 9e5, "rope_local_base_freq": 7e3, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
+    new = {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 9e5},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 7e3},
+        }
+    }
+    for fields in (old, new):
+        config = parse_model_config({**SMALL, "model_type": "gemma3_text", **fields})
+        assert (config.rotary.theta, config.rotary.rule, config.rotary.parameters["factor"]) == (9e5, "linear", 8.0)
+        assert (config.local_rotary.theta, config.local_rotary.rule) == (7e3, "default")
 
 
 @pytest.mark.parametrize(

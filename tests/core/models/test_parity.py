@@ -283,3 +283,36 @@ def test_fused_experts(tmp_path, family, old):
         tensors[f"{new}experts.down_proj"] = parts[down]
     save_file(tensors, fused / "model.safetensors")
     assert tokens_of(run(make_engine(fused), PROMPTS, 12)) == tokens_of(run(make_engine(plain), PROMPTS, 12))
+
+
+OLD_CONFIGS = {  # model_type -> what transformers 4 wrote in place of `rope_parameters` and `layer_types`
+    "gemma": {"hidden_act": "gelu", "hidden_activation": None, "rope_theta": 5000.0},
+    "gemma2": {"rope_theta": 5000.0, "cache_implementation": "hybrid"},
+    "gemma3_text": {
+        "rope_theta": 50000.0,
+        "rope_local_base_freq": 700.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        "sliding_window_pattern": 2,
+    },
+    "phi3": {
+        "rope_theta": 10000.0,
+        "original_max_position_embeddings": 512,
+        "rope_scaling": {key: value for key, value in LONGROPE.items() if "factor" in key} | {"type": "longrope"},
+    },
+    "stablelm": {"rope_theta": 5000, "rope_scaling": None, "partial_rotary_factor": 0.5},
+    "cohere": {"rope_theta": 5000.0},
+    "qwen2_moe": {"rope_theta": 5000.0, "sliding_window": 16, "max_window_layers": 1},
+}
+
+
+@pytest.mark.parametrize("family", OLD_CONFIGS)
+def test_configs_of_transformers_4(tmp_path, family):
+    from transformers import AutoModelForCausalLM
+
+    folder = make_checkpoint(tmp_path, family)
+    config = json.loads((folder / "config.json").read_text())
+    config = {key: config[key] for key in config if key not in ("rope_parameters", "layer_types", "logit_scale")}
+    (folder / "config.json").write_text(json.dumps(config | OLD_CONFIGS[family]))
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    expected = [greedy(reference, prompt, 12) for prompt in PROMPTS]
+    assert tokens_of(run(make_engine(folder), PROMPTS, 12)) == expected
