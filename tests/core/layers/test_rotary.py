@@ -54,6 +54,40 @@ def test_rope_scaling_beats_rope_parameters_as_in_transformers():
     torch.testing.assert_close(both.inverse_frequencies * 2, embedding(None).inverse_frequencies)
 
 
+LONGROPE = {
+    "rope_type": "longrope",
+    "short_factor": [1.0 + i / 32 for i in range(32)],
+    "long_factor": [1.0 + i for i in range(32)],
+}
+
+
+@pytest.mark.parametrize(
+    ("trained", "extra", "factors"),
+    [
+        (4096, {}, "short_factor"),
+        (4096, {"factor": 8.0}, "short_factor"),
+        (1024, {}, "long_factor"),
+        (1024, {"factor": 32.0}, "long_factor"),
+        (1024, {"attention_factor": 1.5}, "long_factor"),
+    ],
+)
+def test_longrope_takes_the_factors_of_the_whole_context_that_is_served(trained, extra, factors):
+    rope = {**LONGROPE, **extra, "original_max_position_embeddings": trained}
+    config = LlamaConfig(**{**SMALL, "rope_theta": 5000.0, "rope_scaling": dict(rope)})
+    expected, factor = ROPE_INIT_FUNCTIONS["longrope"](config, seq_len=4096)
+    ours = embedding(rope)
+    torch.testing.assert_close(ours.inverse_frequencies, expected)
+    torch.testing.assert_close(
+        ours.inverse_frequencies * torch.tensor(rope[factors]), embedding(None).inverse_frequencies
+    )
+    assert ours.factor == pytest.approx(factor)
+
+
+def test_longrope_with_factors_of_another_head_size_is_refused():
+    with pytest.raises(UnsupportedModel, match="2 factors for 32 frequencies"):
+        embedding({**LONGROPE, "short_factor": [1.0, 2.0]})
+
+
 def test_dynamic_stretches_for_the_whole_context_that_is_served():
     rope = {"rope_type": "dynamic", "factor": 4.0, "original_max_position_embeddings": 1024}
     theta = 5000.0 * (4.0 * 4 - 3) ** (64 / 62)
