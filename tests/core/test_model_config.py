@@ -143,6 +143,7 @@ def test_rotary_of_global_and_local_layers():
         ({"rope_scaling": "linear"}, "is malformed"),
         ({"rope_theta": "high"}, "is malformed"),
         ({"layer_types": 3, "sliding_window": 8}, "is malformed"),
+        ({"layer_types": ["full_attention"], "sliding_window": 8}, "types of 1 layers, but the model has 4"),
     ],
 )
 def test_a_senseless_config_is_refused(fields, message):

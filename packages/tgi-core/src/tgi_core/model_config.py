@@ -265,6 +265,8 @@ def _sliding_windows(config: Mapping[str, Any], layers: int) -> tuple[int | None
         return (None,) * layers
     window = _count(config, "sliding_window")
     if types := config.get("layer_types"):
+        if len(types) != layers:
+            raise UnsupportedModel(f"config.json names the types of {len(types)} layers, but the model has {layers}")
         return tuple(window if kind == "sliding_attention" else None for kind in types)
     if pattern := config.get("sliding_window_pattern"):
         return tuple(window if (layer + 1) % pattern else None for layer in range(layers))
