@@ -19,6 +19,7 @@ class CausalLM(nn.Module):
     """A decoder: token ids of one step -> hidden states -> logits where they are wanted."""
 
     checkpoint_prefixes: ClassVar[tuple[str, ...]] = ("model.", "")
+    lm_head: nn.Module  #: [B, N] -> [B, V]
 
     def __init__(self, config: ModelConfig, build: BuildContext) -> None:
         super().__init__()
@@ -28,9 +29,10 @@ class CausalLM(nn.Module):
     def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
         """input_ids [T] -> hidden states [T, N], normalised for `logits`."""
 
-    @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [B, N] -> [B, V]"""
+        y: Tensor = self.lm_head(hidden)
+        return y
 
     def load_weights(self, reader: WeightReader, progress: Callable[[float], None] = lambda fraction: None) -> None:
         """Fill the model; see `tgi_core.weights.loader.load_weights`."""

@@ -80,7 +80,3 @@ class BloomForCausalLM(CausalLM):
         for block in self.h:
             x = block(x, context)
         return self.ln_f(x)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        y: Tensor = self.lm_head(hidden)
-        return y

@@ -97,7 +97,3 @@ class FalconForCausalLM(CausalLM):
         for layer in self.h:
             x = layer(x, context)
         return self.ln_f(x)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        y: Tensor = self.lm_head(hidden)
-        return y

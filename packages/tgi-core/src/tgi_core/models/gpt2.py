@@ -86,10 +86,6 @@ class GPT2LMHeadModel(CausalLM):
             x = block(x, context)
         return self.ln_f(x)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        y: Tensor = self.lm_head(hidden)
-        return y
-
 
 class GPTBigCodeForCausalLM(GPT2LMHeadModel):
     """Ordinary linear layers."""

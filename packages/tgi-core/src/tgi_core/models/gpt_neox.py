@@ -71,14 +71,10 @@ class GPTNeoXForCausalLM(CausalLM):
         self.layers = nn.ModuleList(GPTNeoXLayer(config, build, rotary) for _ in range(config.num_layers))
         self.final_layer_norm = LayerNorm(config.hidden_size, config.norm_eps, build)
         head = "embed_in" if config.tie_word_embeddings else "embed_out"
-        self.embed_out = Linear(config.hidden_size, (config.vocab_size,), (head,), build)
+        self.lm_head = Linear(config.hidden_size, (config.vocab_size,), (head,), build)
 
     def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
         x: Tensor = self.embed_in(input_ids)
         for layer in self.layers:
             x = layer(x, context)
         return self.final_layer_norm(x)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        y: Tensor = self.embed_out(hidden)
-        return y

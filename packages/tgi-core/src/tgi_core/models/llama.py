@@ -113,7 +113,3 @@ class LlamaForCausalLM(CausalLM):
         for layer in self.layers:
             x, residual = layer(x, residual, context)
         return self.norm.add(x, residual)[0]
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        y: Tensor = self.lm_head(hidden)
-        return y

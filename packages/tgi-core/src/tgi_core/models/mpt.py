@@ -80,7 +80,3 @@ class MptForCausalLM(CausalLM):
         for block in self.blocks:
             x = block(x, context)
         return self.norm_f(x)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        y: Tensor = self.lm_head(hidden)
-        return y

@@ -91,7 +91,3 @@ class OPTForCausalLM(CausalLM):
             x = layer(x, context)
         y: Tensor = self.project_out(self.final_layer_norm(x))
         return y
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        y: Tensor = self.lm_head(hidden)
-        return y

@@ -71,7 +71,3 @@ class PhiForCausalLM(CausalLM):
         for layer in self.layers:
             x = layer(x, context)
         return self.final_layernorm(x)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        y: Tensor = self.lm_head(hidden)
-        return y
