@@ -156,4 +156,4 @@ def _spread(model: nn.Module) -> None:
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
     for module in model.modules():
         if isinstance(module, nn.Embedding):
-            module.weight.normal_(0, 0.15)
+            module.weight.normal_(0, 0.15 / getattr(module, "scalar_embed_scale", 1.0))
