@@ -2,8 +2,8 @@
 
     python benchmarks/engine.py --model path/to/model
 
-Rows: sequences in the batch, tokens/s over all of them once every prompt is prefilled, and milliseconds to the first
-token of one new 1,024-token prompt and of the same prompt again.
+Rows: sequences in the batch, tokens/s over all of them from the first token to the last, as benchmarks/serving.py
+counts streams; and milliseconds to the first token of one new 1,024-token prompt and of the same prompt again.
 """
 
 from __future__ import annotations
@@ -39,15 +39,14 @@ class Bench:
         self.engine.add(Request(id=next(self._ids), prompt_ids=prompt, params=params))
 
     def decode_rate(self, sequences: int) -> float:
-        """Tokens/s of a full batch."""
+        """Tokens/s of a batch whose prompts arrive together."""
         for _ in range(sequences):
             self.add(self.prompt(PROMPT_TOKENS), NEW_TOKENS)
-        first_tokens = 0
-        while first_tokens < sequences:
-            first_tokens += sum(bool(output.scheduled_at) for output in self.engine.step())
-        started, tokens = time.perf_counter(), 0
+        started, tokens = 0.0, 0
         while self.engine.has_work:
             tokens += sum(len(output.token_ids) for output in self.engine.step())
+            if tokens and not started:
+                started, tokens = time.perf_counter(), 0
         return tokens / (time.perf_counter() - started)
 
     def first_token_ms(self, prompt: list[int]) -> float:
