@@ -43,7 +43,6 @@ class ResolvedConfig(msgspec.Struct, frozen=True, kw_only=True):
     model_id: str
     device: str
     dtype: str
-    kv_dtype: str
     max_input_tokens: int
     max_total_tokens: int
     max_batch_prefill_tokens: int

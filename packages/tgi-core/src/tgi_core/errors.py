@@ -50,7 +50,3 @@ class InvalidRequest(TGIError):
 
 class RequestFailed(TGIError):
     """The engine gave up on one request; others are unaffected."""
-
-
-class EngineDied(TGIError):
-    """The engine process ended; every request that it held is lost."""

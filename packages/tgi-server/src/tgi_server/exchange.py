@@ -37,7 +37,6 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.path: str = scope["path"]
-        self.is_streaming = False  #: whether the response head is out and events follow
         self.sending_since = 0.0  #: time.monotonic() since when the client lets a write wait, 0 if it does not
         self._receive = receive
         self._send = send
@@ -111,7 +110,6 @@ class Exchange:
 
     async def start_events(self, headers: Headers) -> None:
         """Send the head of an event stream; its status is 200 whatever follows."""
-        self.is_streaming = True
         await self._send({"type": "http.response.start", "status": 200, "headers": EVENT_HEADERS + headers})
 
     async def send_events(self, data: bytes) -> None:
@@ -122,7 +120,6 @@ class Exchange:
 
     async def end_events(self, data: bytes = b"") -> None:
         """Send the last events and end the stream."""
-        self.is_streaming = False
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
 
 

@@ -43,10 +43,6 @@ class StepInput:
     def num_tokens(self) -> int:
         return int(self.query_starts[-1])
 
-    @property
-    def is_decode(self) -> bool:
-        return self.num_tokens == len(self.context_lens)
-
 
 @dataclass
 class ForwardContext:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tgi_core.config import EngineConfig
-from tgi_core.engine.build import Parts, Progress, build
+from tgi_core.engine.build import Progress, build
 from tgi_core.errors import InvalidRequest, RequestFailed
 from tgi_core.request import Request, RequestOutput
 from tgi_core.runner.base import Handle
@@ -48,25 +48,14 @@ class Engine:
     ) -> None:
         started = time.perf_counter()
         self.config = config or EngineConfig()
-        self._use(build(self.config, progress))
-        self.load_s = time.perf_counter() - started
-
-    @classmethod
-    def from_parts(cls, parts: Parts, config: EngineConfig | None = None) -> Engine:
-        """An engine from parts that were built elsewhere, as tests do."""
-        engine = cls.__new__(cls)
-        engine.config, engine.load_s = config or EngineConfig(), 0.0
-        engine._use(parts)
-        return engine
-
-    def _use(self, parts: Parts) -> None:
-        self._parts = parts
-        self.scheduler, self.runner = parts.scheduler, parts.runner
+        self._parts = build(self.config, progress)
+        self.scheduler, self.runner = self._parts.scheduler, self._parts.runner
         self.stats = self._step_stats(None, 0.0, 0.0)  #: of the last step
-        self._depth = 2 if parts.scheduler.capabilities.asynchronous else 1
+        self._depth = 2 if self._parts.scheduler.capabilities.asynchronous else 1
         self._in_flight: deque[tuple[StepPlan, Handle]] = deque()
         self._ids = itertools.count(1)
         self._tokenizer: Tokenizer | None = None
+        self.load_s = time.perf_counter() - started
 
     @property
     def info(self) -> EngineInfo:

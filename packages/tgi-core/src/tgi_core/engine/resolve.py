@@ -112,7 +112,6 @@ def resolve(config: EngineConfig, model: ModelConfig, capabilities: Capabilities
         model_id=facts.model_id,
         device=facts.device,
         dtype=dtype,
-        kv_dtype=dtype,
         max_input_tokens=max_input,
         max_total_tokens=total,
         max_batch_prefill_tokens=prefill,

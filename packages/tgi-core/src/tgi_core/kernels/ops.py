@@ -26,7 +26,6 @@ class KernelQuery:
     block_size: int
     sliding_window: bool = False
     soft_cap: bool = False
-    alibi: bool = False
 
 
 class LinearKernel(Protocol):

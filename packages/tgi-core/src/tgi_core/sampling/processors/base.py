@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -36,6 +37,7 @@ class LogitsProcessor(ABC):
         values = [value(state.params) for state in self.states]
         return torch.tensor(values, dtype=dtype, device=self.context.device).unsqueeze(1)
 
+    @cached_property
     def slots(self) -> Tensor:
         """The slots of all rows: [rows]."""
         return torch.tensor([state.slot for state in self.states], device=self.context.device)

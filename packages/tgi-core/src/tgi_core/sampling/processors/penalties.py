@@ -22,7 +22,7 @@ class RepetitionPenalty(ParameterProcessor):
 
     def __call__(self, logits: Tensor) -> Tensor:
         penalised = torch.where(logits < 0, logits * self.values, logits / self.values)
-        return torch.where(self.context.counts.seen(self.slots()), penalised, logits)
+        return torch.where(self.context.counts.seen(self.slots), penalised, logits)
 
 
 class FrequencyPenalty(ParameterProcessor):
@@ -31,7 +31,7 @@ class FrequencyPenalty(ParameterProcessor):
     parameter, neutral = "frequency_penalty", 0.0
 
     def __call__(self, logits: Tensor) -> Tensor:
-        return logits - self.context.counts.output(self.slots()) * self.values
+        return logits - self.context.counts.output(self.slots) * self.values
 
 
 class PresencePenalty(ParameterProcessor):
@@ -40,4 +40,4 @@ class PresencePenalty(ParameterProcessor):
     parameter, neutral = "presence_penalty", 0.0
 
     def __call__(self, logits: Tensor) -> Tensor:
-        return logits - (self.context.counts.output(self.slots()) > 0) * self.values
+        return logits - (self.context.counts.output(self.slots) > 0) * self.values

@@ -19,7 +19,7 @@ class Watermark(LogitsProcessor):
         return params.watermark
 
     def __call__(self, logits: Tensor) -> Tensor:
-        previous = self.context.last_tokens[self.slots()].tolist()
+        previous = self.context.last_tokens[self.slots].tolist()
         for row, token in enumerate(previous):
             logits[row, self.green_list(token)] += self.context.watermark_delta
         return logits
