@@ -12,17 +12,28 @@ from tgi_core.plugins.manager import load_plugins
 
 
 @pytest.fixture
-def load(monkeypatch):
+def make_plugin(monkeypatch):
+    """Makes a plugin module from hook name -> function, and returns its entry point."""
+
+    def make(name, **hooks):
+        module = ModuleType(name)
+        for hook, function in hooks.items():
+            setattr(module, hook, hookimpl(function, specname=hook))
+        monkeypatch.setitem(sys.modules, name, module)
+        return EntryPoint(name, name, ENTRY_POINT_GROUP)
+
+    return make
+
+
+@pytest.fixture
+def load(make_plugin):
     """load(name={hook: result}, ...): the built-ins and plugins with these hooks; a callable result is called."""
 
     def load(**plugins):
-        entry_points = []
-        for name, hooks in plugins.items():
-            module = ModuleType(f"plugin_{name}")
-            for hook, result in hooks.items():
-                setattr(module, hook, hookimpl(_answer(result), specname=hook))
-            monkeypatch.setitem(sys.modules, module.__name__, module)
-            entry_points.append(EntryPoint(name, module.__name__, ENTRY_POINT_GROUP))
+        entry_points = [
+            make_plugin(name, **{hook: _answer(result) for hook, result in hooks.items()})
+            for name, hooks in plugins.items()
+        ]
         loaded = load_plugins([builtin], entry_points)
         assert not loaded.failed
         return loaded

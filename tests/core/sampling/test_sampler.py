@@ -16,10 +16,11 @@ from transformers import (
 )
 
 from tgi_core.kernels.reference.sample import greedy
-from tgi_core.sampling.processors import PROCESSORS
 from tgi_core.sampling.processors.bias import MinimumLength
 from tgi_core.sampling.processors.filters import LIKELY, MinP, TopK, TopP, TypicalP
 from tgi_core.sampling.processors.penalties import RepetitionPenalty
+from tgi_core.sampling.processors.registry import LOGITS_PROCESSORS
+from tgi_core.sampling.processors.select import load_processors
 from tgi_core.sampling.processors.temperature import Temperature
 from tgi_core.sampling.processors.watermark import Watermark
 from tgi_core.sampling.randomness import uniforms
@@ -42,7 +43,7 @@ def make_sampler(slots=8):
         watermark_gamma=0.5,
         watermark_delta=2.0,
     )
-    return Sampler(context, greedy)
+    return Sampler(context, greedy, load_processors(LOGITS_PROCESSORS))
 
 
 def admit(sampler, slot, prompt=(5, 6, 7), output=(), seed=0, **params):
@@ -176,7 +177,7 @@ def test_logit_bias_reaches_its_own_row_only():
 
 
 def test_order_is_that_of_tgi():
-    names = [PROCESSORS[order].__name__ for order in sorted(PROCESSORS)]
+    names = [processor.__name__ for processor in make_sampler().processors]
     tgi = ["Watermark", "RepetitionPenalty", "FrequencyPenalty", "Temperature", "TopK", "TopP", "TypicalP"]
     assert [name for name in names if name in tgi] == tgi
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from tgi_core.cpu import processor
 from tgi_core.plugins import hookimpl
-from tgi_core.plugins.specs import DeviceProbe, KernelSpec, ModelSpec
+from tgi_core.plugins.specs import DeviceProbe, KernelSpec, LogitsProcessorSpec, ModelSpec
 
 CPU_BACKEND = "tgi_core.cpu.backend:CpuBackend"
 
@@ -31,3 +31,11 @@ def tgi_register_models() -> Iterable[ModelSpec]:
     from tgi_core.models.families import FAMILIES
 
     return FAMILIES
+
+
+@hookimpl
+def tgi_register_logits_processors() -> Iterable[LogitsProcessorSpec]:
+    """TGI's penalties and filters."""
+    from tgi_core.sampling.processors.registry import LOGITS_PROCESSORS
+
+    return LOGITS_PROCESSORS

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 
@@ -38,3 +40,4 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     ignore_eos: bool = False
     top_n_tokens: int = 0  #: so many alternatives with log-probabilities per token
     prompt_logprobs: bool = False  #: log-probability of every prompt token; skips the prefix cache
+    extra: dict[str, Any] = {}  #: fields of plugins' logits processors, as JSON values

@@ -54,3 +54,4 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     load_s: float  #: from process start to ready
     fallback: str = ""  #: why this model runs on transformers' own code, "" if it does not
     custom_kernels: bool = True
+    extra_parameters: dict[str, str] = {}  #: request fields of plugins' logits processors -> JSON type

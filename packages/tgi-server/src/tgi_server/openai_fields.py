@@ -56,6 +56,7 @@ def wishes(
         top_n_tokens=top_n_tokens,
         prompt_logprobs=prompt_logprobs,
         cache_salt=request.cache_salt or "",
+        extra=request.extra,
     )
 
 

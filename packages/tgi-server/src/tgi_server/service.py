@@ -12,9 +12,11 @@ from pathlib import Path
 
 import structlog
 
+from tgi_core.engine.model_files import find_model, make_tokenizer
+from tgi_core.plugins.manager import Plugins
 from tgi_core.stats import EngineInfo
-from tgi_core.tokenizer.tokenizer import Tokenizer, load_tokenizer
-from tgi_core.weights.source import ModelFiles, default_model_id, resolve_model
+from tgi_core.tokenizer.tokenizer import Tokenizer
+from tgi_core.weights.source import ModelFiles
 from tgi_server.engine_client import EngineClient
 from tgi_server.errors import ClientGone, Overloaded, RequestError, Unavailable
 from tgi_server.exchange import Exchange
@@ -54,20 +56,22 @@ class Service:
 
     # the model
 
-    def load_tokenizer(self) -> None:
+    def load_tokenizer(self, plugins: Plugins) -> None:
         """Fetch and read the tokenizer; blocks, so run it in a thread.
 
         Raises:
             TGIError: the model or its tokenizer cannot be read.
         """
         settings = self.settings
-        files = resolve_model(
-            settings.model_id or default_model_id(),
+        files = find_model(
+            plugins,
+            settings.model_id,
             revision=settings.revision,
             cache_dir=settings.huggingface_hub_cache,
             download_weights=False,
         )
-        tokenizer = load_tokenizer(
+        tokenizer = make_tokenizer(
+            plugins,
             files,
             tokenizer_config_path=settings.tokenizer_config_path,
             trust_remote_code=settings.trust_remote_code,
@@ -128,6 +132,7 @@ class Service:
                 max_input_tokens=info.max_input_tokens,
                 max_total_tokens=info.max_total_tokens,
                 vocab_size=info.vocab_size,
+                extra_parameters=info.extra_parameters,
             )
             self._validator = Validator(limits, self.tokenizer, self.pool)
         return self._validator

@@ -65,7 +65,8 @@ class Serving:
         )
         self.supervisor = Supervisor(engine, spawn, client, limits)
         self.service = Service(settings, self.supervisor, client)
-        self._http = HttpServer(_http_config(settings, build_app(settings, self.service)))
+        self._plugins = load_plugins(blocked=settings.disable_plugin, more_hookspecs=[hookspecs])
+        self._http = HttpServer(_http_config(settings, build_app(settings, self.service, self._plugins)))
         self._stop = asyncio.Event()
         self._stop_signals = 0
 
@@ -75,7 +76,7 @@ class Serving:
         supervising = asyncio.create_task(self.supervisor.run())
         sweeping = asyncio.create_task(self.service.sweep())
         stopping = asyncio.create_task(self._stop.wait())
-        tokenizer = asyncio.create_task(asyncio.to_thread(self.service.load_tokenizer))
+        tokenizer = asyncio.create_task(asyncio.to_thread(self.service.load_tokenizer, self._plugins))
         announcing = asyncio.create_task(self._announce(tokenizer))
         ends = {supervising, stopping, announcing}
         try:
@@ -155,9 +156,8 @@ class Serving:
         return 0
 
 
-def build_app(settings: Settings, service: Service) -> ASGIApp:
+def build_app(settings: Settings, service: Service, plugins: Plugins) -> ASGIApp:
     """The application with what plugins add to it."""
-    plugins = load_plugins(blocked=settings.disable_plugin, more_hookspecs=[hookspecs])
     routes = _collect(plugins, "tgi_register_routes", settings)
     middleware = _collect(plugins, "tgi_register_middleware", settings)
     app = create_app(settings, more_routes=routes, more_middleware=middleware)

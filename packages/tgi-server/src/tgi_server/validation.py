@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tgi_core.errors import TGIError
+from tgi_core.plugins.specs import JSON_TYPES
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.tokenizer.tokenizer import Tokenizer
 from tgi_server.errors import InvalidInput
@@ -49,6 +50,7 @@ class Wishes:
     top_n_tokens: int | None = None
     grammar: dict[str, Any] | None = None
     cache_salt: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)  #: fields that a plugin may have declared
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class Limits:
     max_input_tokens: int
     max_total_tokens: int
     vocab_size: int
+    extra_parameters: dict[str, str] = field(default_factory=dict)  #: declared by plugins: name -> JSON type
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +150,18 @@ def _rules(w: Wishes, limits: Limits) -> Iterator[tuple[bool, str]]:
         isinstance(w.inputs, list) and any(not 0 <= i < vocab for i in w.inputs),
         f"token ids of `inputs` must be >= 0 and < {vocab}",
     )
+    for name, kind in limits.extra_parameters.items():
+        yield name in w.extra and not _is_json(w.extra[name], kind), f"`{name}` must be of JSON type {kind}"
 
 
 def _param(message: str) -> str | None:
     """The field that a message begins with, if it has this name on all routes."""
     found = re.match(r"`(\w+)`", message)
     return found[1] if found and found[1] not in ("inputs", "max_new_tokens", "top_n_tokens") else None
+
+
+def _is_json(value: object, kind: str) -> bool:
+    return isinstance(value, JSON_TYPES[kind]) and (kind == "boolean" or not isinstance(value, bool))
 
 
 def _outside(value: float | None, low: float, high: float) -> bool:
@@ -181,7 +190,7 @@ class Validator:
         if wishes.grammar is not None:
             raise InvalidInput("grammar is not supported")
         characters = len(wishes.inputs) if isinstance(wishes.inputs, str) else 0
-        return Prepared(ids, _params(wishes, max_new_tokens), characters, wishes.cache_salt)
+        return Prepared(ids, _params(wishes, max_new_tokens, self.limits), characters, wishes.cache_salt)
 
     async def _prompt_ids(self, wishes: Wishes) -> list[int]:
         if isinstance(wishes.inputs, list):
@@ -230,7 +239,7 @@ class Validator:
         return left if wanted is None else min(wanted, left)
 
 
-def _params(w: Wishes, max_new_tokens: int) -> SamplingParams:
+def _params(w: Wishes, max_new_tokens: int, limits: Limits) -> SamplingParams:
     warps = w.temperature not in (None, 1.0) or any(v is not None for v in (w.top_k, w.top_p, w.typical_p))
     return SamplingParams(
         do_sample=w.do_sample or warps,
@@ -252,4 +261,5 @@ def _params(w: Wishes, max_new_tokens: int) -> SamplingParams:
         ignore_eos=w.ignore_eos,
         top_n_tokens=w.top_n_tokens or 0,
         prompt_logprobs=w.prompt_logprobs,
+        extra={name: w.extra[name] for name in limits.extra_parameters if name in w.extra},
     )

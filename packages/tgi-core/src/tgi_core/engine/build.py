@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
+import msgspec
 import torch
 
 from tgi_core import builtin
@@ -13,6 +15,7 @@ from tgi_core.attention.base import AttentionBackend
 from tgi_core.config import EngineConfig, ResolvedConfig
 from tgi_core.device.backend import DeviceBackend
 from tgi_core.device.select import select_device
+from tgi_core.engine.model_files import find_model, make_tokenizer
 from tgi_core.engine.resolve import Facts, check_wishes, resolve, resolve_dtype
 from tgi_core.errors import TokenizerError
 from tgi_core.kernels.ops import KernelQuery
@@ -26,16 +29,16 @@ from tgi_core.plugins.manager import Plugins, load_plugins
 from tgi_core.plugins.specs import resolve as resolve_target
 from tgi_core.runner.base import Runner
 from tgi_core.runner.slots import SlotTables
+from tgi_core.sampling.processors.select import extra_parameters, load_processors, offered_processors
 from tgi_core.sampling.sampler import Sampler
 from tgi_core.sampling.state import SamplingContext, TokenCounts
 from tgi_core.scheduler.finish import FinishRule
 from tgi_core.scheduler.limits import Limits
 from tgi_core.scheduler.scheduler import Scheduler
 from tgi_core.stats import EngineInfo
-from tgi_core.tokenizer.tokenizer import load_tokenizer
 from tgi_core.tokenizer.tokenizer_config import end_ids
 from tgi_core.weights.reader import WeightReader, open_weights
-from tgi_core.weights.source import ModelFiles, resolve_model
+from tgi_core.weights.source import ModelFiles
 
 HEADS = ("lm_head.weight", "embed_out.weight")  #: what checkpoints call the output projection
 
@@ -65,7 +68,8 @@ def build(config: EngineConfig, progress: Progress = lambda phase, fraction, det
     probe, device_reason = select_device(plugins, config.device)
     backend: DeviceBackend = resolve_target(probe.backend)()
     check_wishes(config, backend.capabilities)
-    files = resolve_model(
+    files = find_model(
+        plugins,
         config.model_id,
         revision=config.revision,
         cache_dir=config.cache_dir,
@@ -95,10 +99,13 @@ def build(config: EngineConfig, progress: Progress = lambda phase, fraction, det
     model.load_weights(reader, lambda fraction: progress("weights", fraction, files.model_id))
     backend.prepare_model(model.eval())
     attention.allocate(resolved.num_blocks)
-    eos = end_ids(files.generation_config, files.config) or _tokenizer_end_ids(config, files)
+    eos = end_ids(files.generation_config, files.config) or _tokenizer_end_ids(plugins, config, files)
     scheduler = _scheduler(resolved, model_config, backend, eos)
-    runner = _runner(config, resolved, model, attention, backend, kernels.greedy, eos)
+    processors = offered_processors(plugins)
+    sampler = partial(Sampler, greedy=kernels.greedy, processors=load_processors(processors))
+    runner = _runner(config, resolved, model, attention, backend, sampler, eos)
     info = _info(resolved, model_config, backend, choices, fallback, not config.disable_custom_kernels)
+    info = msgspec.structs.replace(info, extra_parameters=extra_parameters(processors))
     return Parts(files, scheduler, runner, info, plugins)
 
 
@@ -143,10 +150,10 @@ def _elements(shape: tuple[int, ...]) -> int:
     return torch.Size(shape).numel()
 
 
-def _tokenizer_end_ids(config: EngineConfig, files: ModelFiles) -> tuple[int, ...]:
+def _tokenizer_end_ids(plugins: Plugins, config: EngineConfig, files: ModelFiles) -> tuple[int, ...]:
     """The tokenizer's EOS, for models whose configuration names none."""
     try:
-        return load_tokenizer(files, trust_remote_code=config.trust_remote_code).eos_token_ids
+        return make_tokenizer(plugins, files, trust_remote_code=config.trust_remote_code).eos_token_ids
     except TokenizerError:
         return ()  # whoever needs the tokenizer will say so
 
@@ -171,7 +178,7 @@ def _runner(
     model: CausalLM,
     attention: AttentionBackend,
     backend: DeviceBackend,
-    greedy: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    sampler: Callable[[SamplingContext], Sampler],
     eos_token_ids: tuple[int, ...],
 ) -> Runner:
     device, slots, vocab = backend.torch_device, resolved.max_batch_size, model.config.vocab_size
@@ -185,7 +192,7 @@ def _runner(
         watermark_gamma=config.watermark_gamma,
         watermark_delta=config.watermark_delta,
     )
-    runner: Runner = resolve_target(backend.runner)(model, attention, Sampler(context, greedy), tables)
+    runner: Runner = resolve_target(backend.runner)(model, attention, sampler(context), tables)
     return runner
 
 

@@ -11,14 +11,16 @@ from dataclasses import dataclass
 
 from tgi_core.config import EngineConfig
 from tgi_core.engine.build import Progress, build
-from tgi_core.errors import InvalidRequest, RequestFailed
+from tgi_core.engine.model_files import make_tokenizer
+from tgi_core.engine.observers import Observers
+from tgi_core.errors import InvalidRequest, RequestFailed, TGIError
 from tgi_core.request import Request, RequestOutput
 from tgi_core.runner.base import Handle
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.stats import EngineInfo, StepStats
 from tgi_core.step import StepPlan
 from tgi_core.tokenizer.detokenizer import TextStream
-from tgi_core.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from tgi_core.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Engine:
         self._in_flight: deque[tuple[StepPlan, Handle]] = deque()
         self._ids = itertools.count(1)
         self._tokenizer: Tokenizer | None = None
+        self._observers = Observers()
+        progress("warmup", 0.0, "first step")
+        self._warm_up()
+        self._observers = Observers(self._parts.plugins)
+        self._observers.engine_started(self.info)
         self.load_s = time.perf_counter() - started
 
     @property
@@ -66,7 +73,8 @@ class Engine:
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer, loaded when first asked for."""
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(
+            self._tokenizer = make_tokenizer(
+                self._parts.plugins,
                 self._parts.files,
                 tokenizer_config_path=self.config.tokenizer_config_path,
                 trust_remote_code=self.config.trust_remote_code,
@@ -85,15 +93,27 @@ class Engine:
             raise InvalidRequest("grammar is not supported")
         seed = secrets.randbits(64) if request.params.seed is None else request.params.seed
         self.scheduler.add(request, seed)
+        self._observers.request_added(request)
 
     def abort(self, request_id: int) -> bool:
         """End a request; False if it is unknown or finished."""
+        self._observers.aborted(request_id)
         return self.scheduler.abort(request_id)
 
     @property
     def has_work(self) -> bool:
         """Whether `step` has something to do."""
         return self.scheduler.has_work or bool(self._in_flight)
+
+    def _warm_up(self) -> None:
+        """Run a prefill and a decode, so that the first request does not pay for first calls."""
+        length = min(16, self.info.max_input_tokens)
+        params = SamplingParams(max_new_tokens=min(2, self.info.max_total_tokens - length), ignore_eos=True)
+        self.add(Request(id=0, prompt_ids=[0] * length, params=params))
+        while self.has_work:
+            for output in self.step():
+                if output.error:
+                    raise TGIError(f"the model failed on its first step: {output.error}")
 
     # ---- steps ----------------------------------------------------------------------------------------------------
 
@@ -113,6 +133,8 @@ class Engine:
             outputs += outputs_of_step
             forward_s += step_s
         self.stats = self._step_stats(plan, time.perf_counter() - started, forward_s)
+        self._observers.step_finished(self.stats)
+        self._observers.outputs(outputs)
         return outputs
 
     def _is_due(self, idle: bool) -> bool:

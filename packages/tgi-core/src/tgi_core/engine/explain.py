@@ -82,14 +82,14 @@ def doctor_report(plugins: Plugins | None = None) -> str:
 def _kernels_of_model(model_id: str, plugins: Plugins, device: str | None) -> str:
     from tgi_core.config import EngineConfig
     from tgi_core.engine.build import kernel_query
+    from tgi_core.engine.model_files import find_model
     from tgi_core.engine.resolve import resolve_dtype
     from tgi_core.model_config import parse_model_config
     from tgi_core.plugins.specs import resolve
-    from tgi_core.weights.source import resolve_model
 
     probe, why = select_device(plugins, device)
     capabilities = resolve(probe.backend).capabilities
-    model = parse_model_config(resolve_model(model_id, download_weights=False).config)
+    model = parse_model_config(find_model(plugins, model_id, download_weights=False).config)
     dtype, dtype_why = resolve_dtype(EngineConfig(), model, capabilities)
     query = kernel_query(model, probe.kind, dtype, capabilities.block_sizes[0])
     _, choices = select_kernels(plugins, query)

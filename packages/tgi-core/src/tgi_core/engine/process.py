@@ -82,8 +82,6 @@ class EngineProcess:
         from tgi_core.engine.engine import Engine
 
         self.engine = Engine(config, self._progress)
-        self._progress("warmup", 0.0, "first step")
-        warm_up(self.engine)
 
     def announce(self) -> None:
         """Tell the front that requests are welcome."""
@@ -157,19 +155,6 @@ class Pulse(threading.Thread):
         while True:
             socket.send(messages.encode(messages.Heartbeat(self.steps, self.step_started_at)))
             time.sleep(HEARTBEAT_S)
-
-
-def warm_up(engine: Engine) -> None:
-    """Run a prefill and a decode, so that the first request does not pay for first calls."""
-    from tgi_core.sampling_params import SamplingParams
-
-    length = min(16, engine.info.max_input_tokens)
-    params = SamplingParams(max_new_tokens=min(2, engine.info.max_total_tokens - length), ignore_eos=True)
-    engine.add(Request(id=0, prompt_ids=[0] * length, params=params))
-    while engine.has_work:
-        for output in engine.step():
-            if output.error:
-                raise TGIError(f"the model failed on its first step: {output.error}")
 
 
 def die_with_parent() -> None:

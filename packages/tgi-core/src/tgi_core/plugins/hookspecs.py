@@ -49,7 +49,10 @@ def tgi_register_logits_processors() -> Iterable[LogitsProcessorSpec]:
 
 @hookspec(firstresult=True)
 def tgi_resolve_model(model_id: str, revision: str | None, cache_dir: str | None) -> Path | None:
-    """Fetch the model and return its folder or .gguf file, or None to leave it to the next plugin."""
+    """Fetch the model and return its folder or .gguf file, or None to leave it to the next plugin.
+
+    Asked in the engine's process and in the server's, which reads the tokenizer.
+    """
 
 
 @hookspec(firstresult=True)
@@ -64,9 +67,12 @@ def tgi_on_engine_started(info: EngineInfo) -> None:
 
 @hookspec
 def tgi_on_step_finished(stats: StepStats) -> None:
-    """A step has ended; called in the engine process, so be quick."""
+    """A step has ended; called between steps, so be quick."""
 
 
 @hookspec
 def tgi_on_request_finished(request_id: int, finish_reason: str, prompt_tokens: int, generated_tokens: int) -> None:
-    """A request has ended, for whatever reason."""
+    """A request has ended.
+
+    `finish_reason` is one of `tgi_core.request.FINISH_REASONS`; "abort" also where the caller found a stop string.
+    """

@@ -45,15 +45,18 @@ class Plugins:
         """The plugins that wanted to load and could not."""
         return [s for s in self.statuses if s.state in ("failed", "incompatible")]
 
+    def implementations(self, hook: str) -> list[pluggy.HookImpl]:
+        """Every plugin's function for a hook, by name of the plugin, so that load order never matters."""
+        return sorted(getattr(self.manager.hook, hook).get_hookimpls(), key=lambda impl: impl.plugin_name)
+
     def collect(self, hook: str) -> Iterator[tuple[str, Any]]:
-        """Yield (plugin name, result) of a hook without arguments, by name, so that load order never matters."""
-        impls = getattr(self.manager.hook, hook).get_hookimpls()
-        for impl in sorted(impls, key=lambda impl: impl.plugin_name):
+        """Yield (plugin name, result) of a hook without arguments."""
+        for impl in self.implementations(hook):
             yield impl.plugin_name, impl.function()
 
     def implements(self, hook: str) -> list[str]:
         """Names of the plugins that implement a hook."""
-        return sorted(impl.plugin_name for impl in getattr(self.manager.hook, hook).get_hookimpls())
+        return [impl.plugin_name for impl in self.implementations(hook)]
 
 
 def load_plugins(

@@ -8,6 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 ANY_DEVICE = "any"
+#: JSON's names of types -> Python's
+JSON_TYPES: Mapping[str, tuple[type, ...]] = {
+    "boolean": (bool,),
+    "integer": (int,),
+    "number": (int, float),
+    "string": (str,),
+    "array": (list,),
+    "object": (dict,),
+}
 
 
 def resolve(target: str) -> Any:
@@ -66,9 +75,13 @@ class QuantizationSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class LogitsProcessorSpec:
-    """One change to logits before sampling, switched on by request parameters of its own."""
+    """One change to logits before sampling, switched on by request parameters of its own.
+
+    Clients give them beside the others (`{"parameters": {"my_field": 1}}`, or in OpenAI's body); the processor finds
+    them in `SamplingParams.extra`.
+    """
 
     name: str
-    target: str
+    target: str  #: of the `tgi_core.sampling.processors.base.LogitsProcessor` subclass
     order: int  #: ascending; TGI's own processors stand at 100, 200, ...
-    parameters: Mapping[str, str] = field(default_factory=dict)  #: request field -> JSON type, for validation and docs
+    parameters: Mapping[str, str] = field(default_factory=dict)  #: request field -> a key of JSON_TYPES

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from tgi_core.request import TokenLogprob
-from tgi_core.sampling.processors import PROCESSORS
 from tgi_core.sampling.processors.base import LogitsProcessor
 from tgi_core.sampling.randomness import uniforms
 from tgi_core.sampling.state import SamplingContext, SlotState
@@ -47,10 +46,14 @@ class Sampler:
 
     A sampled token depends on its row's logits, seed and place in the output only, so a seed gives the same tokens
     whatever else is in the batch, and after a preemption.
+
+    Args:
+        greedy: logits [B, V] -> most likely ids and their log-probabilities, for batches that want nothing else.
+        processors: in the order in which they change logits.
     """
 
-    def __init__(self, context: SamplingContext, greedy: Greedy) -> None:
-        self.context, self.greedy = context, greedy
+    def __init__(self, context: SamplingContext, greedy: Greedy, processors: Sequence[type[LogitsProcessor]]) -> None:
+        self.context, self.greedy, self.processors = context, greedy, tuple(processors)
         self._states: dict[int, SlotState] = {}
         self._batch: _Batch | None = None
 
@@ -86,7 +89,7 @@ class Sampler:
 
     def _compose(self, states: tuple[SlotState, ...]) -> _Batch:
         processors = []
-        for _, processor in sorted(PROCESSORS.items()):
+        for processor in self.processors:
             rows = [row for row, state in enumerate(states) if processor.wanted(state.params)]
             if rows:
                 members = [states[row] for row in rows]

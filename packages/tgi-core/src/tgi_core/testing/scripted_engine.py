@@ -46,6 +46,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     token_ids: list[int] = []  #: emitted in turn, over and over
     echo: bool = False  #: emit the prompt instead
+    extra_parameters: dict[str, str] = {}  #: declared as a plugin's; an array among them is emitted instead
     eos_after: int | None = None  #: so many tokens, then `eos_id`
     eos_id: int = 0
     steps_per_s: float = 0.0  #: 0: as fast as possible
@@ -123,6 +124,7 @@ class ScriptedEngine:
     def _tokens_of(self, request: Request) -> list[int]:
         script, params = self._script, request.params
         source = request.prompt_ids if script.echo or not script.token_ids else script.token_ids
+        source = next((value for value in params.extra.values() if isinstance(value, list)), source)
         count = params.max_new_tokens
         if script.eos_after is not None and script.eos_after < count and not params.ignore_eos:
             return [*_cycle(source, script.eos_after), script.eos_id]
@@ -209,6 +211,7 @@ class ScriptedEngine:
             kernels={},
             reasons=[],
             load_s=script.load_s,
+            extra_parameters=script.extra_parameters,
         )
 
 

@@ -63,6 +63,7 @@ def _wishes(service: Service, inputs: str, p: GenerateParameters) -> Wishes:
         seed=p.seed,
         top_n_tokens=p.top_n_tokens,
         grammar=p.grammar,
+        extra=p.extra,
     )
 
 

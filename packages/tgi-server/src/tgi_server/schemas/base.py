@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +16,17 @@ class Body(BaseModel):
     """A JSON object.  Unknown fields are ignored; numbers are not read from strings, nor integers from floats."""
 
     model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
+
+
+class ExtensibleBody(Body):
+    """A JSON object whose unknown fields are kept, because a plugin may have declared them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """The unknown fields that were given; null means not given."""
+        return {name: value for name, value in (self.model_extra or {}).items() if value is not None}
 
 
 class Answer(BaseModel):

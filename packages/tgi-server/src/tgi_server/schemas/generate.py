@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from tgi_server.schemas.base import F32, I32, U32, U64, Body
+from tgi_server.schemas.base import F32, I32, U32, U64, Body, ExtensibleBody
 
 
-class GenerateParameters(Body):
+class GenerateParameters(ExtensibleBody):
     """How to continue `inputs`."""
 
     best_of: U64 | None = None

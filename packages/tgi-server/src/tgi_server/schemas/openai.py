@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, ConfigDict, Field
 
-from tgi_server.schemas.base import F32, I32, U32, U64, Body
+from tgi_server.schemas.base import F32, I32, U32, U64, Body, ExtensibleBody
 
 
 class StreamOptions(Body):
@@ -60,7 +60,7 @@ class Tool(Body):
     function: Function
 
 
-class SamplingFields(Body):
+class SamplingFields(ExtensibleBody):
     """The fields that chat and text completions share."""
 
     model: str | None = None
