@@ -149,8 +149,3 @@ def test_rotary_of_global_and_local_layers():
 def test_a_senseless_config_is_refused(fields, message):
     with pytest.raises(UnsupportedModel, match=message):
         parse_model_config({**SMALL, **fields})
-
-
-def test_quantised_weights_are_refused_by_their_method():
-    with pytest.raises(UnsupportedModel, match=r"quantised \(fp8\)"):
-        parse_model_config({**SMALL, "quantization_config": {"quant_method": "fp8"}})

@@ -40,7 +40,6 @@ def test_a_flag_beats_a_variable_beats_the_file(tmp_path):
         (["--kernel", "attention"], {}, "--kernel must look like op=name"),
         (["--num-shard", "2"], {}, "--num-shard is not supported yet"),
         (["--sharded", "true"], {}, "--sharded is not supported yet"),
-        ([], {"QUANTIZE": "awq"}, "QUANTIZE is not supported yet"),
         (["--lora-adapters", "a/b"], {}, "--lora-adapters is not supported yet"),
         (["--speculate", "2"], {}, "--speculate is not supported yet"),
         ([], {"JSON_OUTPUT": "yes"}, "JSON_OUTPUT must be true or false"),

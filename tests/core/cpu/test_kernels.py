@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from tgi_core.cpu import kernels, native
-from tgi_core.cpu.linear import native_linear, onednn_linear, onednn_supports
+from tgi_core.cpu.linear import native_linear, native_linear_int8, onednn_linear, onednn_supports
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.reference import activation
+from tgi_core.kernels.reference.linear import quantize_rows
 from tgi_core.kernels.reference.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from tgi_core.kernels.reference.rotary import rotary
 from tgi_core.kernels.reference.sample import greedy
@@ -100,15 +101,28 @@ def test_greedy_reports_nan_and_ignores_hidden_tokens():
     assert logprobs[1] == 0
 
 
-LINEARS = {"native": (native_linear, kernels.supports), "onednn": (onednn_linear, onednn_supports)}
+def plain(weight):
+    return weight.float()
+
+
+def int8(weight):
+    rounded, scales = quantize_rows(weight)
+    return rounded * scales.unsqueeze(1)
+
+
+LINEARS = {  # name -> (kernel, what it supports, the weight as it is multiplied)
+    "native": (native_linear, kernels.supports, plain),
+    "onednn": (onednn_linear, onednn_supports, plain),
+    "int8": (native_linear_int8, kernels.supports, int8),
+}
 
 
 @dtypes
 @pytest.mark.parametrize("name", LINEARS)
 @pytest.mark.parametrize(("outputs", "inputs"), [(96, 64), (16, 32), (50, 40), (7, 100), (576, 1536)])
-@pytest.mark.parametrize("tokens", [1, 2, 3, 16, 17, 40, 300])
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 16, 17, 40, 300])
 def test_linear(tokens, outputs, inputs, name, dtype):
-    linear, supports = LINEARS[name]
+    linear, supports, stored = LINEARS[name]
     query = KernelQuery(device="cpu", dtype=str(dtype).removeprefix("torch."), head_size=64, block_size=32)
     if reason := supports(query):
         pytest.skip(reason)
@@ -117,7 +131,7 @@ def test_linear(tokens, outputs, inputs, name, dtype):
     wide = randn(tokens, inputs + 25, dtype=dtype)
     share = 1e-2 if dtype is torch.bfloat16 else 1e-6
     for x in (wide[:, :inputs], wide[:, :inputs].contiguous()):  # rows may be strided, by odd numbers too
-        expected = torch.nn.functional.linear(x.float(), weight.float())
+        expected = torch.nn.functional.linear(x.float(), stored(weight))
         tolerance = {"rtol": share, "atol": share * expected.abs().max().item()}
         torch.testing.assert_close(linear(x, packed, None).float(), expected, **tolerance)
         torch.testing.assert_close(linear(x, packed, bias).float(), expected + bias.float(), **tolerance)

@@ -72,7 +72,7 @@ def tensors():
 
 def layer(tensors, dtype=torch.float32, **config):
     kernels = Kernels()
-    moe = SparseMoE(parse_model_config({**CONFIG, **config}), BuildContext(kernels, None, dtype), SIZE)
+    moe = SparseMoE(parse_model_config({**CONFIG, **config}), BuildContext(kernels, kernels.linear, None, dtype), SIZE)
     moe.load(Source(Checkpoint(Tensors(tensors), ("",)), "mlp"))
     return moe, kernels
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from tgi_core.cpu import processor
 from tgi_core.plugins import hookimpl
-from tgi_core.plugins.specs import DeviceProbe, KernelSpec, LogitsProcessorSpec, ModelSpec
+from tgi_core.plugins.specs import DeviceProbe, KernelSpec, LogitsProcessorSpec, ModelSpec, QuantizationSpec
 
 CPU_BACKEND = "tgi_core.cpu.backend:CpuBackend"
 
@@ -31,6 +31,14 @@ def tgi_register_models() -> Iterable[ModelSpec]:
     from tgi_core.models.families import FAMILIES
 
     return FAMILIES
+
+
+@hookimpl
+def tgi_register_quantization() -> Iterable[QuantizationSpec]:
+    """What is quantised while it loads."""
+    from tgi_core.quantization.registry import QUANTIZATIONS
+
+    return QUANTIZATIONS
 
 
 @hookimpl

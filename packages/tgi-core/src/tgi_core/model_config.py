@@ -163,14 +163,8 @@ def parse_model_config(config: Mapping[str, Any]) -> ModelConfig:
     """Read config.json of transformers 4 or 5.
 
     Raises:
-        UnsupportedModel: a size is missing or senseless, so that this is no decoder that we know; or the weights are
-            quantised.
+        UnsupportedModel: a size is missing or senseless, so that this is no decoder that we know.
     """
-    if quantization := config.get("quantization_config"):
-        method = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
-        raise UnsupportedModel(
-            f"the weights are quantised ({method}), which is not supported; use the original checkpoint or a GGUF file"
-        )
     try:
         return _parse({**DEFAULTS.get(config.get("model_type", ""), {}), **config})
     except KeyError as error:

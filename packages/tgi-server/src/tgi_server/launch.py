@@ -44,13 +44,29 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
+def check_quantize(settings: Settings) -> None:
+    """Refuse a quantization that no plugin offers before anything is started.
+
+    Raises:
+        TGIError: names those there are.
+    """
+    if settings.quantize is not None:
+        from tgi_core import builtin
+        from tgi_core.plugins.manager import load_plugins
+        from tgi_core.quantization.select import find_quantization
+
+        find_quantization(load_plugins([builtin], blocked=settings.disable_plugin), settings.quantize)
+
+
 def launch(loaded: Loaded, *, engine_module: str = ENGINE_MODULE) -> None:
     """Serve until told to stop, then end the process with the exit status.
 
     Raises:
         CannotListen: the port cannot be bound.
+        TGIError: a setting names what no plugin offers.
     """
     settings = loaded.settings
+    check_quantize(settings)
     listener = listen(settings)
     engine = None
 

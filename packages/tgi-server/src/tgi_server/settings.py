@@ -70,7 +70,7 @@ class Settings(BaseModel):
     trust_remote_code: bool = _model(False, "run Python code that comes with the model")
     huggingface_hub_cache: str | None = _model(None, "folder of the hub cache")
     dtype: Literal["float32", "bfloat16", "float16"] | None = _model(None, "number format of the weights")
-    quantize: str | None = _model(None, "quantization method of the checkpoint")
+    quantize: str | None = _model(None, "how weights are kept; int8 quantises them on loading")
     kv_cache_dtype: str | None = _model(None, "number format of the KV cache")
     rope_scaling: Literal["linear", "dynamic"] | None = _model(None, "rotary scaling rule; with --rope-factor")
     rope_factor: float | None = _model(None, "rotary scaling factor", gt=0)
@@ -379,7 +379,6 @@ def _unsupported(s: Settings, merged: dict[str, _Given]) -> list[str]:
     rules = (
         ("num_shard", s.num_shard not in (None, 1), "one device per server for now; leave it out"),
         ("sharded", bool(s.sharded), "one device per server for now; leave it out"),
-        ("quantize", s.quantize is not None, "give an unquantized or a GGUF checkpoint"),
         ("speculate", s.speculate not in (None, 0), "leave it out"),
         ("lora_adapters", bool(s.lora_adapters), "merge the adapter into the model first"),
         ("kv_cache_dtype", s.kv_cache_dtype not in (None, "auto", "model"), "leave it out"),

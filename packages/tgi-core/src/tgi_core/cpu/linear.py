@@ -10,6 +10,7 @@ from torch import Tensor
 from tgi_core.cpu.kernels import is_bf16
 from tgi_core.cpu.native import library
 from tgi_core.kernels.ops import KernelQuery
+from tgi_core.kernels.reference.linear import quantize_rows
 
 
 class Packed(NamedTuple):
@@ -50,6 +51,48 @@ class NativeLinear:
 
 
 native_linear = NativeLinear()
+
+
+class PackedInt8(NamedTuple):
+    """An int8 weight in the layout of native/linear.cpp, for layers that compute in one dtype."""
+
+    data: Tensor
+    scales: Tensor
+    outputs: int
+    inputs: int
+
+
+class NativeInt8Linear:
+    """In C++: the weight is read as int8 and multiplied as bfloat16 or float32."""
+
+    def pack(self, weight: Tensor) -> PackedInt8:
+        rounded, scales = quantize_rows(weight)
+        outputs, inputs = weight.shape
+        data = torch.empty(library().tgi_packed_size(outputs, inputs), dtype=torch.int8)
+        library().tgi_pack_int8(is_bf16(weight), rounded.data_ptr(), data.data_ptr(), outputs, inputs)
+        return PackedInt8(data, scales, outputs, inputs)
+
+    def __call__(self, x: Tensor, packed: PackedInt8, bias: Tensor | None) -> Tensor:
+        data, scales, outputs, inputs = packed
+        if x.stride(1) != 1:
+            x = x.contiguous()
+        out = x.new_empty(x.shape[0], outputs)
+        library().tgi_linear_int8(
+            is_bf16(x),
+            x.data_ptr(),
+            x.stride(0),
+            data.data_ptr(),
+            scales.data_ptr(),
+            bias.data_ptr() if bias is not None else None,
+            out.data_ptr(),
+            x.shape[0],
+            outputs,
+            inputs,
+        )
+        return out
+
+
+native_linear_int8 = NativeInt8Linear()
 
 
 def onednn_supports(query: KernelQuery) -> str:

@@ -14,7 +14,6 @@ class Capabilities:
     block_sizes: tuple[int, ...] = (16,)  #: tokens per KV block, best first; (0,) = one block holds a whole sequence
     dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")  #: of weights and activations, best first
     kv_dtypes: tuple[str, ...] = ("model",)
-    quantization: tuple[str, ...] = ()
     static_shapes: bool = False  #: inputs are padded to a bucket
     batch_buckets: tuple[int, ...] = ()  #: sequences per step, ascending
     prefill_buckets: tuple[int, ...] = ()  #: tokens per sequence, ascending

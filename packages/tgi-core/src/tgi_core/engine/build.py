@@ -26,7 +26,10 @@ from tgi_core.model_config import ModelConfig, parse_model_config
 from tgi_core.models.base import CausalLM
 from tgi_core.models.select import select_model_or_fallback
 from tgi_core.plugins.manager import Plugins, load_plugins
+from tgi_core.plugins.specs import QuantizationSpec
 from tgi_core.plugins.specs import resolve as resolve_target
+from tgi_core.quantization.base import Quantization
+from tgi_core.quantization.select import select_quantization
 from tgi_core.runner.base import Runner
 from tgi_core.runner.slots import SlotTables
 from tgi_core.sampling.processors.select import extra_parameters, load_processors, offered_processors
@@ -75,7 +78,11 @@ def build(config: EngineConfig, progress: Progress = lambda phase, fraction, det
         cache_dir=config.cache_dir,
         progress=lambda fraction, detail: progress("download", fraction, detail),
     )
+    quantization_spec = select_quantization(plugins, config.quantize, files.config)
+    quantization = _quantization(quantization_spec, files)
     reader = open_weights(files)
+    if quantization:
+        reader = quantization.open(reader)
     model_config = _model_config(config, files, reader)
     spec, fallback = select_model_or_fallback(plugins, model_config.architecture, probe.kind)
     if fallback:
@@ -85,7 +92,8 @@ def build(config: EngineConfig, progress: Progress = lambda phase, fraction, det
     kernels, choices = select_kernels(plugins, query, config.kernels, reference_only=config.disable_custom_kernels)
     attention: AttentionBackend = kernels.attention(query)
     free_bytes = backend.free_bytes()
-    context = BuildContext(kernels, attention, getattr(torch, dtype), files.folder, config.trust_remote_code)
+    linear = quantization.linear(kernels) if quantization else kernels.linear
+    context = BuildContext(kernels, linear, attention, getattr(torch, dtype), files.folder, config.trust_remote_code)
     model: CausalLM = resolve_target(spec.target)(model_config, context)
     facts = Facts(
         model_id=files.model_id,
@@ -107,6 +115,13 @@ def build(config: EngineConfig, progress: Progress = lambda phase, fraction, det
     info = _info(resolved, model_config, backend, choices, fallback, not config.disable_custom_kernels)
     info = msgspec.structs.replace(info, extra_parameters=extra_parameters(processors))
     return Parts(files, scheduler, runner, info, plugins)
+
+
+def _quantization(spec: QuantizationSpec | None, files: ModelFiles) -> Quantization | None:
+    if spec is None:
+        return None
+    made: Quantization = resolve_target(spec.target)(files.config.get("quantization_config") or {})
+    return made
 
 
 def kernel_query(model: ModelConfig, device: str, dtype: str, block_size: int) -> KernelQuery:

@@ -63,9 +63,6 @@ def check_wishes(config: EngineConfig, capabilities: Capabilities) -> None:
     Raises:
         ConfigError: names the option, what is supported, and what to do.
     """
-    if config.quantize is not None and config.quantize not in capabilities.quantization:
-        able = ", ".join(capabilities.quantization) or "none on this device yet"
-        raise ConfigError(f"--quantize {config.quantize} is not supported; supported: {able}")
     if config.kv_cache_dtype is not None and config.kv_cache_dtype not in capabilities.kv_dtypes:
         raise ConfigError(
             f"--kv-cache-dtype {config.kv_cache_dtype}: leave it out; this device keeps the model's dtype"

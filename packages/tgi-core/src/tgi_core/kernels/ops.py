@@ -77,6 +77,9 @@ class Kernels:
     linear: LinearKernel
     """pack(weight [M, N]), then (x [T, N], packed, bias [M] or None) -> [T, M]"""
 
+    linear_int8: LinearKernel
+    """As `linear`, but `pack` rounds the weight to int8 with one scale for each of the M outputs."""
+
     greedy: Callable[[Tensor], tuple[Tensor, Tensor]]
     """(logits [B, V]) -> (most likely ids [B] int64, their log-probabilities [B] float32); NaN in a row gives NaN."""
 

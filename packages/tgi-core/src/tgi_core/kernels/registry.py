@@ -16,7 +16,7 @@ KERNELS = (
             "norm": ("rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm"),
             "rotary": ("rotary",),
             "activation": ("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu", "gelu_tanh"),
-            "linear": ("linear",),
+            "linear": ("linear", "linear_int8"),
             "sample": ("greedy",),
         }.items()
         for op in ops
@@ -35,13 +35,16 @@ KERNELS = (
             *("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu", "gelu_tanh", "greedy"),
         )
     ),
-    KernelSpec(
-        op="linear",
-        name="native",
-        target=f"{_CPU}.linear:native_linear",
-        device="cpu",
-        supports=f"{_CPU}.kernels:supports",
-        priority=10,
+    *(
+        KernelSpec(
+            op=op,
+            name="native",
+            target=f"{_CPU}.linear:native_{op}",
+            device="cpu",
+            supports=f"{_CPU}.kernels:supports",
+            priority=10,
+        )
+        for op in ("linear", "linear_int8")
     ),
     KernelSpec(
         op="linear",

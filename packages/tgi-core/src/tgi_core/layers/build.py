@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from tgi_core.attention.base import AttentionBackend
-from tgi_core.kernels.ops import Kernels
+from tgi_core.kernels.ops import Kernels, LinearKernel
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,7 @@ class BuildContext:
     """The chosen kernels, the attention backend, the dtype of weights and activations, and where the model lies."""
 
     kernels: Kernels
+    linear: LinearKernel  #: for the weights of linear layers: `kernels.linear`, or what a quantization multiplies with
     attention: AttentionBackend
     dtype: torch.dtype
     folder: Path = Path()  #: of the model, for implementations that load themselves

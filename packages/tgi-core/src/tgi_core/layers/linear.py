@@ -36,7 +36,7 @@ class Linear(nn.Module):
         super().__init__()
         self.transposed, self.arrange = transposed, arrange
         self.in_features, self.sizes, self.names, self.has_bias = in_features, tuple(sizes), tuple(names), bias
-        self.kernel, self.dtype = build.kernels.linear, build.dtype
+        self.kernel, self.dtype = build.linear, build.dtype
         self.packed: Any = None
         self.bias: Tensor | None = None
 

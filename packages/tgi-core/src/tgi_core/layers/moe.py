@@ -32,7 +32,8 @@ class SparseMoE(nn.Module):
         if not 1 <= self.chosen <= self.experts:
             raise UnsupportedModel(f"config.json asks for {self.chosen} of {self.experts} experts per token")
         self.sums_to_one = bool(raw.get("norm_topk_prob", False))
-        self.hidden, self.size, self.kernel, self.dtype = config.hidden_size, size, build.kernels.linear, build.dtype
+        self.hidden, self.size, self.dtype = config.hidden_size, size, build.dtype
+        self.kernel, self.plain_kernel = build.linear, build.kernels.linear
         self.activation = gated_activation(config.activation, build.kernels)
         self.router: Any = None
         self.gate_up: list[Any] = []
@@ -41,7 +42,7 @@ class SparseMoE(nn.Module):
     def load(self, source: Source) -> None:
         place = next(name for name in LAYOUTS if name == "mlp" or source.sibling(name).has("gate.weight"))
         source, names = source.sibling(place), LAYOUTS[place]
-        self.router = self.kernel.pack(source.read("gate.weight", self.experts, self.hidden, dtype=self.dtype))
+        self.router = self.plain_kernel.pack(source.read("gate.weight", self.experts, self.hidden, dtype=self.dtype))
         for expert in range(self.experts):
             gate_up = source.staging(2 * self.size, self.hidden, self.dtype)
             self._copy_gate_up(source, expert, names, gate_up)
@@ -65,7 +66,7 @@ class SparseMoE(nn.Module):
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [T, N] -> (weights [T, K] in float32, experts [T, K])"""
-        scores = self.kernel(x, self.router, None).float().softmax(-1)
+        scores = self.plain_kernel(x, self.router, None).float().softmax(-1)
         weights, experts = scores.topk(self.chosen, dim=-1)
         return weights / weights.sum(-1, keepdim=True) if self.sums_to_one else weights, experts
 

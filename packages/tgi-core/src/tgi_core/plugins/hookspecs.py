@@ -39,7 +39,7 @@ def tgi_register_models() -> Iterable[ModelSpec]:
 
 @hookspec
 def tgi_register_quantization() -> Iterable[QuantizationSpec]:
-    """Offer ways to read quantised checkpoints."""
+    """Offer ways to read quantised checkpoints, or to quantise plain ones."""
 
 
 @hookspec

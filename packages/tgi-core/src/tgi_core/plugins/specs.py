@@ -66,11 +66,11 @@ class ModelSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizationSpec:
-    """One way in which checkpoints store quantised weights."""
+    """One way to keep weights in fewer bits."""
 
-    name: str  #: what a person types after --quantize, and config.json's `quant_method`
-    matches: str  #: target of (quantization config: dict) -> bool
-    target: str  #: target of the class that makes the layers' weights
+    name: str  #: what a person types after --quantize
+    target: str  #: of the `tgi_core.quantization.base.Quantization` subclass
+    matches: str = ""  #: target of (config.json's quantization_config) -> bool; "" = quantises plain weights on loading
 
 
 @dataclass(frozen=True, kw_only=True)

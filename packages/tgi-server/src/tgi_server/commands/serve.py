@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from tgi_core.errors import TGIError
 from tgi_server.commands.settings_command import SettingsCommand
 from tgi_server.launch import CannotListen, launch
 from tgi_server.settings import Loaded
@@ -25,6 +26,6 @@ def command(loaded: Loaded, env: bool) -> None:
         return
     try:
         launch(loaded)
-    except CannotListen as error:
+    except (CannotListen, TGIError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)

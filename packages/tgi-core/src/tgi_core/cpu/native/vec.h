@@ -29,10 +29,26 @@ template <> inline float from_float<float>(float f) { return f; }
 template <> inline bf16 from_float<bf16>(float f) { return bf16{round_bits(f)}; }
 
 static inline v16 splat(float f) { return v16{} + f; }
+// a, b, a, b, ...
+static inline v16 splat(float a, float b) {
+    typedef uint64_t u64x __attribute__((vector_size(64)));
+    const float both[2] = {a, b};
+    uint64_t bits; memcpy(&bits, both, 8);
+    return (v16)(u64x{} + bits);
+}
 static inline v16 load(const float *p) { v16 v; memcpy(&v, p, 64); return v; }
 static inline v16 load(const bf16 *p) {
     h16 h; memcpy(&h, p, 32);
     return (v16)(__builtin_convertvector(h, u16x) << 16);
+}
+static inline v16 load(const int8_t *p) {
+#if defined(__AVX512F__)
+    return (v16)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+#else
+    v16 v;
+    for (int i = 0; i < 16; i++) v[i] = p[i];
+    return v;
+#endif
 }
 static inline void store(float *p, v16 v) { memcpy(p, &v, 64); }
 static inline void store(bf16 *p, v16 v) {

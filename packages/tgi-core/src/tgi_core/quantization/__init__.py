@@ -1,0 +1,1 @@
+"""Weights in fewer bits: how checkpoints store them, and which op multiplies them."""
