@@ -10,6 +10,7 @@ from tgi_core.layers.build import BuildContext
 from tgi_core.layers.moe import SparseMoE
 from tgi_core.model_config import parse_model_config
 from tgi_core.weights.loader import Checkpoint, Source
+from tgi_core.weights.reader import WeightReader
 
 HIDDEN, SIZE, EXPERTS, CHOSEN = 8, 6, 5, 2
 CONFIG = {
@@ -24,7 +25,7 @@ CONFIG = {
 }
 
 
-class Tensors:
+class Tensors(WeightReader):
     """A checkpoint in memory."""
 
     def __init__(self, tensors):
@@ -35,9 +36,6 @@ class Tensors:
 
     def get(self, name, *, dtype=None, rows=None):
         return self.tensors[name][rows or slice(None)]
-
-    def copy(self, name, out):
-        out.copy_(self.tensors[name])
 
 
 class Kernels:

@@ -10,9 +10,10 @@ from torch import nn
 from tgi_core.errors import WeightsError
 from tgi_core.testing.tiny import make_checkpoint
 from tgi_core.weights.loader import load_weights
+from tgi_core.weights.reader import WeightReader
 
 
-class Reader:
+class Reader(WeightReader):
     """Tensors in memory."""
 
     def __init__(self, **tensors):
@@ -22,8 +23,8 @@ class Reader:
     def shape(self, name):
         return tuple(self.tensors[name].shape)
 
-    def copy(self, name, out):
-        out.copy_(self.tensors[name])
+    def get(self, name, *, dtype=None, rows=None):
+        return self.tensors[name][rows or slice(None)]
 
 
 class Leaf(nn.Module):

@@ -39,9 +39,9 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "max_position_embeddings": 32768,
     },
     "bloom": {"hidden_act": "gelu_pytorch_tanh", "layer_norm_epsilon": 1e-5},
-    "falcon": {"activation": "gelu", "layer_norm_epsilon": 1e-5},
-    "RefinedWeb": {"activation": "gelu", "layer_norm_epsilon": 1e-5},
-    "RefinedWebModel": {"activation": "gelu", "layer_norm_epsilon": 1e-5},
+    "falcon": {"activation": "gelu", "multi_query": True, "layer_norm_epsilon": 1e-5},
+    "RefinedWeb": {"activation": "gelu", "multi_query": True, "layer_norm_epsilon": 1e-5},
+    "RefinedWebModel": {"activation": "gelu", "multi_query": True, "layer_norm_epsilon": 1e-5},
     "gpt2": {"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "n_positions": 1024},
     "gpt_bigcode": {
         "activation_function": "gelu_pytorch_tanh",
@@ -142,6 +142,7 @@ class ModelConfig:
     num_layers: int
     num_heads: int
     num_kv_heads: int
+    kv_copies: int = 1  #: neighbouring ranks that hold the same key and value heads
     head_size: int
     max_positions: int
     norm_eps: float
@@ -193,7 +194,8 @@ _ALIASES = {
 
 def _parse(config: Mapping[str, Any]) -> ModelConfig:
     hidden, heads, layers = (_count(config, name) for name in ("hidden_size", "num_heads", "num_layers"))
-    kv_heads = _count(config, "num_kv_heads", 1 if config.get("multi_query") else heads)
+    is_multi_query = config.get("multi_query") and not config.get("new_decoder_architecture")
+    kv_heads = 1 if is_multi_query else _count(config, "num_kv_heads", heads)
     if heads % kv_heads:
         raise UnsupportedModel(
             f"config.json asks for {heads} attention heads, which is no multiple of {kv_heads} key and value heads"

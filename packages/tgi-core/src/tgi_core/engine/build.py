@@ -15,6 +15,7 @@ from tgi_core.attention.base import AttentionBackend
 from tgi_core.config import EngineConfig, ResolvedConfig
 from tgi_core.device.backend import DeviceBackend
 from tgi_core.device.select import select_device
+from tgi_core.distributed.group import ALONE, Group
 from tgi_core.engine.model_files import find_model, make_tokenizer
 from tgi_core.engine.resolve import Facts, check_wishes, resolve, resolve_dtype
 from tgi_core.errors import TokenizerError
@@ -22,6 +23,7 @@ from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.select import KernelChoice, select_kernels
 from tgi_core.kvcache.manager import KVCacheManager
 from tgi_core.layers.build import BuildContext
+from tgi_core.layers.shard import shard_config
 from tgi_core.model_config import ModelConfig, parse_model_config
 from tgi_core.models.base import CausalLM
 from tgi_core.models.select import select_model_or_fallback
@@ -61,8 +63,10 @@ class Parts:
     plugins: Plugins
 
 
-def build(config: EngineConfig, progress: Progress = lambda phase, fraction, detail: None) -> Parts:
-    """Load a model and everything around it.
+def build(
+    config: EngineConfig, progress: Progress = lambda phase, fraction, detail: None, group: Group = ALONE
+) -> Parts:
+    """Load a model, or this rank's share of it, and everything around it.
 
     Raises:
         TGIError: says what is wrong and what to do.
@@ -93,8 +97,16 @@ def build(config: EngineConfig, progress: Progress = lambda phase, fraction, det
     attention: AttentionBackend = kernels.attention(query)
     free_bytes = backend.free_bytes()
     linear = quantization.linear(kernels) if quantization else kernels.linear
-    context = BuildContext(kernels, linear, attention, getattr(torch, dtype), files.folder, config.trust_remote_code)
-    model: CausalLM = resolve_target(spec.target)(model_config, context)
+    context = BuildContext(
+        kernels,
+        linear,
+        attention,
+        getattr(torch, dtype),
+        group,
+        folder=files.folder,
+        trust_remote_code=config.trust_remote_code,
+    )
+    model: CausalLM = resolve_target(spec.target)(shard_config(model_config, group), context)
     facts = Facts(
         model_id=files.model_id,
         device=probe.kind,

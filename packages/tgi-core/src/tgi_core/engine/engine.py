@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tgi_core.config import EngineConfig
+from tgi_core.distributed.group import ALONE, Group
 from tgi_core.engine.build import Progress, build
 from tgi_core.engine.model_files import make_tokenizer
 from tgi_core.engine.observers import Observers
@@ -39,18 +40,22 @@ class Engine:
         >>> engine = Engine(EngineConfig(model_id="path/to/model"))
         >>> engine.generate(["The capital of France is"], SamplingParams(max_new_tokens=8))[0].text
 
-    Not thread-safe: add, abort and step from one thread.
+    Not thread-safe: add, abort and step from one thread.  In a group every rank makes the same calls in the same
+    order, and brings seeds for what it samples.
 
     Raises:
         TGIError: the model cannot be loaded or a setting is impossible; the message says what to do.
     """
 
     def __init__(
-        self, config: EngineConfig | None = None, progress: Progress = lambda phase, fraction, detail: None
+        self,
+        config: EngineConfig | None = None,
+        progress: Progress = lambda phase, fraction, detail: None,
+        group: Group = ALONE,
     ) -> None:
         started = time.perf_counter()
         self.config = config or EngineConfig()
-        self._parts = build(self.config, progress)
+        self._parts = build(self.config, progress, group)
         self.scheduler, self.runner = self._parts.scheduler, self._parts.runner
         self.stats = self._step_stats(None, 0.0, 0.0)  #: of the last step
         self._depth = 2 if self._parts.scheduler.capabilities.asynchronous else 1

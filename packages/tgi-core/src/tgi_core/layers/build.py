@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from tgi_core.attention.base import AttentionBackend
+from tgi_core.distributed.group import ALONE, Group
 from tgi_core.kernels.ops import Kernels, LinearKernel
 
 
@@ -19,5 +20,6 @@ class BuildContext:
     linear: LinearKernel  #: for the weights of linear layers: `kernels.linear`, or what a quantization multiplies with
     attention: AttentionBackend
     dtype: torch.dtype
+    group: Group = ALONE  #: the ranks that hold this model
     folder: Path = Path()  #: of the model, for implementations that load themselves
     trust_remote_code: bool = False

@@ -1,19 +1,42 @@
-"""Linear layers whose weight may be stored in several matrices of the checkpoint."""
+"""Linear layers whose weight may be stored in several matrices of the checkpoint, and divided over ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tgi_core.layers.build import BuildContext
+from tgi_core.model_config import ModelConfig
 from tgi_core.weights.loader import Source
 
 
+@dataclass(frozen=True)
+class Part:
+    """Neighbouring rows of a stored weight that are divided over ranks together."""
+
+    size: int  #: rows of one rank
+    copies: int = 1  #: neighbouring ranks that hold the same rows
+
+
+#: rows of one stored weight: one part, or several that are stacked in it
+Rows = int | Part | tuple[int | Part, ...]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Where rows of this layer lie in a stored weight."""
+
+    row: int  #: here
+    size: int
+    at: int  #: there
+
+
 class Linear(nn.Module):
-    """y = x W^T + b, with W the checkpoint's `names` stacked.
+    """y = x W^T + b, with W the checkpoint's `names` stacked; every rank holds all of it.
 
     Args:
         names: what the checkpoint calls the stacked matrices, in place of this module's own name.
@@ -25,7 +48,7 @@ class Linear(nn.Module):
     def __init__(
         self,
         in_features: int,
-        sizes: Sequence[int],
+        sizes: Sequence[Rows],
         names: Sequence[str],
         build: BuildContext,
         *,
@@ -35,32 +58,91 @@ class Linear(nn.Module):
     ) -> None:
         super().__init__()
         self.transposed, self.arrange = transposed, arrange
-        self.in_features, self.sizes, self.names, self.has_bias = in_features, tuple(sizes), tuple(names), bias
-        self.kernel, self.dtype = build.linear, build.dtype
+        self.in_features, self.names, self.has_bias = in_features, tuple(names), bias
+        self.parts = [_parts(rows) for rows in sizes]
+        self.group, self.kernel, self.dtype = build.group, build.linear, build.dtype
         self.packed: Any = None
         self.bias: Tensor | None = None
 
     def load(self, source: Source) -> None:
-        for name, size in zip(self.names, self.sizes, strict=True):
-            shape = (self.in_features, size) if self.transposed else (size, self.in_features)
-            source.sibling(name).require("weight", *shape)
-        weight = source.staging(sum(self.sizes), self.in_features, self.dtype)
-        bias = torch.empty(sum(self.sizes), dtype=self.dtype) if self.has_bias else None
-        start = 0
-        for name, size in zip(self.names, self.sizes, strict=True):
+        stored = list(zip(self.names, *self._blocks(), strict=True))
+        inputs, first_input = self.in_features * self.input_share[1], self.in_features * self.input_share[0]
+        for name, outputs, _ in stored:
+            source.sibling(name).require("weight", *((inputs, outputs) if self.transposed else (outputs, inputs)))
+        rows = sum(part.size for parts in self.parts for part in parts)
+        weight = source.staging(rows, self.in_features, self.dtype)
+        bias = torch.empty(rows, dtype=self.dtype) if self.has_bias else None
+        for name, outputs, blocks in stored:
             sibling = source.sibling(name)
-            rows = weight[start : start + size]
-            sibling.copy("weight", rows.T if self.transposed else rows)
-            if bias is not None:
-                sibling.copy("bias", bias[start : start + size])
-            start += size
+            for block in blocks:
+                out = weight[block.row : block.row + block.size]
+                if self.transposed:
+                    sibling.copy("weight", out.T, (inputs, outputs), (first_input, block.at))
+                else:
+                    sibling.copy("weight", out, (outputs, inputs), (block.at, first_input))
+                if bias is not None:
+                    sibling.copy("bias", bias[block.row : block.row + block.size], (outputs,), (block.at,))
         if self.arrange is not None:
             weight, bias = self.arrange(weight), self.arrange(bias) if bias is not None else None
         self.packed, self.bias = self.kernel.pack(weight), bias
 
+    def _blocks(self) -> tuple[list[int], list[list[_Block]]]:
+        """(stored rows, blocks of this rank) of each stored weight."""
+        stored, blocks, row = [], [], 0
+        for parts in self.parts:
+            at, found = 0, []
+            for part in parts:
+                index, count = self.output_share(part)
+                found.append(_Block(row, part.size, at + index * part.size))
+                at, row = at + count * part.size, row + part.size
+            stored.append(at)
+            blocks.append(found)
+        return stored, blocks
+
+    def output_share(self, part: Part) -> tuple[int, int]:
+        """(index, count) of this rank's rows among the equal pieces of a stored part."""
+        return 0, 1
+
+    @property
+    def input_share(self) -> tuple[int, int]:
+        """(index, count) of this rank's columns."""
+        return 0, 1
+
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.kernel(x, self.packed, self.bias)
         return y
+
+
+class ColumnLinear(Linear):
+    """A linear layer whose outputs are divided: `sizes` are those of one rank, and so is the result."""
+
+    def output_share(self, part: Part) -> tuple[int, int]:
+        return self.group.rank // part.copies, self.group.size // part.copies
+
+
+class RowLinear(Linear):
+    """A linear layer whose inputs are divided: `in_features` are those of one rank; results are summed over ranks."""
+
+    @property
+    def input_share(self) -> tuple[int, int]:
+        return self.group.rank, self.group.size
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.group.size == 1:
+            return super().forward(x)
+        y: Tensor = self.group.all_reduce(self.kernel(x, self.packed, None))
+        return y if self.bias is None else y + self.bias
+
+
+def _parts(rows: Rows) -> tuple[Part, ...]:
+    several = rows if isinstance(rows, tuple) else (rows,)
+    return tuple(part if isinstance(part, Part) else Part(part) for part in several)
+
+
+def qkv_parts(config: ModelConfig) -> tuple[Part, Part, Part]:
+    """Rows of queries, keys and values."""
+    kv = Part(config.num_kv_heads * config.head_size, config.kv_copies)
+    return Part(config.num_heads * config.head_size), kv, kv
 
 
 def split_fused_heads(groups: int, queries: int) -> Callable[[Tensor], Tensor]:

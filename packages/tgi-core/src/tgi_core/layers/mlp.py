@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from tgi_core.layers.activation import activation, gated_activation
 from tgi_core.layers.build import BuildContext
-from tgi_core.layers.linear import Linear
+from tgi_core.layers.linear import ColumnLinear, RowLinear
 from tgi_core.model_config import ModelConfig
 
 
@@ -14,7 +14,7 @@ class GatedMLP(nn.Module):
     """down(act(gate(x)) * up(x)) (arXiv 2002.05202).
 
     Args:
-        size: of the inner layer, where it is not the config's.
+        size: of the inner layer on this rank, where it is not the config's.
     """
 
     def __init__(
@@ -22,8 +22,8 @@ class GatedMLP(nn.Module):
     ) -> None:
         super().__init__()
         hidden, wide = config.hidden_size, size or config.intermediate_size
-        self.gate_up_proj = Linear(hidden, (wide, wide), ("gate_proj", "up_proj"), build, bias=bias)
-        self.down_proj = Linear(wide, (hidden,), ("down_proj",), build, bias=bias)
+        self.gate_up_proj = ColumnLinear(hidden, (wide, wide), ("gate_proj", "up_proj"), build, bias=bias)
+        self.down_proj = RowLinear(wide, (hidden,), ("down_proj",), build, bias=bias)
         self.activation = gated_activation(config.activation, build.kernels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,8 +50,8 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         hidden, wide = config.hidden_size, config.intermediate_size
-        self.up = Linear(hidden, (wide,), names[:1], build, bias=bias, transposed=transposed)
-        self.down = Linear(wide, (hidden,), names[1:], build, bias=bias, transposed=transposed)
+        self.up = ColumnLinear(hidden, (wide,), names[:1], build, bias=bias, transposed=transposed)
+        self.down = RowLinear(wide, (hidden,), names[1:], build, bias=bias, transposed=transposed)
         self.activation = activation(config.activation, build.kernels)
 
     def forward(self, x: Tensor) -> Tensor:

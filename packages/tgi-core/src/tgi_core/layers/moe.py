@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tgi_core.errors import UnsupportedModel
 from tgi_core.layers.activation import gated_activation
 from tgi_core.layers.build import BuildContext
+from tgi_core.layers.shard import share
 from tgi_core.model_config import ModelConfig
 from tgi_core.weights.loader import Source
 
@@ -21,7 +22,7 @@ class SparseMoE(nn.Module):
     """E gated experts; a router chooses K of them for each token.
 
     Args:
-        size: of an expert's inner layer.
+        size: of an expert's inner layer, over all ranks.
     """
 
     def __init__(self, config: ModelConfig, build: BuildContext, size: int) -> None:
@@ -32,7 +33,8 @@ class SparseMoE(nn.Module):
         if not 1 <= self.chosen <= self.experts:
             raise UnsupportedModel(f"config.json asks for {self.chosen} of {self.experts} experts per token")
         self.sums_to_one = bool(raw.get("norm_topk_prob", False))
-        self.hidden, self.size, self.dtype = config.hidden_size, size, build.dtype
+        self.hidden, self.size, self.dtype = config.hidden_size, share(size, build.group, "inner features"), build.dtype
+        self.group = build.group
         self.kernel, self.plain_kernel = build.linear, build.kernels.linear
         self.activation = gated_activation(config.activation, build.kernels)
         self.router: Any = None
@@ -52,17 +54,22 @@ class SparseMoE(nn.Module):
             self.down.append(self.kernel.pack(down))
 
     def _copy_gate_up(self, source: Source, expert: int, names: tuple[str, str, str], out: Tensor) -> None:
-        if source.has("experts.gate_up_proj"):
-            source.copy_row("experts.gate_up_proj", expert, self.experts, out)
-        else:
-            source.copy(f"experts.{expert}.{names[0]}.weight", out[: self.size])
-            source.copy(f"experts.{expert}.{names[1]}.weight", out[self.size :])
+        whole, first = self.size * self.group.size, self.size * self.group.rank
+        for part, name in enumerate(names[:2]):
+            rows = out[part * self.size : (part + 1) * self.size]
+            if source.has("experts.gate_up_proj"):
+                shape, at = (self.experts, 2 * whole, self.hidden), (expert, part * whole + first, 0)
+                source.copy("experts.gate_up_proj", rows.unsqueeze(0), shape, at)
+            else:
+                source.copy(f"experts.{expert}.{name}.weight", rows, (whole, self.hidden), (first, 0))
 
     def _copy_down(self, source: Source, expert: int, names: tuple[str, str, str], out: Tensor) -> None:
+        whole, first = self.size * self.group.size, self.size * self.group.rank
         if source.has("experts.down_proj"):
-            source.copy_row("experts.down_proj", expert, self.experts, out)
+            shape, at = (self.experts, self.hidden, whole), (expert, 0, first)
+            source.copy("experts.down_proj", out.unsqueeze(0), shape, at)
         else:
-            source.copy(f"experts.{expert}.{names[2]}.weight", out)
+            source.copy(f"experts.{expert}.{names[2]}.weight", out, (self.hidden, whole), (0, first))
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [T, N] -> (weights [T, K] in float32, experts [T, K])"""
@@ -81,7 +88,7 @@ class SparseMoE(nn.Module):
         y = torch.empty_like(rows)
         y[order] = torch.cat([self._run(expert, part) for expert, part in parts])
         mixed = y.view(len(x), self.chosen, -1) * weights.unsqueeze(-1)
-        return mixed.sum(1).to(x.dtype)
+        return self.group.all_reduce(mixed.sum(1).to(x.dtype))
 
     def _run(self, expert: int, x: Tensor) -> Tensor:
         y: Tensor = self.kernel(self.activation(self.kernel(x, self.gate_up[expert], None)), self.down[expert], None)

@@ -53,6 +53,26 @@ class Float32RMSNorm(RMSNorm):
         return self(x), x
 
 
+class DividedRMSNorm(Float32RMSNorm):
+    """A norm over features that are divided over ranks.
+
+    Args:
+        size: features of one rank.
+        copies: neighbouring ranks that hold the same ones.
+    """
+
+    def __init__(self, size: int, eps: float, build: BuildContext, copies: int = 1) -> None:
+        super().__init__(size * build.group.size // copies, eps, build)
+        self.group, self.copies = build.group, copies
+        self.first, self.last = size * (build.group.rank // copies), size * (build.group.rank // copies + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.group.size == 1:
+            return super().forward(x)
+        whole = self.group.all_gather(x)[:: self.copies].transpose(0, 1).flatten(1)
+        return super().forward(whole)[:, self.first : self.last]
+
+
 class OneBasedRMSNorm(Float32RMSNorm):
     """Its weight is stored as the difference from one (arXiv 2403.08295)."""
 
@@ -104,23 +124,34 @@ class HeadLayerNorm(nn.Module):
     """Layer norm of each head [T, H, D] with weights of its own, in one tensor or in one for each head.
 
     Args:
+        heads: of this rank.
+        copies: neighbouring ranks that hold the same heads.
         arrange: puts the weight [H, D] into the order of the layer's heads.
     """
 
     weight: Tensor
 
     def __init__(
-        self, heads: int, size: int, eps: float, arrange: Callable[[Tensor], Tensor] = lambda weight: weight
+        self,
+        heads: int,
+        size: int,
+        eps: float,
+        build: BuildContext,
+        copies: int = 1,
+        arrange: Callable[[Tensor], Tensor] = lambda weight: weight,
     ) -> None:
         super().__init__()
         self.heads, self.size, self.eps, self.arrange = heads, size, eps, arrange
+        self.stored_heads = heads * build.group.size // copies
+        self.first = heads * (build.group.rank // copies)
 
     def load(self, source: Source) -> None:
         if source.has("norms.0.weight"):
-            rows = [source.read(f"norms.{i}.weight", self.size, dtype=torch.float32) for i in range(self.heads)]
-            self.weight = self.arrange(torch.stack(rows))
+            rows = [source.read(f"norms.{i}.weight", self.size, dtype=torch.float32) for i in range(self.stored_heads)]
+            stored = torch.stack(rows)
         else:
-            self.weight = self.arrange(source.read("weight", self.heads, self.size, dtype=torch.float32))
+            stored = source.read("weight", self.stored_heads, self.size, dtype=torch.float32)
+        self.weight = self.arrange(stored[self.first : self.first + self.heads])
 
     def forward(self, x: Tensor) -> Tensor:
         return (F.layer_norm(x.float(), (self.size,), eps=self.eps) * self.weight).to(x.dtype)

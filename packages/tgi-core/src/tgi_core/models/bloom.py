@@ -11,7 +11,7 @@ from tgi_core.layers.alibi import alibi_slopes
 from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
-from tgi_core.layers.linear import Linear, split_fused_heads
+from tgi_core.layers.linear import ColumnLinear, Linear, RowLinear, split_fused_heads
 from tgi_core.layers.mlp import MLP
 from tgi_core.layers.norm import LayerNorm
 from tgi_core.model_config import ModelConfig
@@ -24,16 +24,17 @@ class BloomAttention(nn.Module):
     def __init__(self, config: ModelConfig, build: BuildContext) -> None:
         super().__init__()
         self.heads, self.head_size, hidden = config.num_heads, config.head_size, config.hidden_size
-        self.query_key_value = Linear(
-            hidden, (3 * hidden,), ("query_key_value",), build, bias=True, arrange=split_fused_heads(self.heads, 1)
+        size, arrange = self.heads * self.head_size, split_fused_heads(self.heads, 1)
+        self.query_key_value = ColumnLinear(
+            hidden, (3 * size,), ("query_key_value",), build, bias=True, arrange=arrange
         )
-        self.dense = Linear(hidden, (hidden,), ("dense",), build, bias=True)
+        self.dense = RowLinear(size, (hidden,), ("dense",), build, bias=True)
         spec = AttentionSpec(
             heads=self.heads,
             kv_heads=self.heads,
             head_size=self.head_size,
             scale=self.head_size**-0.5,
-            alibi_slopes=alibi_slopes(self.heads),
+            alibi_slopes=alibi_slopes(self.heads, build.group),
         )
         self.attn = Attention(spec, build)
 

@@ -25,12 +25,15 @@ class CohereAttention(LlamaAttention):
         def arrange(weight: Tensor) -> Tensor:
             return weight[:, order]
 
-        self.q_norm = HeadLayerNorm(self.heads, size, eps, arrange) if has_norms else nn.Identity()
-        self.k_norm = HeadLayerNorm(self.kv_heads, size, eps, arrange) if has_norms else nn.Identity()
+        self.q_norm: nn.Module = nn.Identity()
+        self.k_norm: nn.Module = nn.Identity()
+        if has_norms:
+            self.q_norm = HeadLayerNorm(self.heads, size, eps, build, arrange=arrange)
+            self.k_norm = HeadLayerNorm(self.kv_heads, size, eps, build, config.kv_copies, arrange)
 
     def projection(self, config: ModelConfig, build: BuildContext) -> Linear:
         linear = super().projection(config, build)
-        linear.arrange = self.arrange
+        linear.arrange = self.arrange  # of whole heads, so that they may be repeated
         return linear
 
     def arrange(self, rows: Tensor) -> Tensor:

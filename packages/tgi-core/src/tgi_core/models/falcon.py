@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from tgi_core.attention.base import AttentionSpec, ForwardContext
+from tgi_core.errors import UnsupportedModel
 from tgi_core.layers.alibi import alibi_slopes
 from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
-from tgi_core.layers.linear import Linear, split_fused_heads
+from tgi_core.layers.linear import ColumnLinear, Linear, RowLinear, Rows, qkv_parts, split_fused_heads
 from tgi_core.layers.mlp import MLP
 from tgi_core.layers.norm import LayerNorm
 from tgi_core.layers.rotary import RotaryEmbedding
@@ -25,14 +27,21 @@ class FalconAttention(nn.Module):
     def __init__(self, config: ModelConfig, build: BuildContext, rotary: RotaryEmbedding | None) -> None:
         super().__init__()
         self.heads, self.head_size = config.num_heads, config.head_size
-        self.kv_heads = _kv_heads(config)
+        self.kv_heads = config.num_kv_heads
         hidden, bias = config.hidden_size, config.raw.get("bias", False)
-        width = (self.heads + 2 * self.kv_heads) * self.head_size
-        arrange = split_fused_heads(self.kv_heads, self.heads // self.kv_heads)
-        self.query_key_value = Linear(hidden, (width,), ("query_key_value",), build, bias=bias, arrange=arrange)
-        self.dense = Linear(self.heads * self.head_size, (hidden,), ("dense",), build, bias=bias)
+        rows: Rows = qkv_parts(config)
+        arrange: Callable[[Tensor], Tensor] | None = None
+        if not config.raw["multi_query"] or config.raw.get("new_decoder_architecture"):
+            if config.kv_copies > 1:
+                raise UnsupportedModel("Falcon's groups of heads cannot be divided further; use a smaller --num-shard")
+            rows = (self.heads + 2 * self.kv_heads) * self.head_size
+            arrange = split_fused_heads(self.kv_heads, self.heads // self.kv_heads)
+        self.query_key_value = ColumnLinear(hidden, (rows,), ("query_key_value",), build, bias=bias, arrange=arrange)
+        self.dense = RowLinear(self.heads * self.head_size, (hidden,), ("dense",), build, bias=bias)
         scale = self.head_size**-0.5
-        slopes = None if rotary else tuple(slope * scale for slope in alibi_slopes(self.heads))  # it scales them too
+        slopes: tuple[float, ...] | None = None
+        if rotary is None:  # it scales them too
+            slopes = tuple(slope * scale for slope in alibi_slopes(self.heads, build.group))
         spec = AttentionSpec(
             heads=self.heads, kv_heads=self.kv_heads, head_size=self.head_size, scale=scale, alibi_slopes=slopes
         )
@@ -43,12 +52,6 @@ class FalconAttention(nn.Module):
         q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=-2)
         out: Tensor = self.dense(self.attn(q, k, v, context).flatten(-2))
         return out
-
-
-def _kv_heads(config: ModelConfig) -> int:
-    if config.raw.get("new_decoder_architecture", False):
-        return config.num_kv_heads
-    return 1 if config.raw.get("multi_query", True) else config.num_heads
 
 
 class FalconDecoderLayer(nn.Module):

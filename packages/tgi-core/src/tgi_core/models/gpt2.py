@@ -10,7 +10,7 @@ from tgi_core.attention.base import AttentionSpec, ForwardContext
 from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
-from tgi_core.layers.linear import Linear, split_fused_heads
+from tgi_core.layers.linear import ColumnLinear, Linear, RowLinear, Rows, qkv_parts, split_fused_heads
 from tgi_core.layers.mlp import MLP
 from tgi_core.layers.norm import LayerNorm
 from tgi_core.model_config import ModelConfig
@@ -24,17 +24,17 @@ class GPT2Attention(nn.Module):
         super().__init__()
         self.heads, self.head_size, hidden = config.num_heads, config.head_size, config.hidden_size
         self.kv_heads = config.num_kv_heads
-        kv_size = self.kv_heads * self.head_size
-        is_interleaved = config.model_type == "gpt_bigcode" and self.kv_heads == self.heads
+        q, k, v = qkv_parts(config)
+        parts: dict[str, Rows] = {"c_attn": (q, k, v)}
+        arrange = None
         if config.architecture == "GPT2LMHeadCustomModel":  # SantaCoder's own code
-            parts = {"q_attn": hidden, "kv_attn": 2 * kv_size}
-        else:
-            parts = {"c_attn": hidden + 2 * kv_size}
-        arrange = split_fused_heads(self.heads, 1) if is_interleaved else None
-        self.c_attn = Linear(
+            parts = {"q_attn": q, "kv_attn": (k, v)}
+        elif config.model_type == "gpt_bigcode" and not config.raw.get("multi_query", True):
+            parts, arrange = {"c_attn": q.size + k.size + v.size}, split_fused_heads(self.heads, 1)
+        self.c_attn = ColumnLinear(
             hidden, tuple(parts.values()), tuple(parts), build, bias=True, transposed=transposed, arrange=arrange
         )
-        self.c_proj = Linear(hidden, (hidden,), ("c_proj",), build, bias=True, transposed=transposed)
+        self.c_proj = RowLinear(q.size, (hidden,), ("c_proj",), build, bias=True, transposed=transposed)
         scale = self.head_size**-0.5 if config.raw.get("scale_attn_weights", True) else 1.0
         if config.raw.get("scale_attn_by_inverse_layer_idx"):
             scale /= layer + 1

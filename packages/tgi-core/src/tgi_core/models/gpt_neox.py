@@ -10,7 +10,7 @@ from tgi_core.attention.base import AttentionSpec, ForwardContext
 from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
-from tgi_core.layers.linear import Linear, split_fused_heads
+from tgi_core.layers.linear import ColumnLinear, Linear, RowLinear, split_fused_heads
 from tgi_core.layers.mlp import MLP
 from tgi_core.layers.norm import LayerNorm
 from tgi_core.layers.rotary import RotaryEmbedding
@@ -25,10 +25,11 @@ class GPTNeoXAttention(nn.Module):
         super().__init__()
         self.heads, self.head_size = config.num_heads, config.head_size
         hidden, bias = config.hidden_size, config.raw.get("attention_bias", True)
-        self.query_key_value = Linear(
-            hidden, (3 * hidden,), ("query_key_value",), build, bias=bias, arrange=split_fused_heads(self.heads, 1)
+        size, arrange = self.heads * self.head_size, split_fused_heads(self.heads, 1)
+        self.query_key_value = ColumnLinear(
+            hidden, (3 * size,), ("query_key_value",), build, bias=bias, arrange=arrange
         )
-        self.dense = Linear(hidden, (hidden,), ("dense",), build, bias=bias)
+        self.dense = RowLinear(size, (hidden,), ("dense",), build, bias=bias)
         spec = AttentionSpec(
             heads=self.heads, kv_heads=self.heads, head_size=self.head_size, scale=self.head_size**-0.5
         )

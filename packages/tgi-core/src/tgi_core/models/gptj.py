@@ -10,7 +10,7 @@ from tgi_core.attention.base import AttentionSpec, ForwardContext
 from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
-from tgi_core.layers.linear import Linear
+from tgi_core.layers.linear import ColumnLinear, Linear, RowLinear, qkv_parts
 from tgi_core.layers.mlp import MLP
 from tgi_core.layers.norm import LayerNorm
 from tgi_core.layers.rotary import RotaryEmbedding, pairs_to_halves
@@ -25,8 +25,8 @@ class GPTJAttention(nn.Module):
         super().__init__()
         self.heads, self.head_size, hidden = config.num_heads, config.head_size, config.hidden_size
         self.rotated = config.rotary.size
-        self.qkv = Linear(hidden, (hidden,) * 3, ("q_proj", "k_proj", "v_proj"), build, arrange=self.arrange)
-        self.out_proj = Linear(hidden, (hidden,), ("out_proj",), build)
+        self.qkv = ColumnLinear(hidden, qkv_parts(config), ("q_proj", "k_proj", "v_proj"), build, arrange=self.arrange)
+        self.out_proj = RowLinear(self.heads * self.head_size, (hidden,), ("out_proj",), build)
         spec = AttentionSpec(
             heads=self.heads, kv_heads=self.heads, head_size=self.head_size, scale=self.head_size**-0.5
         )

@@ -8,7 +8,7 @@ from tgi_core.attention.base import AttentionSpec, ForwardContext
 from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
-from tgi_core.layers.linear import Linear
+from tgi_core.layers.linear import ColumnLinear, Linear, RowLinear, qkv_parts
 from tgi_core.layers.mlp import GatedMLP
 from tgi_core.layers.norm import LayerNorm, RMSNorm
 from tgi_core.layers.rotary import RotaryEmbedding
@@ -24,7 +24,7 @@ class LlamaAttention(nn.Module):
         self.heads, self.kv_heads, self.head_size = config.num_heads, config.num_kv_heads, config.head_size
         self.qkv_proj = self.projection(config, build)
         size, bias = self.heads * self.head_size, _has_bias(config)
-        self.o_proj = Linear(size, (config.hidden_size,), ("o_proj",), build, bias=bias)
+        self.o_proj = RowLinear(size, (config.hidden_size,), ("o_proj",), build, bias=bias)
         self.attn = Attention(self.spec(config, config.sliding_windows[layer]), build, rotary)
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
@@ -36,9 +36,8 @@ class LlamaAttention(nn.Module):
 
     def projection(self, config: ModelConfig, build: BuildContext) -> Linear:
         """To queries, keys and values, in this order."""
-        sizes = [heads * self.head_size for heads in (self.heads, self.kv_heads, self.kv_heads)]
         names, bias = ("q_proj", "k_proj", "v_proj"), _has_qkv_bias(config)
-        return Linear(config.hidden_size, sizes, names, build, bias=bias)
+        return ColumnLinear(config.hidden_size, qkv_parts(config), names, build, bias=bias)
 
     def spec(self, config: ModelConfig, window: int | None) -> AttentionSpec:
         """For families that scale or cap scores."""

@@ -14,7 +14,7 @@ class MixtralDecoderLayer(LlamaDecoderLayer):
     """A Llama layer with experts."""
 
     def feed_forward(self, layer: int, config: ModelConfig, build: BuildContext) -> nn.Module:
-        return SparseMoE(config, build, config.intermediate_size)
+        return SparseMoE(config, build, config.intermediate_size * build.group.size)
 
 
 class MixtralForCausalLM(LlamaForCausalLM):

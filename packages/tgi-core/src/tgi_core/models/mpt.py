@@ -11,7 +11,7 @@ from tgi_core.layers.alibi import alibi_slopes
 from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
-from tgi_core.layers.linear import Linear
+from tgi_core.layers.linear import ColumnLinear, Linear, RowLinear, qkv_parts
 from tgi_core.layers.mlp import MLP
 from tgi_core.layers.norm import LayerNorm
 from tgi_core.model_config import ModelConfig
@@ -26,9 +26,11 @@ class MptAttention(nn.Module):
         self.heads, self.head_size, hidden = config.num_heads, config.head_size, config.hidden_size
         settings = config.raw.get("attn_config") or {}
         self.clip: float | None = settings.get("clip_qkv")
-        self.Wqkv = Linear(hidden, (3 * hidden,), ("Wqkv",), build)
-        self.out_proj = Linear(hidden, (hidden,), ("out_proj",), build)
-        slopes = alibi_slopes(self.heads, settings.get("alibi_bias_max", 8)) if settings.get("alibi", True) else None
+        self.Wqkv = ColumnLinear(hidden, (qkv_parts(config),), ("Wqkv",), build)
+        self.out_proj = RowLinear(self.heads * self.head_size, (hidden,), ("out_proj",), build)
+        slopes = None
+        if settings.get("alibi", True):
+            slopes = alibi_slopes(self.heads, build.group, settings.get("alibi_bias_max", 8))
         spec = AttentionSpec(
             heads=self.heads,
             kv_heads=self.heads,

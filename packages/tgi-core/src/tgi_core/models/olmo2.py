@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from tgi_core.attention.base import ForwardContext
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.mlp import GatedMLP
-from tgi_core.layers.norm import Float32RMSNorm
+from tgi_core.layers.norm import DividedRMSNorm, Float32RMSNorm
 from tgi_core.layers.rotary import RotaryEmbedding
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.llama import LlamaAttention, LlamaForCausalLM
@@ -18,8 +18,8 @@ class Olmo2Attention(LlamaAttention):
 
     def __init__(self, layer: int, config: ModelConfig, build: BuildContext, rotary: RotaryEmbedding) -> None:
         super().__init__(layer, config, build, rotary)
-        self.q_norm = Float32RMSNorm(self.heads * self.head_size, config.norm_eps, build)
-        self.k_norm = Float32RMSNorm(self.kv_heads * self.head_size, config.norm_eps, build)
+        self.q_norm = DividedRMSNorm(self.heads * self.head_size, config.norm_eps, build)
+        self.k_norm = DividedRMSNorm(self.kv_heads * self.head_size, config.norm_eps, build, config.kv_copies)
 
     def norm_qk(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         return self.q_norm(q.flatten(-2)).view(q.shape), self.k_norm(k.flatten(-2)).view(k.shape)

@@ -11,7 +11,7 @@ from tgi_core.layers.activation import activation
 from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
-from tgi_core.layers.linear import Linear
+from tgi_core.layers.linear import ColumnLinear, Linear, RowLinear, qkv_parts
 from tgi_core.layers.norm import LayerNorm
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.base import CausalLM
@@ -26,8 +26,8 @@ class OPTAttention(nn.Module):
         super().__init__()
         self.heads, self.head_size = config.num_heads, config.head_size
         hidden, bias = config.hidden_size, config.raw.get("enable_bias", True)
-        self.qkv = Linear(hidden, (hidden,) * 3, ("q_proj", "k_proj", "v_proj"), build, bias=bias)
-        self.out_proj = Linear(hidden, (hidden,), ("out_proj",), build, bias=bias)
+        self.qkv = ColumnLinear(hidden, qkv_parts(config), ("q_proj", "k_proj", "v_proj"), build, bias=bias)
+        self.out_proj = RowLinear(self.heads * self.head_size, (hidden,), ("out_proj",), build, bias=bias)
         spec = AttentionSpec(
             heads=self.heads, kv_heads=self.heads, head_size=self.head_size, scale=self.head_size**-0.5
         )
@@ -48,8 +48,8 @@ class OPTDecoderLayer(nn.Module):
         self.self_attn = OPTAttention(config, build)
         self.self_attn_layer_norm = LayerNorm(config.hidden_size, config.norm_eps, build)
         hidden, wide, bias = config.hidden_size, config.intermediate_size, config.raw.get("enable_bias", True)
-        self.fc1 = Linear(hidden, (wide,), ("fc1",), build, bias=bias)
-        self.fc2 = Linear(wide, (hidden,), ("fc2",), build, bias=bias)
+        self.fc1 = ColumnLinear(hidden, (wide,), ("fc1",), build, bias=bias)
+        self.fc2 = RowLinear(wide, (hidden,), ("fc2",), build, bias=bias)
         self.activation = activation(config.activation, build.kernels)
         self.final_layer_norm = LayerNorm(config.hidden_size, config.norm_eps, build)
 

@@ -8,7 +8,7 @@ from tgi_core.attention.base import AttentionSpec, ForwardContext
 from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
-from tgi_core.layers.linear import Linear
+from tgi_core.layers.linear import ColumnLinear, Linear, RowLinear, qkv_parts
 from tgi_core.layers.mlp import MLP
 from tgi_core.layers.norm import LayerNorm
 from tgi_core.layers.rotary import RotaryEmbedding
@@ -22,9 +22,9 @@ class PhiAttention(nn.Module):
     def __init__(self, config: ModelConfig, build: BuildContext, rotary: RotaryEmbedding) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_size = config.num_heads, config.num_kv_heads, config.head_size
-        q_size, kv_size, hidden = self.heads * self.head_size, self.kv_heads * self.head_size, config.hidden_size
-        self.qkv = Linear(hidden, (q_size, kv_size, kv_size), ("q_proj", "k_proj", "v_proj"), build, bias=True)
-        self.dense = Linear(q_size, (hidden,), ("dense",), build, bias=True)
+        q_size, hidden = self.heads * self.head_size, config.hidden_size
+        self.qkv = ColumnLinear(hidden, qkv_parts(config), ("q_proj", "k_proj", "v_proj"), build, bias=True)
+        self.dense = RowLinear(q_size, (hidden,), ("dense",), build, bias=True)
         has_norms = config.raw.get("qk_layernorm", False)
         self.q_layernorm = LayerNorm(self.head_size, config.norm_eps, build) if has_norms else nn.Identity()
         self.k_layernorm = LayerNorm(self.head_size, config.norm_eps, build) if has_norms else nn.Identity()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from tgi_core.layers.build import BuildContext
-from tgi_core.layers.linear import Linear
+from tgi_core.layers.linear import ColumnLinear, Linear, qkv_parts
 from tgi_core.layers.mlp import GatedMLP
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.llama import LlamaAttention, LlamaDecoderLayer, LlamaForCausalLM
@@ -15,8 +15,7 @@ class Phi3Attention(LlamaAttention):
     """Queries, keys and values come from one matrix."""
 
     def projection(self, config: ModelConfig, build: BuildContext) -> Linear:
-        width = (self.heads + 2 * self.kv_heads) * self.head_size
-        return Linear(config.hidden_size, (width,), ("qkv_proj",), build)
+        return ColumnLinear(config.hidden_size, (qkv_parts(config),), ("qkv_proj",), build)
 
 
 class Phi3DecoderLayer(LlamaDecoderLayer):
@@ -26,7 +25,8 @@ class Phi3DecoderLayer(LlamaDecoderLayer):
 
     def feed_forward(self, layer: int, config: ModelConfig, build: BuildContext) -> nn.Module:
         mlp = GatedMLP(config, build)
-        mlp.gate_up_proj = Linear(config.hidden_size, (2 * config.intermediate_size,), ("gate_up_proj",), build)
+        gate_up = (config.intermediate_size, config.intermediate_size)
+        mlp.gate_up_proj = ColumnLinear(config.hidden_size, (gate_up,), ("gate_up_proj",), build)
         return mlp
 
 

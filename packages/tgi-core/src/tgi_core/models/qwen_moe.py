@@ -8,6 +8,7 @@ from tgi_core.layers.build import BuildContext
 from tgi_core.layers.linear import Linear
 from tgi_core.layers.mlp import GatedMLP
 from tgi_core.layers.moe import SparseMoE
+from tgi_core.layers.shard import share
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.llama import LlamaDecoderLayer, LlamaForCausalLM
 from tgi_core.models.qwen3 import Qwen3Attention
@@ -18,7 +19,8 @@ class SharedExpertMoE(SparseMoE):
 
     def __init__(self, config: ModelConfig, build: BuildContext, size: int) -> None:
         super().__init__(config, build, size)
-        self.shared_expert = GatedMLP(config, build, size=config.raw["shared_expert_intermediate_size"])
+        shared = share(config.raw["shared_expert_intermediate_size"], build.group, "inner features")
+        self.shared_expert = GatedMLP(config, build, size=shared)
         self.shared_expert_gate = Linear(config.hidden_size, (1,), ("shared_expert_gate",), build)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -19,8 +19,11 @@ class StableLmAttention(LlamaAttention):
     def __init__(self, layer: int, config: ModelConfig, build: BuildContext, rotary: RotaryEmbedding) -> None:
         super().__init__(layer, config, build, rotary)
         has_norms, size, eps = config.raw.get("qk_layernorm", False), self.head_size, config.norm_eps
-        self.q_layernorm = HeadLayerNorm(self.heads, size, eps) if has_norms else nn.Identity()
-        self.k_layernorm = HeadLayerNorm(self.kv_heads, size, eps) if has_norms else nn.Identity()
+        self.q_layernorm: nn.Module = nn.Identity()
+        self.k_layernorm: nn.Module = nn.Identity()
+        if has_norms:
+            self.q_layernorm = HeadLayerNorm(self.heads, size, eps, build)
+            self.k_layernorm = HeadLayerNorm(self.kv_heads, size, eps, build, config.kv_copies)
 
     def norm_qk(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         return self.q_layernorm(q), self.k_layernorm(k)

@@ -70,16 +70,14 @@ class Checkpoint:
             )
         return found
 
-    def copy(self, name: str, out: Tensor) -> None:
-        """Copy a tensor into `out`, which has the model's shape and dtype; see `require`."""
-        found = self.require(name, tuple(out.shape))
-        self.reader.copy(found, out)
-        self.used.add(found)
+    def copy(self, name: str, out: Tensor, shape: tuple[int, ...] | None = None, at: tuple[int, ...] = ()) -> None:
+        """Copy a tensor into `out`, which has the model's shape and dtype; see `require`.
 
-    def copy_row(self, name: str, index: int, count: int, out: Tensor) -> None:
-        """Copy row `index` of a tensor with `count` rows of the shape of `out`; see `require`."""
-        found = self.require(name, (count, *out.shape))
-        out.copy_(self.reader.get(found, rows=slice(index, index + 1))[0])
+        Args:
+            shape: of the tensor, where only the block of it that begins `at` is wanted.
+        """
+        found = self.require(name, shape or tuple(out.shape))
+        self.reader.copy(found, out, at)
         self.used.add(found)
 
 
@@ -113,13 +111,9 @@ class Source:
         self.copy(name, out)
         return out
 
-    def copy(self, name: str, out: Tensor) -> None:
-        """Copy the tensor `name` of this layer into `out`; see `Checkpoint.copy`."""
-        self.checkpoint.copy(f"{self.path}.{name}", out)
-
-    def copy_row(self, name: str, index: int, count: int, out: Tensor) -> None:
-        """Copy one row of the tensor `name` of this layer into `out`; see `Checkpoint.copy_row`."""
-        self.checkpoint.copy_row(f"{self.path}.{name}", index, count, out)
+    def copy(self, name: str, out: Tensor, shape: tuple[int, ...] | None = None, at: tuple[int, ...] = ()) -> None:
+        """Copy the tensor `name` of this layer, or a block of it, into `out`; see `Checkpoint.copy`."""
+        self.checkpoint.copy(f"{self.path}.{name}", out, shape, at)
 
 
 def load_weights(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -49,22 +50,32 @@ class WeightReader(ABC):
             WeightsError: the checkpoint has no such tensor.
         """
 
-    def copy(self, name: str, out: Tensor) -> None:
-        """Copy a tensor into `out`, of the same shape and any dtype and device, a few megabytes at a time.
+    def copy(self, name: str, out: Tensor, at: tuple[int, ...] = ()) -> None:
+        """Copy a tensor, or the block of it that begins `at` and has `out`'s shape, a few megabytes at a time.
+
+        Args:
+            out: of any dtype and device.
+            at: a place in each dimension; () = the tensor is copied whole.
 
         Raises:
-            WeightsError: the checkpoint has no such tensor, or it has another shape.
+            WeightsError: the checkpoint has no such tensor, or the block is not in it.
         """
-        shape = self.shape(name)
-        if shape != tuple(out.shape):
+        shape, first = self.shape(name), at or (0,) * out.dim()
+        fits = len(first) == out.dim() == len(shape) and all(
+            start + size <= whole for start, size, whole in zip(first, out.shape, shape, strict=True)
+        )
+        if not fits or (not at and shape != tuple(out.shape)):
             raise WeightsError(f"{name} is stored as {list(shape)}, but the model needs {list(out.shape)}")
-        if out.dim() < 2:
+        if out.dim() == 0:
             out.copy_(self.get(name))
             return
-        step = max(1, COPY_ELEMENTS * shape[0] // max(1, out.numel()))
-        for start in range(0, shape[0], step):
-            rows = slice(start, min(start + step, shape[0]))
-            out[rows].copy_(self.get(name, rows=rows))
+        block = tuple(slice(start, start + size) for start, size in zip(first[1:], out.shape[1:], strict=True))
+        row_elements = math.prod(shape[1:])
+        step = max(1, COPY_ELEMENTS // max(1, row_elements))
+        for start in range(0, len(out), step):
+            stop = min(start + step, len(out))
+            stored = self.get(name, rows=slice(first[0] + start, first[0] + stop))
+            out[start:stop].copy_(stored[:, *block])
 
 
 def open_weights(files: ModelFiles) -> WeightReader:

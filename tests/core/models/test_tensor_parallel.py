@@ -1,0 +1,56 @@
+"""Every family divided over two ranks, against one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tgi_core.testing.tiny import make_checkpoint
+
+RANK = Path(__file__).parent / "rank.py"
+
+
+def run(size, folders, tmp_path):
+    """What every rank prints: [rank][checkpoint]."""
+    address = f"file://{tmp_path}/store"
+    command = [sys.executable, str(RANK)]
+    ranks = [
+        subprocess.Popen(
+            [*command, str(rank), str(size), address, *map(str, folders)], stdout=subprocess.PIPE, text=True
+        )
+        for rank in range(size)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in ranks]
+    assert [process.returncode for process in ranks] == [0] * size
+    return [[json.loads(line) for line in output.splitlines()] for output in outputs]
+
+
+@pytest.mark.slow
+def test_two_ranks_equal_one(folders, tmp_path):
+    names = [name for name in folders if "rope" not in name]
+    (alone,) = run(1, [folders[name] for name in names], tmp_path)
+    first, second = run(2, [folders[name] for name in names], tmp_path)
+    for name, one, left, right in zip(names, alone, first, second, strict=True):
+        assert "error" not in left, (name, left)
+        assert left["tokens"] == right["tokens"] == one["tokens"], name
+        torch.testing.assert_close(torch.tensor(left["logprobs"]), torch.tensor(one["logprobs"]), rtol=1e-3, atol=1e-3)
+        assert left["weights"] < 0.8 * one["weights"], name  # the head and what is repeated stay whole
+
+
+@pytest.mark.slow
+def test_key_and_value_heads_are_repeated_on_more_ranks_than_there_are(folders, tmp_path):
+    names = ["llama", "olmo2", "cohere, normed heads, biases", "stablelm, normed heads, parallel, biases", "phi3"]
+    (alone,) = run(1, [folders[name] for name in names], tmp_path)
+    for rank in run(4, [folders[name] for name in names], tmp_path):
+        assert [found["tokens"] for found in rank] == [one["tokens"] for one in alone]
+
+
+def test_what_cannot_be_divided_is_refused(tmp_path):
+    odd = make_checkpoint(tmp_path / "odd", "gpt2", n_embd=60, n_head=3)
+    groups = make_checkpoint(tmp_path / "groups", "falcon", new_decoder_architecture=True, num_kv_heads=1)
+    for rank in run(2, [odd, groups], tmp_path):
+        assert "3 attention heads cannot be divided by 2 devices" in rank[0]["error"]
+        assert "Falcon's groups of heads cannot be divided further" in rank[1]["error"]
