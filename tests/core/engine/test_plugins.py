@@ -26,7 +26,7 @@ class OnlyToken(LogitsProcessor):
     """Leaves one token that the request names."""
 
     @classmethod
-    def wanted(cls, params):
+    def wanted(cls, params, context):
         return "only_token" in params.extra
 
     def __call__(self, logits):

@@ -6,9 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 from transformers import (
+    ForcedBOSTokenLogitsProcessor,
+    ForcedEOSTokenLogitsProcessor,
     MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
+    SuppressTokensAtBeginLogitsProcessor,
+    SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -24,24 +28,26 @@ from tgi_core.sampling.processors.select import load_processors
 from tgi_core.sampling.processors.temperature import Temperature
 from tgi_core.sampling.processors.watermark import Watermark
 from tgi_core.sampling.randomness import uniforms
+from tgi_core.sampling.rules import TokenRules, token_rules
 from tgi_core.sampling.sampler import Sampler
 from tgi_core.sampling.state import SamplingContext, TokenCounts
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.step import Admission
 
 VOCAB = 2000
+NO_RULES = TokenRules(eos=(2,))
 CPU = torch.device("cpu")
 
 
-def make_sampler(slots=8):
+def make_sampler(slots=8, rules=NO_RULES):
     context = SamplingContext(
         vocab_size=VOCAB,
         device=CPU,
-        eos_token_ids=(2,),
         counts=TokenCounts(slots, VOCAB, CPU),
         last_tokens=torch.zeros(slots, dtype=torch.int64),
         watermark_gamma=0.5,
         watermark_delta=2.0,
+        rules=rules,
     )
     return Sampler(context, greedy, load_processors(LOGITS_PROCESSORS))
 
@@ -60,7 +66,7 @@ def process(processor, rows, logits, **params):
     for slot in range(rows):
         admit(sampler, slot, **params)
     states = [sampler.state(slot) for slot in range(rows)]
-    assert processor.wanted(states[0].params)
+    assert processor.wanted(states[0].params, sampler.context)
     return processor(states, sampler.context)(logits.clone())
 
 
@@ -136,7 +142,7 @@ def test_min_new_tokens_means_what_it_means_in_transformers(generated):
 
 def test_an_end_of_sequence_outside_the_vocabulary_is_no_token():
     sampler = make_sampler()
-    sampler.context = replace(sampler.context, eos_token_ids=(-1, 2, VOCAB))
+    sampler.context = replace(sampler.context, rules=TokenRules(eos=(-1, 2, VOCAB)))
     admit(sampler, 0, min_new_tokens=3, max_new_tokens=9)
     hidden = MinimumLength([sampler.state(0)], sampler.context)(torch.zeros(1, VOCAB)) == -math.inf
     assert hidden.nonzero()[:, 1].tolist() == [2]
@@ -264,3 +270,40 @@ def test_uniforms_are_spread_evenly_and_differ_between_seeds():
     assert numbers.mean() == pytest.approx(0.5, abs=0.02)
     assert uniforms([0], [0]) != uniforms([1], [0])
     assert uniforms([2**64 - 1], [5]) == uniforms([2**64 - 1], [5])
+
+
+def test_rules_are_read_from_the_first_config_that_has_them():
+    generation = {"forced_eos_token_id": [2, 3], "suppress_tokens": [5, VOCAB, -1, "x"], "bad_words_ids": [[7], [8, 9]]}
+    config = {"forced_eos_token_id": 4, "forced_bos_token_id": 0, "begin_suppress_tokens": [6]}
+    assert token_rules((generation, config), (2,), VOCAB) == TokenRules((2,), 0, 2, (5, 7), (6,))
+    assert token_rules(({}, {}), (), VOCAB) == TokenRules()
+
+
+def test_forced_and_suppressed_tokens_are_those_of_transformers():
+    rules = TokenRules(forced_bos=9, forced_eos=2, suppressed=(40,), suppressed_at_begin=(41,))
+    theirs = [
+        ForcedBOSTokenLogitsProcessor(9),
+        ForcedEOSTokenLogitsProcessor(5, 2),
+        SuppressTokensLogitsProcessor([40]),
+        SuppressTokensAtBeginLogitsProcessor([41], 2),
+    ]
+    for generated in range(4):
+        sampler = make_sampler(rules=rules)
+        admit(sampler, 0, prompt=(5,), output=(7,) * generated, max_new_tokens=4)
+        logits = logits_of(1, seed=generated)
+        logits[0, 40], logits[0, 41] = 50.0, 49.0
+        expected = logits.clone()
+        for processor in theirs:
+            expected = processor(torch.tensor([[5] + [7] * generated]), expected)
+        choice = sampler.sample(logits, [0])
+        assert choice.ids.tolist() == expected.argmax(-1).tolist()
+        assert choice.logprobs[0] == pytest.approx(float(expected.log_softmax(-1).max()))
+
+
+def test_ignore_eos_frees_the_last_token():
+    sampler = make_sampler(rules=TokenRules(forced_eos=2))
+    admit(sampler, 0, max_new_tokens=1, ignore_eos=True)
+    admit(sampler, 1, max_new_tokens=1)
+    logits = logits_of(1).repeat(2, 1)
+    best = int(logits[0].argmax())
+    assert sampler.sample(logits, [0, 1]).ids.tolist() == [best, 2]

@@ -35,6 +35,7 @@ from tgi_core.quantization.select import select_quantization
 from tgi_core.runner.base import Runner
 from tgi_core.runner.slots import SlotTables
 from tgi_core.sampling.processors.select import extra_parameters, load_processors, offered_processors
+from tgi_core.sampling.rules import TokenRules, token_rules
 from tgi_core.sampling.sampler import Sampler
 from tgi_core.sampling.state import SamplingContext, TokenCounts
 from tgi_core.scheduler.finish import FinishRule
@@ -123,7 +124,8 @@ def build(
     scheduler = _scheduler(resolved, model_config, backend, eos)
     processors = offered_processors(plugins)
     sampler = partial(Sampler, greedy=kernels.greedy, processors=load_processors(processors))
-    runner = _runner(config, resolved, model, attention, backend, sampler, eos)
+    rules = token_rules((files.generation_config, files.config), eos, model_config.vocab_size)
+    runner = _runner(config, resolved, model, attention, backend, sampler, rules)
     info = _info(resolved, model_config, backend, choices, fallback, not config.disable_custom_kernels)
     info = msgspec.structs.replace(info, extra_parameters=extra_parameters(processors))
     return Parts(files, scheduler, runner, info, plugins)
@@ -206,18 +208,18 @@ def _runner(
     attention: AttentionBackend,
     backend: DeviceBackend,
     sampler: Callable[[SamplingContext], Sampler],
-    eos_token_ids: tuple[int, ...],
+    rules: TokenRules,
 ) -> Runner:
     device, slots, vocab = backend.torch_device, resolved.max_batch_size, model.config.vocab_size
     tables = SlotTables(slots, -(-resolved.max_total_tokens // resolved.block_size), device)
     context = SamplingContext(
         vocab_size=vocab,
         device=device,
-        eos_token_ids=eos_token_ids,
         counts=TokenCounts(slots, vocab, device),
         last_tokens=tables.last_tokens,
         watermark_gamma=config.watermark_gamma,
         watermark_delta=config.watermark_delta,
+        rules=rules,
     )
     runner: Runner = resolve_target(backend.runner)(model, attention, sampler(context), tables)
     return runner

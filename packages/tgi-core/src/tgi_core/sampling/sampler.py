@@ -90,7 +90,7 @@ class Sampler:
     def _compose(self, states: tuple[SlotState, ...]) -> _Batch:
         processors = []
         for processor in self.processors:
-            rows = [row for row, state in enumerate(states) if processor.wanted(state.params)]
+            rows = [row for row, state in enumerate(states) if processor.wanted(state.params, self.context)]
             if rows:
                 members = [states[row] for row in rows]
                 processors.append((torch.tensor(rows, device=self.context.device), processor(members, self.context)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tgi_core.sampling.rules import TokenRules
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.step import Admission
 
@@ -87,8 +88,8 @@ class SamplingContext:
 
     vocab_size: int
     device: torch.device
-    eos_token_ids: tuple[int, ...]
     counts: TokenCounts
     last_tokens: Tensor  #: [slots] int64, the last token of each slot
     watermark_gamma: float
     watermark_delta: float
+    rules: TokenRules

@@ -25,7 +25,7 @@ class LogitsProcessor(ABC):
 
     @classmethod
     @abstractmethod
-    def wanted(cls, params: SamplingParams) -> bool:
+    def wanted(cls, params: SamplingParams, context: SamplingContext) -> bool:
         """Whether a request uses this processor."""
 
     @abstractmethod
@@ -59,5 +59,5 @@ class ParameterProcessor(LogitsProcessor):
         return getattr(params, cls.parameter)
 
     @classmethod
-    def wanted(cls, params: SamplingParams) -> bool:
+    def wanted(cls, params: SamplingParams, context: SamplingContext) -> bool:
         return bool(cls.value(params) != cls.neutral)

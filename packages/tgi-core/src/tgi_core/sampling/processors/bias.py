@@ -23,7 +23,7 @@ class LogitBias(LogitsProcessor):
         self.biases = torch.tensor(biases, dtype=torch.float32, device=context.device)
 
     @classmethod
-    def wanted(cls, params: SamplingParams) -> bool:
+    def wanted(cls, params: SamplingParams, context: SamplingContext) -> bool:
         return bool(params.logit_bias)
 
     def __call__(self, logits: Tensor) -> Tensor:
@@ -36,12 +36,12 @@ class MinimumLength(LogitsProcessor):
     def __init__(self, states: Sequence[SlotState], context: SamplingContext) -> None:
         super().__init__(states, context)
         self.ends = [
-            [i for i in {*context.eos_token_ids, *state.params.stop_token_ids} if 0 <= i < context.vocab_size]
+            [i for i in {*context.rules.eos, *state.params.stop_token_ids} if 0 <= i < context.vocab_size]
             for state in states
         ]
 
     @classmethod
-    def wanted(cls, params: SamplingParams) -> bool:
+    def wanted(cls, params: SamplingParams, context: SamplingContext) -> bool:
         return params.min_new_tokens > 0
 
     def __call__(self, logits: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ class SampledFilter(ParameterProcessor):
     """A filter that greedy rows do not need: they choose its most likely token anyway."""
 
     @classmethod
-    def wanted(cls, params: SamplingParams) -> bool:
-        return params.do_sample and super().wanted(params)
+    def wanted(cls, params: SamplingParams, context: SamplingContext) -> bool:
+        return params.do_sample and super().wanted(params, context)
 
 
 class TopK(SampledFilter):

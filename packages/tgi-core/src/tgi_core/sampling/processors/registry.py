@@ -13,6 +13,8 @@ _IN_ORDER = {
     300: ("frequency_penalty", "penalties:FrequencyPenalty"),
     400: ("presence_penalty", "penalties:PresencePenalty"),
     600: ("min_new_tokens", "bias:MinimumLength"),
+    610: ("forced_tokens", "rules:ForcedTokens"),
+    620: ("suppressed_tokens", "rules:SuppressedTokens"),
     700: ("logit_bias", "bias:LogitBias"),
     800: ("temperature", "temperature:Temperature"),
     900: ("top_k", "filters:TopK"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from tgi_core.sampling.processors.base import ParameterProcessor
+from tgi_core.sampling.state import SamplingContext
 from tgi_core.sampling_params import SamplingParams
 
 LOWEST = 1e-6  #: below it nothing changes any more, and logits might leave float32's range
@@ -20,8 +21,8 @@ class Temperature(ParameterProcessor):
         return max(params.temperature, LOWEST)
 
     @classmethod
-    def wanted(cls, params: SamplingParams) -> bool:
-        return params.do_sample and super().wanted(params)
+    def wanted(cls, params: SamplingParams, context: SamplingContext) -> bool:
+        return params.do_sample and super().wanted(params, context)
 
     def __call__(self, logits: Tensor) -> Tensor:
         return logits.div_(self.values)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tgi_core.sampling.processors.base import LogitsProcessor
+from tgi_core.sampling.state import SamplingContext
 from tgi_core.sampling_params import SamplingParams
 
 HASH_KEY = 15485863  #: a large prime, TGI's
@@ -15,7 +16,7 @@ class Watermark(LogitsProcessor):
     """Adds delta to a share gamma of the vocabulary that the previous token determines."""
 
     @classmethod
-    def wanted(cls, params: SamplingParams) -> bool:
+    def wanted(cls, params: SamplingParams, context: SamplingContext) -> bool:
         return params.watermark
 
     def __call__(self, logits: Tensor) -> Tensor:
