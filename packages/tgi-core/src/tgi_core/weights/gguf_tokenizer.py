@@ -33,11 +33,18 @@ def _digits() -> dict[str, Any]:
 
 
 GPT2 = _byte_level(use_regex=True)
+FALCON = _sequence(
+    {"type": "Punctuation", "behavior": "Contiguous"},
+    _byte_level(use_regex=True),
+    {"type": "Digits", "individual_digits": False},
+    _split("[0-9][0-9][0-9]"),
+)
 CODE = _sequence(_digits(), _byte_level(use_regex=True))
 LLAMA3 = _sequence(_split(LLAMA3_PATTERN), _byte_level(use_regex=False))
 QWEN2 = _sequence(_split(QWEN2_PATTERN), _byte_level(use_regex=False))
 PRE_TOKENIZERS = {  # tokenizer.ggml.pre -> how text is cut before merging
     "gpt-2": GPT2, "phi-2": GPT2, "mpt": GPT2, "olmo": GPT2, "jais": GPT2, "default": GPT2, "": GPT2,
+    "falcon": FALCON,
     "smollm": CODE, "starcoder": CODE, "refact": CODE, "command-r": CODE, "codeshell": CODE, "exaone": CODE,
     "llama-bpe": LLAMA3, "llama3": LLAMA3, "llama-v3": LLAMA3, "dbrx": LLAMA3, "smaug-bpe": LLAMA3, "falcon3": LLAMA3,
     "qwen2": QWEN2, "deepseek-r1-qwen": QWEN2, "stablelm2": QWEN2,
