@@ -5,12 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tgi_core.errors import UnsupportedModel
 from tgi_core.model_config import RotaryConfig
+
+
+class Late(NamedTuple):
+    """Other frequencies from a position on."""
+
+    first: int
+    inverse_frequencies: Tensor
+
+
+class Frequencies(NamedTuple):
+    """What a rule makes of a config."""
+
+    inverse: Tensor  #: [R/2]
+    factor: float = 1.0  #: of cos and sin
+    late: Late | None = None
 
 
 class RotaryEmbedding:
@@ -25,7 +41,7 @@ class RotaryEmbedding:
             known = ", ".join(sorted(RULES))
             raise UnsupportedModel(f"rotary scaling rule {config.rule!r} is not implemented; known are {known}")
         try:
-            self.inverse_frequencies, self.factor = RULES[config.rule](config)
+            self.inverse_frequencies, self.factor, self.late = RULES[config.rule](config)
         except KeyError as error:
             raise UnsupportedModel(
                 f"rotary scaling rule {config.rule!r} needs {error.args[0]!r} in config.json"
@@ -34,20 +50,28 @@ class RotaryEmbedding:
             raise UnsupportedModel(f"config.json's rotary scaling is malformed ({error}); download it again") from error
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        angles = positions.unsqueeze(-1).float() * self.inverse_frequencies
+        inverse = self.inverse_frequencies
+        if self.late is not None:
+            inverse = torch.where(positions.unsqueeze(-1) < self.late.first, inverse, self.late.inverse_frequencies)
+        angles = positions.unsqueeze(-1).float() * inverse
         return angles.cos() * self.factor, angles.sin() * self.factor
 
 
-def _default(config: RotaryConfig) -> tuple[Tensor, float]:
-    return 1.0 / config.theta ** (torch.arange(0, config.size, 2).float() / config.size), 1.0
+def _default(config: RotaryConfig) -> Frequencies:
+    return Frequencies(1.0 / _wavelengths(config))
 
 
-def _linear(config: RotaryConfig) -> tuple[Tensor, float]:
+def _wavelengths(config: RotaryConfig) -> Tensor:
+    """[R/2], over two pi."""
+    return config.theta ** (torch.arange(0, config.size, 2).float() / config.size)
+
+
+def _linear(config: RotaryConfig) -> Frequencies:
     """All positions divided by the factor (arXiv 2306.15595)."""
-    return _default(config)[0] / config.parameters["factor"], 1.0
+    return Frequencies(_default(config).inverse / config.parameters["factor"])
 
 
-def _dynamic(config: RotaryConfig) -> tuple[Tensor, float]:
+def _dynamic(config: RotaryConfig) -> Frequencies:
     """A larger theta for a longer context ("NTK-aware scaling").
 
     The context is the longest that the model is served with, not the length of each sequence: keys of one prefix are
@@ -59,16 +83,16 @@ def _dynamic(config: RotaryConfig) -> tuple[Tensor, float]:
     return _default(replace(config, theta=theta))
 
 
-def _llama3(config: RotaryConfig) -> tuple[Tensor, float]:
+def _llama3(config: RotaryConfig) -> Frequencies:
     """Long wavelengths divided by the factor, short ones kept, a ramp between (Llama 3.1's model card)."""
-    inverse, p = _default(config)[0], config.parameters
+    inverse, p = _default(config).inverse, config.parameters
     low, high, old = p["low_freq_factor"], p["high_freq_factor"], p["original_max_position_embeddings"]
     turns = old * inverse / (2 * math.pi)
     keep = ((turns - low) / (high - low)).clamp(0, 1)
-    return inverse * (keep + (1 - keep) / p["factor"]), 1.0
+    return Frequencies(inverse * (keep + (1 - keep) / p["factor"]))
 
 
-def _yarn(config: RotaryConfig) -> tuple[Tensor, float]:
+def _yarn(config: RotaryConfig) -> Frequencies:
     """Interpolation by wavelength, and a temperature on the scores (arXiv 2309.00071)."""
     p, old = config.parameters, config.parameters["original_max_position_embeddings"]
     factor, attention = p["factor"] or config.max_positions / old, p.get("attention_factor")
@@ -81,35 +105,36 @@ def _yarn(config: RotaryConfig) -> tuple[Tensor, float]:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, config.size - 1)
     ramp = ((torch.arange(config.size // 2).float() - low) / max(high - low, 0.001)).clamp(0, 1)
-    inverse = _default(config)[0]
+    inverse = _default(config).inverse
     if attention is None:
         scale, all_dims = p.get("mscale"), p.get("mscale_all_dim")
         attention = _mscale(factor, scale) / _mscale(factor, all_dims) if scale and all_dims else _mscale(factor, 1.0)
-    return inverse / factor * ramp + inverse * (1 - ramp), float(attention)
+    return Frequencies(inverse / factor * ramp + inverse * (1 - ramp), float(attention))
 
 
 def _mscale(factor: float, scale: float) -> float:
     return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
-def _longrope(config: RotaryConfig) -> tuple[Tensor, float]:
+def _longrope(config: RotaryConfig) -> Frequencies:
     """Every frequency divided by a factor of its own (arXiv 2402.13753).
 
-    Of the two lists the short one counts where the longest context that the model is served with fits the context that
-    it was trained for, and the long one otherwise: as with `dynamic`, not the length of each sequence decides.
+    The short list counts for positions that the model was trained on, the long one for those beyond: keys of one
+    prefix are the same in every sequence, and a sequence that fits the trained context is as it was before.
     """
     p, old = config.parameters, config.parameters["original_max_position_embeddings"]
-    factors = torch.tensor(p["long_factor"] if config.max_positions > old else p["short_factor"])
-    inverse, attention = _default(config)[0], p.get("attention_factor")
-    if len(factors) != len(inverse):
-        raise ValueError(f"{len(factors)} factors for {len(inverse)} frequencies")
+    waves, attention = _wavelengths(config), p.get("attention_factor")
+    short, long = torch.tensor(p["short_factor"]), torch.tensor(p["long_factor"])
+    for factors in (short, long):
+        if len(factors) != len(waves):
+            raise ValueError(f"{len(factors)} factors for {len(waves)} frequencies")
     if attention is None:
         grown = p.get("factor") or config.max_positions / old
         attention = math.sqrt(1 + math.log(grown) / math.log(old)) if grown > 1 else 1.0
-    return inverse / factors, float(attention)
+    return Frequencies(1.0 / (short * waves), float(attention), Late(old, 1.0 / (long * waves)))
 
 
-RULES: dict[str, Callable[[RotaryConfig], tuple[Tensor, float]]] = {
+RULES: dict[str, Callable[[RotaryConfig], Frequencies]] = {
     "default": _default,
     "linear": _linear,
     "dynamic": _dynamic,
