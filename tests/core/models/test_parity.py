@@ -11,6 +11,7 @@ from tgi_core.request import Request
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.testing.tiny import VOCABULARY, make_checkpoint
 
+STEPS = 64
 PROMPTS = [[(7 * i + j * j) % VOCABULARY for j in range(length)] for i, length in enumerate((1, 5, 33, 90))]
 
 
@@ -21,8 +22,43 @@ def reference(folder):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def make_engine(folder, **settings):
-    return Engine(EngineConfig(model_id=str(folder), device="cpu", dtype="float32", **settings))
+@pytest.fixture(scope="module")
+def expected(reference):
+    """(greedy tokens, their log-probabilities) of each prompt."""
+    tokens = [greedy(reference, prompt, STEPS) for prompt in PROMPTS]
+    return [
+        (found, logprobs_of(reference, prompt + found)[len(prompt) - 1 :])
+        for prompt, found in zip(PROMPTS, tokens, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def logprobs_of(model, tokens):
+    """Of every token but the first: [length - 1]."""
+    logprobs = model(torch.tensor([tokens])).logits[0].float().log_softmax(-1)
+    return logprobs[:-1].gather(-1, torch.tensor(tokens[1:]).unsqueeze(-1)).squeeze(-1)
+
+
+def check(outputs, expected):
+    for request, (tokens, logprobs) in zip(outputs, expected, strict=True):
+        assert [token for output in request for token in output.token_ids] == tokens
+        found = torch.tensor([logprob for output in request for logprob in output.logprobs])
+        torch.testing.assert_close(found, logprobs, rtol=1e-4, atol=1e-4)
+
+
+class CountingEngine(Engine):
+    """Remembers how often it preempted."""
+
+    preemptions = 0
+
+    def step(self):
+        outputs = super().step()
+        self.preemptions += self.stats.preemptions
+        return outputs
+
+
+def make_engine(folder, *, dtype="float32", **settings):
+    return CountingEngine(EngineConfig(model_id=str(folder), device="cpu", dtype=dtype, **settings))
 
 
 @torch.inference_mode()
@@ -55,42 +91,54 @@ def tokens_of(outputs):
     return [[token for output in request for token in output.token_ids] for request in outputs]
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        pytest.param({}, id="whole prompts"),
-        pytest.param({"max_batch_prefill_tokens": 7}, id="chunked"),
-        pytest.param({"disable_custom_kernels": True}, id="reference kernels"),
-        pytest.param(
-            {"kernels": {"attention": "torch"}, "max_batch_prefill_tokens": 20}, id="torch attention, chunked"
-        ),
-    ],
-)
-def test_greedy_tokens(folder, reference, settings):
-    if "kernels" in settings and getattr(reference.config, "attn_logit_softcapping", None):
+SETTINGS = {
+    "whole prompts": {},
+    "chunked": {"max_batch_prefill_tokens": 7},
+    "reference kernels": {"disable_custom_kernels": True},
+    "torch attention, chunked": {"kernels": {"attention": "torch"}, "max_batch_prefill_tokens": 20},
+    "preempted and resumed": {"max_total_tokens": 160, "max_batch_total_tokens": 224, "prefix_caching": False},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_greedy_tokens(folder, reference, expected, name):
+    if name.startswith("torch") and getattr(reference.config, "attn_logit_softcapping", None):
         pytest.skip("PyTorch's attention has no soft cap")
-    expected = [greedy(reference, prompt, 24) for prompt in PROMPTS]
-    assert tokens_of(run(make_engine(folder, **settings), PROMPTS, 24)) == expected
+    engine = make_engine(folder, **SETTINGS[name])
+    check(run(engine, PROMPTS, STEPS), expected)
+    if name.startswith("preempted"):
+        assert engine.preemptions
 
 
-def test_prefix_cache_hits_change_nothing(folder, reference):
+def test_prefix_cache_hits_change_nothing(folder, expected):
     engine = make_engine(folder)
-    expected = greedy(reference, PROMPTS[3], 12)
-    first, again = (run(engine, [PROMPTS[3]], 12)[0] for _ in range(2))
-    assert tokens_of([first, again]) == [expected, expected]
+    first, again = (run(engine, [PROMPTS[3]], STEPS)[0] for _ in range(2))
+    check([first, again], [expected[3]] * 2)
     assert again[0].cached_tokens == 64
+
+
+@torch.inference_mode()
+def test_bfloat16_errs_no_more_than_transformers(folder, reference):
+    from transformers import AutoModelForCausalLM
+
+    prompt = PROMPTS[3]
+    exact = logprobs_of(reference, prompt)[: len(prompt) - 1]
+    theirs = logprobs_of(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval(), prompt)
+    engine = make_engine(folder, dtype="bfloat16")
+    ours = torch.tensor(run(engine, [prompt], 1, prompt_logprobs=True)[0][0].prompt_logprobs[1:])
+    error, allowed = ((found[: len(exact)] - exact).square().mean().sqrt() for found in (ours, theirs))
+    assert error <= 1.5 * allowed + 0.01
 
 
 @torch.inference_mode()
 def test_prompt_logprobs(folder, reference):
     prompt = PROMPTS[2]
-    logprobs = reference(torch.tensor([prompt])).logits[0].log_softmax(-1)
-    expected = logprobs[:-1].gather(-1, torch.tensor(prompt[1:]).unsqueeze(-1)).squeeze(-1)
+    expected = logprobs_of(reference, prompt)
     engine = make_engine(folder, max_batch_prefill_tokens=8)
     outputs = run(engine, [prompt], 1, prompt_logprobs=True, top_n_tokens=3)[0]
     assert outputs[0].prompt_logprobs[0] is None
     torch.testing.assert_close(torch.tensor(outputs[0].prompt_logprobs[1:]), expected, rtol=1e-4, atol=1e-4)
-    best = logprobs[-1].topk(3)
+    best = reference(torch.tensor([prompt])).logits[0, -1].log_softmax(-1).topk(3)
     assert [entry.id for entry in outputs[0].top_logprobs[0]] == best.indices.tolist()
     torch.testing.assert_close(
         torch.tensor([entry.logprob for entry in outputs[0].top_logprobs[0]]), best.values, rtol=1e-4, atol=1e-4

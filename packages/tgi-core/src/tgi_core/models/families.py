@@ -71,7 +71,7 @@ FAMILIES = (
         architectures=("Phi3ForCausalLM",),
         target=f"{_MODELS}.phi3:Phi3ForCausalLM",
         family="Phi-3",
-        note="also Phi-4; long contexts by the longest that is served, not by each sequence",
+        note="also Phi-4; longrope by position: prompts beyond the trained context differ from transformers",
     ),
     ModelSpec(architectures=("Qwen2ForCausalLM",), target=f"{_MODELS}.llama:LlamaForCausalLM", family="Qwen2"),
     ModelSpec(
