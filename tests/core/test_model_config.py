@@ -90,7 +90,7 @@ def test_what_families_take_for_missing_keys():
 
 SIZES = {
     "vocab_size", "hidden_size", "n_embd", "d_model", "intermediate_size", "num_hidden_layers", "n_layer", "n_layers",
-    "num_attention_heads", "n_head", "n_heads",
+    "num_attention_heads", "n_head", "n_heads", "num_layers", "num_heads", "d_ff",
 }  # fmt: skip
 
 
@@ -109,6 +109,16 @@ def test_missing_keys_mean_what_the_class_of_transformers_says(model_type):
     ]
     others = DEFAULTS[model_type].keys() & full.keys() - {"sliding_window"}  # null there where it is not used
     assert {key: missing.raw[key] for key in others} == {key: full[key] for key in others}
+
+
+def test_the_start_of_decoders_is_what_transformers_would_begin_with():
+    config = {**SMALL, "is_encoder_decoder": True, "bos_token_id": 5}
+    assert parse_model_config({**config, "is_encoder_decoder": False}).decoder_start_ids == ()
+    assert parse_model_config(config).decoder_start_ids == (5,)
+    assert parse_model_config({**config, "decoder_start_token_id": 2}).decoder_start_ids == (2,)
+    assert parse_model_config(config, {"decoder_start_token_id": 3}).decoder_start_ids == (3,)
+    with pytest.raises(UnsupportedModel, match="names no `decoder_start_token_id`"):
+        parse_model_config({**config, "bos_token_id": None})
 
 
 def _frequencies(rotary):

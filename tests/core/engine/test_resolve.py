@@ -27,9 +27,22 @@ STATIC = Capabilities(
 )
 
 
-def run(capabilities=GPU, free=10**9, weights=10**8, **wishes):
+SIZES = {"vocab_size": 100, "d_model": 64, "num_layers": 2, "num_heads": 4}
+T5 = parse_model_config({**SIZES, "architectures": ["T5ForConditionalGeneration"], "model_type": "t5"})
+BART = parse_model_config(
+    {
+        **SIZES,
+        "architectures": ["BartForConditionalGeneration"],
+        "is_encoder_decoder": True,
+        "decoder_start_token_id": 2,
+        "max_position_embeddings": 256,
+    }
+)
+
+
+def run(capabilities=GPU, free=10**9, weights=10**8, model=MODEL, **wishes):
     facts = Facts(model_id="m", device="d", device_reason="r", free_bytes=free, weight_bytes=weights, token_bytes=1000)
-    return resolve(EngineConfig(**wishes), MODEL, capabilities, facts)
+    return resolve(EngineConfig(**wishes), model, capabilities, facts)
 
 
 def test_zero_flags_give_everything_the_model_and_the_memory_allow():
@@ -70,6 +83,44 @@ def test_a_compiled_device_has_one_block_per_slot():
     assert (resolved.num_blocks, resolved.block_size, resolved.max_batch_size) == (4, 512, 4)
     assert (resolved.max_total_tokens, resolved.max_input_tokens) == (512, 256)
     assert not resolved.prefix_caching
+
+
+def test_encoder_and_decoder_have_positions_of_their_own():
+    resolved = run(model=BART)
+    assert (resolved.max_input_tokens, resolved.max_total_tokens, resolved.max_output_tokens) == (256, 512, 256)
+    with pytest.raises(ConfigError, match="the encoder knows 256 positions"):
+        run(model=BART, max_input_tokens=257)
+    with pytest.raises(ConfigError, match="the model knows 512 positions"):
+        run(model=BART, max_total_tokens=513)
+
+
+def test_relative_positions_bound_nothing():
+    resolved = run(model=T5)
+    assert (resolved.max_input_tokens, resolved.max_total_tokens, resolved.max_output_tokens) == (512, 1024, None)
+    resolved = run(model=T5, max_input_tokens=3000, max_total_tokens=4000)
+    assert (resolved.max_input_tokens, resolved.max_total_tokens) == (3000, 4000)
+
+
+def test_whole_sources_are_taken_and_no_prefix_is_cached():
+    resolved = run(Capabilities(prefill_tokens=128), model=T5)
+    assert (resolved.max_batch_prefill_tokens, resolved.prefix_caching) == (512, False)
+    assert {"prefix_caching", "max_batch_prefill_tokens"} <= {reason.setting for reason in resolved.reasons}
+    with pytest.raises(ConfigError, match="every token of an encoder-decoder depends on the whole prompt"):
+        run(model=T5, prefix_caching=True)
+
+
+def test_source_and_output_fit_into_the_cache_in_blocks_of_their_own():
+    resolved = run(model=T5, free=10**8 + 600_000)
+    assert resolved.max_batch_total_tokens == 528
+    assert resolved.max_total_tokens == 528 - 16 - 1
+    for source in range(1, resolved.max_total_tokens):
+        decoder = 1 + resolved.max_total_tokens - source
+        assert -(-source // 16) - (-decoder // 16) <= resolved.num_blocks
+
+
+def test_a_device_with_one_block_per_sequence_has_no_place_for_sources():
+    with pytest.raises(ConfigError, match="one block"):
+        run(STATIC, model=T5)
 
 
 @pytest.mark.parametrize(

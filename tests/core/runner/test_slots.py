@@ -32,6 +32,27 @@ def test_tables_grow_and_start_anew_with_each_admission():
     assert update(tables, row(2, 0, 1, (8,), (5,)), admissions=[admit(2, 8)]).block_tables.tolist() == [[5]]
 
 
+def test_sources_are_encoded_by_the_first_row_of_their_sequence():
+    tables = SlotTables(4, 8, torch.device("cpu"))
+    first = Admission(101, 1, SamplingParams(), 0, (0,), 1, source=(5, 6, 7), source_blocks=(6, 4))
+    second = Admission(103, 3, SamplingParams(), 0, (0, 9), 1, source=(8, 8), source_blocks=(2,))
+    begins = (row(3, 0, 2, (0, 9), (1,)), row(1, 0, 1, (0,), (3,)))
+    step = update(tables, *begins, admissions=[first, second])
+    assert step.source.starts.tolist() == [0, 2, 5]
+    assert step.source.lens.tolist() == [2, 3]
+    assert step.source.block_tables[0, 0] == 2
+    assert step.source.block_tables[1].tolist() == [6, 4]
+    encoder = tables.encoder_input(begins)
+    assert encoder.ids.tolist() == [8, 8, 5, 6, 7]
+    assert encoder.positions.tolist() == [0, 1, 0, 1, 2]
+    assert encoder.lens == (2, 3)
+    goes_on = row(1, 1, 1, None)
+    step = update(tables, goes_on)
+    assert (step.source.starts.tolist(), step.source.lens.tolist()) == ([0, 0], [3])
+    assert tables.encoder_input((goes_on,)) is None
+    assert update(tables, row(1, 0, 1, (4,), (5,)), admissions=[admit(1, 4)]).source is None
+
+
 def test_positions_follow_each_sequence():
     tables = SlotTables(4, 8, torch.device("cpu"))
     step = update(tables, row(0, 5, 3, (1, 2, 3), (0,)), row(1, 0, 2, (4, 5), (1,)), row(2, 9, 1, None, (2,)))

@@ -2,6 +2,7 @@
 
 import random
 from collections import deque
+from dataclasses import replace
 
 import pytest
 
@@ -27,20 +28,22 @@ RUNNERS = [FakePagedRunner, FakeAsynchronousRunner, FakeStaticRunner]
 class Loop:
     """A small engine: schedules, runs, reports, and checks every invariant after each step."""
 
-    def __init__(self, runner_type=FakePagedRunner, *, num_blocks=32, prefill_tokens=16, batch_size=4, depth=None):
+    def __init__(
+        self, runner_type=FakePagedRunner, *, num_blocks=32, prefill_tokens=16, batch_size=4, depth=None, start_ids=()
+    ):
         capabilities = runner_type.capabilities
         block_size = capabilities.block_sizes[0] or 64
         if not capabilities.block_sizes[0]:
             num_blocks = capabilities.max_sequences
         limits = Limits(
             max_input_tokens=40,
-            max_total_tokens=min(64, num_blocks * block_size),
+            max_total_tokens=min(64, num_blocks * block_size - (block_size + len(start_ids) if start_ids else 0)),
             max_batch_prefill_tokens=prefill_tokens,
             max_batch_size=batch_size,
             vocab_size=VOCABULARY,
         )
-        kv = KVCacheManager(num_blocks, block_size, prefix_caching=capabilities.prefix_caching)
-        self.scheduler = Scheduler(limits, capabilities, kv, FinishRule())
+        kv = KVCacheManager(num_blocks, block_size, prefix_caching=capabilities.prefix_caching and not start_ids)
+        self.scheduler = Scheduler(limits, capabilities, kv, FinishRule(), start_ids)
         self.runner = runner_type(num_blocks, block_size, batch_size)
         self.depth = depth or (2 if capabilities.asynchronous else 1)
         self.in_flight = deque()
@@ -80,6 +83,9 @@ class Loop:
         slots = [sequence.slot for sequence in running.values()]
         assert len(set(slots)) == len(slots)
         assert len(slots) + len(self.scheduler._free_slots) == self.scheduler.limits.max_batch_size
+        for sequence in running.values():
+            held = kv.blocks_for(len(sequence.source)) + kv.blocks_for(sequence.computed)
+            assert len(kv.table(sequence.id)) == held
 
     def drain(self, most_steps=2000):
         while self.scheduler.has_work or self.in_flight:
@@ -100,15 +106,23 @@ def test_every_device_generates_the_expected_tokens(runner_type):
     assert set(loop.reasons.values()) == {"length"}
 
 
-@pytest.mark.parametrize("runner_type", RUNNERS)
+KINDS = [pytest.param(runner_type, (), id=runner_type.__name__) for runner_type in RUNNERS] + [
+    pytest.param(runner_type, start_ids, id=f"{runner_type.__name__}, {len(start_ids)} start tokens")
+    for runner_type in RUNNERS[:2]
+    for start_ids in ((0,), (7, 8, 9, 10, 11))
+]
+
+
+@pytest.mark.parametrize(("runner_type", "start_ids"), KINDS)
 @pytest.mark.parametrize("seed", range(25))
-def test_random_arrivals_cancels_and_reuse(runner_type, seed):
+def test_random_arrivals_cancels_and_reuse(runner_type, start_ids, seed):
     rng = random.Random(seed)
     loop = Loop(
         runner_type,
         num_blocks=rng.choice([16, 20, 40]),
         prefill_tokens=rng.choice([1, 5, 16, 64]),
         batch_size=4,
+        start_ids=start_ids,
     )
     prompts: dict[int, list[int]] = {}
     lengths: dict[int, int] = {}
@@ -127,12 +141,75 @@ def test_random_arrivals_cancels_and_reuse(runner_type, seed):
             loop.check()
     loop.drain()
     for request_id, prompt in prompts.items():
-        expected = expected_output(prompt, lengths[request_id])
+        expected = (
+            expected_output(list(start_ids), lengths[request_id], source=prompt)
+            if start_ids
+            else expected_output(prompt, lengths[request_id])
+        )
         if request_id in aborted:
             assert loop.outputs[request_id] == expected[: len(loop.outputs[request_id])]
             assert request_id not in loop.reasons
         else:
             assert loop.outputs[request_id] == expected
+
+
+def test_an_encoder_reads_its_source_at_once_beside_decodes_and_the_decoder_its_start_tokens():
+    loop = Loop(prefill_tokens=8, start_ids=(0,))
+    loop.add(1, [1, 2, 3], new_tokens=20)
+    loop.step()
+    loop.add(2, list(range(30)))
+    loop.add(3, [4])
+    plan = loop.step()
+    assert plan.kind == "mixed"
+    (admission,) = plan.admissions  # the third waits: the budget is spent
+    assert (admission.source, admission.tokens, admission.prompt_len) == (tuple(range(30)), (0,), 1)
+    assert len(admission.source_blocks) == 8
+    assert [(row.start, row.length, len(row.new_blocks)) for row in plan.rows] == [(1, 1, 0), (0, 1, 1)]
+    assert loop.scheduler.take_counts().prefill_tokens == 3 + 1 + 30 + 1
+    loop.drain()
+    assert loop.outputs[2] == expected_output([0], 5, source=list(range(30)))
+
+
+@pytest.mark.parametrize("runner_type", RUNNERS[:2])
+def test_a_preempted_encoder_decoder_is_encoded_again(runner_type):
+    loop = Loop(runner_type, num_blocks=16, prefill_tokens=64, start_ids=(0,))
+    for request_id in range(4):
+        loop.add(request_id, [request_id] * 10, new_tokens=30)
+    again = 0
+    while loop.scheduler.has_work or loop.in_flight:
+        plan = loop.step()
+        again += (
+            sum(len(admission.tokens) > 1 and len(admission.source) == 10 for admission in plan.admissions)
+            if plan
+            else 0
+        )
+    assert again > 0
+    for request_id in range(4):
+        assert loop.outputs[request_id] == expected_output([0], 30, source=[request_id] * 10)
+
+
+def test_a_long_source_is_not_starved_by_decodes():
+    """With decodes in every step the budget never suffices for it."""
+    loop = Loop(prefill_tokens=30, start_ids=(0,), batch_size=2)
+    loop.add(0, [1], new_tokens=60)
+    loop.step()
+    loop.add(1, [2] * 30, new_tokens=1)
+    loop.step()
+    assert loop.reasons == {1: "length"}
+
+
+def test_encoder_decoders_and_the_prefix_cache_exclude_one_another():
+    loop = Loop()
+    with pytest.raises(ValueError, match="prefix cache"):
+        Scheduler(loop.scheduler.limits, FakePagedRunner.capabilities, loop.scheduler.kv, FinishRule(), (0,))
+
+
+def test_more_output_than_a_decoder_has_positions_for_is_refused():
+    loop = Loop(start_ids=(0,))
+    loop.scheduler.limits = replace(loop.scheduler.limits, max_output_tokens=12)
+    loop.add(1, [1] * 40, new_tokens=12)
+    with pytest.raises(InvalidRequest, match=r"`max_new_tokens` must be <= 12\. Given: 13"):
+        loop.add(2, [1], new_tokens=13)
 
 
 def test_static_device_sees_two_shapes_only():

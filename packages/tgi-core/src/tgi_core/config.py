@@ -45,6 +45,7 @@ class ResolvedConfig(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     max_input_tokens: int
     max_total_tokens: int
+    max_output_tokens: int | None  #: that a decoder with positions of its own may write; None = any
     max_batch_prefill_tokens: int
     max_batch_total_tokens: int
     max_batch_size: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from tgi_core.errors import UnsupportedModel
@@ -19,6 +20,16 @@ class RotaryConfig:
     parameters: Mapping[str, Any]  #: of the rule, as config.json names them
     max_positions: int = 2048  #: that the stretched embedding is for
 
+
+_T5 = {
+    "is_encoder_decoder": True,
+    "decoder_start_token_id": 0,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "d_kv": 64,
+    "feed_forward_proj": "relu",
+    "n_positions": 512,
+}
 
 #: model_type -> what transformers takes for keys that config.json leaves out, where that differs between families
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -98,6 +109,9 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "max_position_embeddings": 4096,
     },
     "olmo2": {"rms_norm_eps": 1e-5},
+    "t5": _T5,
+    "mt5": {**_T5, "feed_forward_proj": "gated-gelu", "n_positions": 1024},
+    "umt5": {**_T5, "feed_forward_proj": "gated-gelu", "n_positions": 1024},
     "cohere": {"layer_norm_eps": 1e-5, "logit_scale": 0.0625, "rope_theta": 5e5, "max_position_embeddings": 8192},
     "gemma": {
         "head_dim": 256,
@@ -152,6 +166,7 @@ class ModelConfig:
     rotary: RotaryConfig
     local_rotary: RotaryConfig | None  #: of layers with a sliding window, where they have one of their own
     dtype: str | None  #: of the checkpoint
+    decoder_start_ids: tuple[int, ...] = ()  #: with which the decoder of an encoder-decoder begins; () for decoders
     raw: Mapping[str, Any]
 
     @property
@@ -159,15 +174,30 @@ class ModelConfig:
         """The checkpoint's dtype, where its config names one."""
         return self.dtype or "float32"
 
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether an encoder reads the prompt."""
+        return bool(self.decoder_start_ids)
 
-def parse_model_config(config: Mapping[str, Any]) -> ModelConfig:
+    @property
+    def relative_positions(self) -> bool:
+        """Whether only distances count, the far ones alike, so that `max_positions` bounds nothing."""
+        return "relative_attention_num_buckets" in self.raw
+
+
+def parse_model_config(
+    config: Mapping[str, Any], generation_config: Mapping[str, Any] = MappingProxyType({})
+) -> ModelConfig:
     """Read config.json of transformers 4 or 5.
+
+    Args:
+        generation_config: generation_config.json, which may name an encoder-decoder's start token.
 
     Raises:
         UnsupportedModel: a size is missing or senseless, so that this is no decoder that we know.
     """
     try:
-        return _parse({**DEFAULTS.get(config.get("model_type", ""), {}), **config})
+        return _parse({**DEFAULTS.get(config.get("model_type", ""), {}), **config}, generation_config)
     except KeyError as error:
         raise UnsupportedModel(
             f"config.json has no {error.args[0]!r}, which every decoder needs; "
@@ -192,7 +222,7 @@ _ALIASES = {
 }
 
 
-def _parse(config: Mapping[str, Any]) -> ModelConfig:
+def _parse(config: Mapping[str, Any], generation_config: Mapping[str, Any]) -> ModelConfig:
     hidden, heads, layers = (_count(config, name) for name in ("hidden_size", "num_heads", "num_layers"))
     is_multi_query = config.get("multi_query") and not config.get("new_decoder_architecture")
     kv_heads = 1 if is_multi_query else _count(config, "num_kv_heads", heads)
@@ -219,6 +249,7 @@ def _parse(config: Mapping[str, Any]) -> ModelConfig:
         rotary=_rotary(config, head_size),
         local_rotary=_local_rotary(config, head_size),
         dtype=_find(config, "dtype", None),
+        decoder_start_ids=_decoder_start_ids(config, generation_config),
         raw=config,
     )
 
@@ -253,6 +284,17 @@ def architecture(config: Mapping[str, Any]) -> str:
             "config.json names no `architectures`, so the kind of model is unknown; add the class name"
         )
     return str(names[0])
+
+
+def _decoder_start_ids(config: Mapping[str, Any], generation_config: Mapping[str, Any]) -> tuple[int, ...]:
+    """As transformers' `generate`: `decoder_start_token_id`, else `bos_token_id`, of generation_config.json first."""
+    if not config.get("is_encoder_decoder"):
+        return ()
+    for name in ("decoder_start_token_id", "bos_token_id"):
+        for source in (generation_config, config):
+            if type(source.get(name)) is int:
+                return (source[name],)
+    raise UnsupportedModel("config.json names no `decoder_start_token_id`, with which the decoder would begin; add it")
 
 
 def _sliding_windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:

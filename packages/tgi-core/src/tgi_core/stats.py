@@ -55,3 +55,5 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     fallback: str = ""  #: why this model runs on transformers' own code, "" if it does not
     custom_kernels: bool = True
     extra_parameters: dict[str, str] = {}  #: request fields of plugins' logits processors -> JSON type
+    max_output_tokens: int | None = None  #: see ResolvedConfig
+    decoder_start_ids: list[int] = []  #: with which the decoder of an encoder-decoder begins; empty for decoders

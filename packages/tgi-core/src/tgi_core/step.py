@@ -25,6 +25,8 @@ class Admission:
     seed: int
     tokens: tuple[int, ...]  #: prompt, and after a preemption the output so far
     prompt_len: int
+    source: tuple[int, ...] = ()  #: what an encoder reads in the step of the first row; then `tokens` are the decoder's
+    source_blocks: tuple[int, ...] = ()  #: for cross-attention's keys and values of the source
 
 
 @dataclass(frozen=True, slots=True)

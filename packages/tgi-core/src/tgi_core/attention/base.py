@@ -39,9 +39,29 @@ class StepInput:
     context_lens: Int32Array  #: [B] tokens of each sequence after this step
     block_tables: Int32Array  #: [B, W] block ids; entries past a sequence's last block are undefined
 
+    source: SourceInput | None = None  #: of encoder-decoders
+
     @property
     def num_tokens(self) -> int:
         return int(self.query_starts[-1])
+
+
+@dataclass(frozen=True)
+class SourceInput:
+    """The sources of a step's B sequences, S tokens of which are encoded in this step."""
+
+    starts: Int32Array  #: [B + 1] first of those S tokens of each sequence; none of sources that were encoded before
+    lens: Int32Array  #: [B] tokens of each source, encoded now or before
+    block_tables: Int32Array  #: [B, W] of cross-attention; entries past a source's last block are undefined
+
+
+@dataclass(frozen=True)
+class EncoderInput:
+    """What the encoder reads in a step: S tokens of the sources that begin."""
+
+    ids: Tensor  #: [S] int64
+    positions: Tensor  #: [S] int64, from 0 in each source
+    lens: tuple[int, ...]  #: tokens of each source
 
 
 @dataclass
@@ -50,6 +70,7 @@ class ForwardContext:
 
     positions: Tensor  #: [T] int64
     attention: Any  #: what `AttentionBackend.prepare` returned; opaque to models
+    encoder: EncoderInput | None = None  #: None where no source begins
     _once: dict[int, Any] = field(default_factory=dict)
 
     def once(self, compute: Callable[[Tensor], Any]) -> Any:

@@ -17,7 +17,7 @@ from tgi_core.device.backend import DeviceBackend
 from tgi_core.device.select import select_device
 from tgi_core.distributed.group import ALONE, Group
 from tgi_core.engine.model_files import find_model, make_tokenizer
-from tgi_core.engine.resolve import Facts, check_wishes, resolve, resolve_dtype
+from tgi_core.engine.resolve import Facts, check_wishes, kv_surplus, resolve, resolve_dtype
 from tgi_core.errors import TokenizerError
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.select import KernelChoice, select_kernels
@@ -167,7 +167,7 @@ def _model_config(config: EngineConfig, files: ModelFiles, reader: WeightReader)
         }
         raw["max_position_embeddings"] = int(own.max_positions * factor)
     has_head = any(name.endswith(HEADS) for name in reader.names)
-    return replace(parse_model_config(raw), tie_word_embeddings=not has_head)
+    return replace(parse_model_config(raw, files.generation_config), tie_word_embeddings=not has_head)
 
 
 def _weight_bytes(reader: WeightReader, dtype: str) -> int:
@@ -196,9 +196,11 @@ def _scheduler(
         max_batch_prefill_tokens=resolved.max_batch_prefill_tokens,
         max_batch_size=resolved.max_batch_size,
         vocab_size=model.vocab_size,
+        max_output_tokens=resolved.max_output_tokens,
     )
     kv = KVCacheManager(resolved.num_blocks, resolved.block_size, prefix_caching=resolved.prefix_caching)
-    return Scheduler(limits, backend.capabilities, kv, FinishRule(frozenset(eos_token_ids)))
+    finish = FinishRule(frozenset(eos_token_ids))
+    return Scheduler(limits, backend.capabilities, kv, finish, model.decoder_start_ids)
 
 
 def _runner(
@@ -211,7 +213,8 @@ def _runner(
     rules: TokenRules,
 ) -> Runner:
     device, slots, vocab = backend.torch_device, resolved.max_batch_size, model.config.vocab_size
-    tables = SlotTables(slots, -(-resolved.max_total_tokens // resolved.block_size), device)
+    most_tokens = resolved.max_total_tokens + kv_surplus(model.config, resolved.block_size)
+    tables = SlotTables(slots, -(-most_tokens // resolved.block_size), device)
     context = SamplingContext(
         vocab_size=vocab,
         device=device,
@@ -244,4 +247,5 @@ def _info(
         load_s=0.0,
         fallback=fallback,
         custom_kernels=custom_kernels,
+        decoder_start_ids=list(model.decoder_start_ids),
     )

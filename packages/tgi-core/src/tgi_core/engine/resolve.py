@@ -97,26 +97,32 @@ def resolve(config: EngineConfig, model: ModelConfig, capabilities: Capabilities
     choices.take("dtype", config.dtype, dtype, why)
     batch_size = _batch_size(config, capabilities, choices)
     longest = _longest(config, model, capabilities)
-    capacity = _capacity(config, capabilities, facts, batch_size, longest, choices)
-    total = _max_total(config, longest, capacity, choices)
-    max_input = _max_input(config, capabilities, total, choices)
+    surplus = kv_surplus(model, capabilities.block_sizes[0])
+    capacity = _capacity(config, capabilities, facts, batch_size, longest + surplus, choices)
     one_block = capabilities.block_sizes[0] == ONE_BLOCK_PER_SEQUENCE
+    if one_block and model.is_encoder_decoder:
+        raise ConfigError(
+            "this device holds a sequence in one block of KV cache, which has no place for an encoder's keys; "
+            "serve encoder-decoders on another device"
+        )
+    total = _max_total(config, longest, capacity - surplus, choices)
+    max_input = _max_input(config, model, capabilities, total, choices)
     block_size = total if one_block else capabilities.block_sizes[0]
     num_blocks = batch_size if one_block else capacity // block_size
-    prefill = config.max_batch_prefill_tokens or _prefill_tokens(capabilities, max_input, choices)
-    prefix_caching = capabilities.prefix_caching if config.prefix_caching is None else config.prefix_caching
+    prefill = config.max_batch_prefill_tokens or _prefill_tokens(model, capabilities, max_input, choices)
     return ResolvedConfig(
         model_id=facts.model_id,
         device=facts.device,
         dtype=dtype,
         max_input_tokens=max_input,
         max_total_tokens=total,
+        max_output_tokens=_max_output(model),
         max_batch_prefill_tokens=prefill,
         max_batch_total_tokens=num_blocks * block_size,
         max_batch_size=batch_size,
         block_size=block_size,
         num_blocks=num_blocks,
-        prefix_caching=prefix_caching,
+        prefix_caching=_prefix_caching(config, model, capabilities, choices),
         reasons=choices.reasons,
     )
 
@@ -132,15 +138,34 @@ def _batch_size(config: EngineConfig, capabilities: Capabilities, choices: _Choi
     return config.max_batch_size or capabilities.batch_size
 
 
+def kv_surplus(model: ModelConfig, block_size: int) -> int:
+    """Tokens of KV cache that a sequence may take beyond its prompt and output.
+
+    The decoder of an encoder-decoder has start tokens, and begins in a new block behind the source.
+    """
+    return block_size + len(model.decoder_start_ids) if model.is_encoder_decoder else 0
+
+
 def _longest(config: EngineConfig, model: ModelConfig, capabilities: Capabilities) -> int:
-    """The longest sequence that model and device allow."""
-    longest = min(model.max_positions, capabilities.max_len or model.max_positions)
-    if config.max_total_tokens is not None and config.max_total_tokens > longest:
+    """The longest sequence that model and device allow; encoder and decoder count positions for themselves."""
+    known = 2 * model.max_positions if model.is_encoder_decoder else model.max_positions
+    longest = min(known, capabilities.max_len or known)
+    if config.max_total_tokens is not None and config.max_total_tokens > longest and not model.relative_positions:
         raise ConfigError(
             f"--max-total-tokens {config.max_total_tokens}: the model knows {longest} positions; "
             "ask for at most that many, or stretch them with --rope-scaling"
         )
     return config.max_total_tokens or longest
+
+
+def _prefix_caching(config: EngineConfig, model: ModelConfig, capabilities: Capabilities, choices: _Choices) -> bool:
+    if not model.is_encoder_decoder:
+        return capabilities.prefix_caching if config.prefix_caching is None else config.prefix_caching
+    why = "every token of an encoder-decoder depends on the whole prompt"
+    if config.prefix_caching:
+        raise ConfigError(f"prefix caching: {why}, so that no prefix can be reused; leave it out")
+    choices.take("prefix_caching", config.prefix_caching, False, why)
+    return False
 
 
 def _capacity(
@@ -185,20 +210,34 @@ def _max_total(config: EngineConfig, longest: int, capacity: int, choices: _Choi
     return min(longest, capacity)
 
 
-def _max_input(config: EngineConfig, capabilities: Capabilities, total: int, choices: _Choices) -> int:
+def _max_input(
+    config: EngineConfig, model: ModelConfig, capabilities: Capabilities, total: int, choices: _Choices
+) -> int:
+    known = model.max_positions if model.is_encoder_decoder else total
     if config.max_input_tokens is not None:
+        if config.max_input_tokens > known and not model.relative_positions:
+            raise ConfigError(f"--max-input-tokens {config.max_input_tokens}: the encoder knows {known} positions")
         if config.max_input_tokens >= total:
             raise ConfigError(f"`max_input_tokens`({config.max_input_tokens}) must be < `max_total_tokens`({total})")
         return config.max_input_tokens
-    longest = min(total - 1, capabilities.max_prompt_len or total - 1)
-    choices.take("max_input_tokens", None, longest, "max_total_tokens less one token of output")
+    longest = min(total - 1, known, capabilities.max_prompt_len or total - 1)
+    why = "positions of the encoder" if longest == known else "max_total_tokens less one token of output"
+    choices.take("max_input_tokens", None, longest, why)
     return longest
 
 
-def _prefill_tokens(capabilities: Capabilities, max_input: int, choices: _Choices) -> int:
-    if capabilities.chunked_prefill:
+def _max_output(model: ModelConfig) -> int | None:
+    """The KV of the last token is never needed, nor its position."""
+    if not model.is_encoder_decoder or model.relative_positions:
+        return None
+    return model.max_positions - len(model.decoder_start_ids) + 1
+
+
+def _prefill_tokens(model: ModelConfig, capabilities: Capabilities, max_input: int, choices: _Choices) -> int:
+    if capabilities.chunked_prefill and not model.is_encoder_decoder:
         choices.take("max_batch_prefill_tokens", None, capabilities.prefill_tokens, "keeps this device busy")
         return capabilities.prefill_tokens
     tokens = max(max_input, capabilities.prefill_tokens)
-    choices.take("max_batch_prefill_tokens", None, tokens, "this device takes whole prompts")
+    why = "an encoder takes whole prompts" if model.is_encoder_decoder else "this device takes whole prompts"
+    choices.take("max_batch_prefill_tokens", None, tokens, why)
     return tokens

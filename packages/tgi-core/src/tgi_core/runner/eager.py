@@ -60,7 +60,7 @@ class EagerRunner(Runner):
 
     def _run(self, rows: tuple[Row, ...]) -> list[RowResult]:
         step = self.slots.step_input(rows)
-        context = ForwardContext(positions(step), self.attention.prepare(step))
+        context = ForwardContext(positions(step), self.attention.prepare(step), self.slots.encoder_input(rows))
         hidden = self.model(self.slots.input_ids(rows), context)
         results = [RowResult(row.sequence_id) for row in rows]
         ends = step.query_starts[1:].tolist()

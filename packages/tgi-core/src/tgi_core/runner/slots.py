@@ -1,11 +1,14 @@
-"""Per-slot state that lives as long as a sequence: its block table and its last token."""
+"""Per-slot state that lives as long as a sequence: its block tables, its last token, and its source."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from tgi_core.attention.base import StepInput
+from tgi_core.attention.base import EncoderInput, Int32Array, SourceInput, StepInput
 from tgi_core.step import Row, StepPlan
 
 
@@ -15,12 +18,14 @@ class SlotTables:
     def __init__(self, slots: int, blocks_per_sequence: int, device: torch.device) -> None:
         self._tables = np.zeros((slots, blocks_per_sequence), dtype=np.int32)
         self._lengths = np.zeros(slots, dtype=np.int64)
+        self._sources = _Sources(slots, blocks_per_sequence)
         self.last_tokens = torch.zeros(slots, dtype=torch.int64, device=device)
 
     def update(self, plan: StepPlan) -> None:
         """Take over what a plan says of slots and blocks."""
         for admission in plan.admissions:
             self._lengths[admission.slot] = 0
+            self._sources.put(admission.slot, admission.source, admission.source_blocks)
             self.last_tokens[admission.slot] = admission.tokens[-1]
         for row in plan.rows:
             if row.new_blocks:
@@ -33,10 +38,13 @@ class SlotTables:
         slots = [row.slot for row in rows]
         lengths = np.fromiter((row.length for row in rows), dtype=np.int32, count=len(rows))
         starts = np.fromiter((row.start for row in rows), dtype=np.int32, count=len(rows))
-        query_starts = np.zeros(len(rows) + 1, dtype=np.int32)
-        np.cumsum(lengths, out=query_starts[1:])
         width = int(self._lengths[slots].max())
-        return StepInput(query_starts, starts + lengths, self._tables[slots, :width])
+        source = self._sources.step_input(slots, starts == 0)
+        return StepInput(_offsets(lengths), starts + lengths, self._tables[slots, :width], source)
+
+    def encoder_input(self, rows: tuple[Row, ...]) -> EncoderInput | None:
+        """The sources of the rows that begin."""
+        return self._sources.encoder_input([row.slot for row in rows if row.start == 0], self.last_tokens.device)
 
     def input_ids(self, rows: tuple[Row, ...]) -> torch.Tensor:
         """The tokens of these rows: [T] int64; those still on the device are not waited for."""
@@ -55,6 +63,44 @@ class SlotTables:
             at, slots = torch.tensor(late, device=ids.device).unbind(1)
             ids[at] = self.last_tokens[slots]
         return ids
+
+
+class _Sources:
+    """What encoders read, by slot, and the blocks that it takes; nothing where a model has no encoder."""
+
+    def __init__(self, slots: int, blocks_per_sequence: int) -> None:
+        self._tokens: list[tuple[int, ...]] = [()] * slots
+        self._lens = np.zeros(slots, dtype=np.int32)
+        self._tables = np.zeros((slots, blocks_per_sequence), dtype=np.int32)
+        self._widths = np.zeros(slots, dtype=np.int64)
+
+    def put(self, slot: int, source: tuple[int, ...], blocks: tuple[int, ...]) -> None:
+        """Take over a sequence's source."""
+        self._tokens[slot], self._lens[slot], self._widths[slot] = source, len(source), len(blocks)
+        self._tables[slot, : len(blocks)] = blocks
+
+    def step_input(self, slots: Sequence[int], begins: npt.NDArray[np.bool_]) -> SourceInput | None:
+        """The sources of these slots; of those that begin the encoder reads all tokens."""
+        lens = self._lens[slots]
+        if not lens.any():
+            return None
+        return SourceInput(_offsets(lens * begins), lens, self._tables[slots, : int(self._widths[slots].max())])
+
+    def encoder_input(self, slots: Sequence[int], device: torch.device) -> EncoderInput | None:
+        """The sources of these slots, one after the other."""
+        sources = [self._tokens[slot] for slot in slots if self._tokens[slot]]
+        if not sources:
+            return None
+        ids = torch.tensor([token for source in sources for token in source], dtype=torch.int64, device=device)
+        positions = torch.cat([torch.arange(len(source), device=device) for source in sources])
+        return EncoderInput(ids, positions, tuple(map(len, sources)))
+
+
+def _offsets(lengths: Int32Array) -> Int32Array:
+    """Where each of B parts begins, and where the last one ends: [B + 1]."""
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
 
 
 def positions(step: StepInput) -> torch.Tensor:

@@ -37,6 +37,7 @@ class Limits:
     max_batch_prefill_tokens: int
     max_batch_size: int
     vocab_size: int
+    max_output_tokens: int | None = None  #: that a decoder with positions of its own may write; None = any
 
     def check(self, request: Request) -> None:
         """Refuse what can never run.
@@ -57,6 +58,8 @@ class Limits:
                 f"`inputs` tokens + `max_new_tokens` must be <= {self.max_total_tokens}. "
                 f"Given: {given} `inputs` tokens and {new} `max_new_tokens`"
             )
+        if self.max_output_tokens is not None and new > self.max_output_tokens:
+            raise InvalidRequest(f"`max_new_tokens` must be <= {self.max_output_tokens}. Given: {new}")
         named = (*request.prompt_ids, *request.params.logit_bias, *request.params.stop_token_ids)
         wrong = next((token for token in named if not 0 <= token < self.vocab_size), None)
         if wrong is not None:

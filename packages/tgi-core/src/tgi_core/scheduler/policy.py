@@ -17,7 +17,7 @@ def may_admit(sequence: Sequence, found: Blocks[int], running: Iterable[Sequence
     A sequence that was preempted before is admitted by worst case only; alone it always fits, since `Limits` refuses
     requests longer than the pool.
     """
-    left = kv.available_beside(found) - (kv.blocks_for(len(sequence.tokens)) - len(found))
+    left = kv.available_beside(found) - (kv.blocks_for(sequence.reserved + len(sequence.tokens)) - len(found))
     if left < 0:
         return False
     if left >= RESERVE * kv.pool.size and not sequence.preemptions:

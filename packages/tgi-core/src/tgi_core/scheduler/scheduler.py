@@ -4,6 +4,9 @@ A request waits, is admitted to a slot, has its prompt prefilled (in chunks, whe
 step, and leaves.  When KV blocks run out the least urgent running sequence is preempted: its blocks are released, and
 it is prefilled again later, output included.  Steps overlap the device: a step may be planned while the results of
 the one before are still on the way.
+
+Of an encoder-decoder the prompt is the source, which the encoder reads at once, in the step of the sequence's first
+row; the decoder's sequence begins with the start tokens.  Blocks for the source come before the decoder's own.
 """
 
 from __future__ import annotations
@@ -50,10 +53,27 @@ class _Draft:
 
 
 class Scheduler:
-    """Owns every request from `add` until its last output or `abort`."""
+    """Owns every request from `add` until its last output or `abort`.
 
-    def __init__(self, limits: Limits, capabilities: Capabilities, kv: KVCacheManager, finish: FinishRule) -> None:
+    Args:
+        decoder_start_ids: with which the decoder of an encoder-decoder begins; () for decoders.
+
+    Raises:
+        ValueError: prefixes of an encoder-decoder would be cached: they look alike whatever the source is.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        capabilities: Capabilities,
+        kv: KVCacheManager,
+        finish: FinishRule,
+        decoder_start_ids: tuple[int, ...] = (),
+    ) -> None:
+        if decoder_start_ids and kv.prefix_caching:
+            raise ValueError("the prefix cache cannot serve encoder-decoders; switch prefix caching off")
         self.limits, self.capabilities, self.kv, self.finish = limits, capabilities, kv, finish
+        self.decoder_start_ids = decoder_start_ids
         self.waiting = RequestQueue()
         self.running: dict[int, Sequence] = {}
         self._free_slots = list(range(limits.max_batch_size))  # a heap: lowest first
@@ -75,7 +95,8 @@ class Scheduler:
         if request.id in self.running or request.id in self.waiting:
             raise InvalidRequest(f"request id {request.id} is in use")
         self._arrivals += 1
-        self.waiting.push(Sequence(request, seed, self._arrivals))
+        reserved = self.kv.blocks_for(len(request.prompt_ids)) * self.kv.block_size if self.decoder_start_ids else 0
+        self.waiting.push(Sequence(request, seed, self._arrivals, self.decoder_start_ids, reserved))
 
     def abort(self, request_id: int) -> bool:
         """End a request at any moment; unknown and finished ids are ignored."""
@@ -144,7 +165,7 @@ class Scheduler:
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> tuple[int, ...] | None:
         """Blocks added to a running sequence's table; None when it had to be preempted itself."""
-        while (added := self.kv.extend(sequence.id, num_tokens)) is None:
+        while (added := self.kv.extend(sequence.id, sequence.reserved + num_tokens)) is None:
             victim = max(self.running.values(), key=urgency)
             self._preempt(victim)
             if victim is sequence:
@@ -161,14 +182,14 @@ class Scheduler:
             found = self._match(sequence)
             uncached = len(sequence.tokens) - len(found) * self.kv.block_size
             length = min(uncached, draft.prefill_budget)
-            if length < uncached and not self.capabilities.chunked_prefill:
-                if draft.rows:
+            if sequence.source or not self.capabilities.chunked_prefill:
+                if len(sequence.source) + uncached > draft.prefill_budget and "prefill" in draft.kinds:
                     return
                 length = uncached
             if not may_admit(sequence, found, self.running.values(), self.kv):
                 return
             self._enter(draft, self.waiting.pop(), found)
-            added = self.kv.extend(sequence.id, sequence.computed + length) or ()
+            added = self.kv.extend(sequence.id, sequence.reserved + sequence.computed + length) or ()
             self._plan_row(draft, sequence, length, (*found, *added))
 
     def _match(self, sequence: Sequence) -> list[int]:
@@ -181,6 +202,7 @@ class Scheduler:
         sequence.slot = heapq.heappop(self._free_slots)
         sequence.computed = len(found) * self.kv.block_size
         self.kv.open(sequence.id, sequence.request.cache_salt, found, sequence.tokens)
+        source_blocks = self.kv.extend(sequence.id, sequence.reserved) or ()
         self.running[sequence.id] = sequence
         self._counts.prefix_hits += sequence.computed
         self._counts.prefix_queries += len(sequence.tokens)
@@ -195,6 +217,8 @@ class Scheduler:
                 seed=sequence.seed,
                 tokens=tuple(sequence.tokens),
                 prompt_len=sequence.prompt_len,
+                source=sequence.source,
+                source_blocks=source_blocks,
             )
         )
 
@@ -204,8 +228,9 @@ class Scheduler:
         if sequence.is_decoding:
             self._counts.decode_tokens += 1
         else:
-            self._counts.prefill_tokens += length
-            draft.prefill_budget -= length
+            read = length if start else length + len(sequence.source)
+            self._counts.prefill_tokens += read
+            draft.prefill_budget -= read
         wants_token = length == sequence.uncomputed
         tokens = tuple(sequence.tokens[start : start + length]) if start < known else None
         sequence.computed += length

@@ -17,6 +17,8 @@ class Sequence:
     request: Request
     seed: int
     arrival: int  #: counts requests; the order of fairness
+    decoder_start_ids: tuple[int, ...] = ()  #: of an encoder-decoder; then the request's prompt is the source
+    reserved: int = 0  #: tokens of KV cache before the sequence's own, in whole blocks: its source's
     tokens: list[int] = field(init=False)
     slot: int = -1
     computed: int = 0  #: tokens whose KV is in the cache once all submitted steps are done
@@ -28,7 +30,7 @@ class Sequence:
     reported: bool = False  #: its first output is out
 
     def __post_init__(self) -> None:
-        self.tokens = list(self.request.prompt_ids)
+        self.tokens = list(self.decoder_start_ids or self.request.prompt_ids)
         if self.request.params.prompt_logprobs:
             self.prompt_logprobs = [None]
 
@@ -37,8 +39,13 @@ class Sequence:
         return self.request.id
 
     @property
+    def source(self) -> tuple[int, ...]:
+        """What the encoder reads; empty for a decoder without one."""
+        return tuple(self.request.prompt_ids) if self.decoder_start_ids else ()
+
+    @property
     def prompt_len(self) -> int:
-        return len(self.request.prompt_ids)
+        return len(self.decoder_start_ids or self.request.prompt_ids)
 
     @property
     def generated(self) -> int:
@@ -47,8 +54,8 @@ class Sequence:
 
     @property
     def max_len(self) -> int:
-        """Tokens it may reach: the worst case for memory.  The last token's KV is never needed."""
-        return self.prompt_len + self.request.params.max_new_tokens
+        """Tokens of KV cache it may reach: the worst case for memory.  The last token's KV is never needed."""
+        return self.reserved + self.prompt_len + self.request.params.max_new_tokens
 
     @property
     def uncomputed(self) -> int:

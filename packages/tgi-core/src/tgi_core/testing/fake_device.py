@@ -1,17 +1,19 @@
 """Devices without arithmetic that obey, and enforce, the rules of real ones.
 
 Their language model continues a sequence by a checksum of every token that is *found in its KV cache*, so a wrong
-block, slot, position or order changes the output.  `expected_output` says what a sequence must become.
+block, slot, position or order changes the output.  `expected_output` says what a sequence must become.  An encoder
+is a reader of sources into blocks of the same cache.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from zlib import crc32
 
 from tgi_core.device.capabilities import ONE_BLOCK_PER_SEQUENCE, Capabilities
 from tgi_core.runner.base import FinishedHandle, Handle, Runner
-from tgi_core.step import Row, RowResult, StepPlan, StepResult
+from tgi_core.step import Admission, Row, RowResult, StepPlan, StepResult
 
 VOCABULARY = 1000
 GARBAGE = -1
@@ -22,12 +24,12 @@ def next_token(context: list[int]) -> int:
     return crc32(repr(context).encode()) % VOCABULARY
 
 
-def expected_output(prompt: list[int], length: int) -> list[int]:
+def expected_output(prompt: list[int], length: int, source: Sequence[int] = ()) -> list[int]:
     """The tokens that any correct device generates."""
-    tokens = list(prompt)
+    tokens = [*source, *prompt]
     for _ in range(length):
         tokens.append(next_token(tokens))
-    return tokens[len(prompt) :]
+    return tokens[len(source) + len(prompt) :]
 
 
 class FakePagedRunner(Runner):
@@ -39,6 +41,7 @@ class FakePagedRunner(Runner):
         self.block_size = block_size
         self.cache = [[GARBAGE] * block_size for _ in range(num_blocks)]
         self.tables: list[list[int]] = [[] for _ in range(max_sequences)]
+        self.sources: dict[int, Admission] = {}  # by slot
         self.last_token = [GARBAGE] * max_sequences
 
     def submit(self, plan: StepPlan) -> Handle:
@@ -48,11 +51,20 @@ class FakePagedRunner(Runner):
         """Store the tokens of all rows, then read back every context."""
         for admission in plan.admissions:
             self.tables[admission.slot] = []
+            self.sources[admission.slot] = admission
         for row in plan.rows:
             self._store(row)
         return StepResult([self._sample(row) for row in plan.rows])
 
+    def _encode(self, row: Row) -> None:
+        """Read the whole source of a sequence that begins."""
+        admission = self.sources[row.slot]
+        for position, token in enumerate(admission.source if row.start == 0 else ()):
+            block = admission.source_blocks[position // self.block_size]
+            self.cache[block][position % self.block_size] = token
+
     def _store(self, row: Row) -> None:
+        self._encode(row)
         self.tables[row.slot].extend(row.new_blocks)
         tokens = (self.last_token[row.slot],) if row.tokens is None else row.tokens
         if len(tokens) != row.length:
@@ -65,9 +77,14 @@ class FakePagedRunner(Runner):
         if not row.wants_token:
             return RowResult(row.sequence_id)
         end = row.start + row.length
-        context = [token for block in self.tables[row.slot] for token in self.cache[block]][:end]
+        admission = self.sources[row.slot]
+        source = self._read(admission.source_blocks, len(admission.source))
+        context = source + self._read(self.tables[row.slot], end)
         self.last_token[row.slot] = token = next_token(context)
         return RowResult(row.sequence_id, token)
+
+    def _read(self, blocks: Sequence[int], length: int) -> list[int]:
+        return [token for block in blocks for token in self.cache[block]][:length]
 
 
 class _LateHandle(Handle):
