@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,19 @@ class AttentionSpec:
     window: int | None = None  #: keys that a query sees, itself included; None = all
     soft_cap: float | None = None  #: scores s become cap * tanh(s / cap)
     alibi_slopes: tuple[float, ...] | None = None  #: one per query head (arXiv 2108.12409)
-    kind: Literal["causal", "encoder", "cross"] = "causal"
+    kind: Literal["causal", "encoder", "cross"] = "causal"  #: whom tokens see: see `AttentionBackend.forward`
+
+
+class CachePart(NamedTuple):
+    """A layer's part of a block, for its keys and values.
+
+    A block holds a sequence's own keys or those of its source, never both: causal and cross-attention layers share
+    parts.
+    """
+
+    number: int  #: among the layers of its kind
+    kv_heads: int
+    head_size: int
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,11 @@ class ForwardContext:
         return self._once[key]
 
 
+def bias_origin(spec: AttentionSpec, columns: int) -> int:
+    """The column of `AttentionBackend.forward`'s bias for the query's own position."""
+    return columns // 2 if spec.kind == "encoder" else columns - 1
+
+
 class AttentionBackend(ABC):
     """One attention implementation on one device, for one model."""
 
@@ -93,6 +111,14 @@ class AttentionBackend(ABC):
         """Register a layer while the model is built; its number goes into `forward`."""
         self.specs.append(spec)
         return len(self.specs) - 1
+
+    def cache_parts(self) -> list[CachePart | None]:
+        """Of each layer; those of encoders store nothing.  Equal parts lie in the same place."""
+        numbers = {"causal": itertools.count(), "cross": itertools.count()}
+        return [
+            CachePart(next(numbers[spec.kind]), spec.kv_heads, spec.head_size) if spec.kind != "encoder" else None
+            for spec in self.specs
+        ]
 
     @abstractmethod
     def block_bytes(self) -> int:
@@ -107,9 +133,22 @@ class AttentionBackend(ABC):
         """Metadata of a step: built once, outside any captured graph, then read by every layer."""
 
     @abstractmethod
-    def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, meta: Any) -> Tensor:
+    def forward(
+        self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None, meta: Any, bias: Tensor | None = None
+    ) -> Tensor:
         """Store k and v in the cache, then attend.
 
         q [T, H, D], k and v [T, Hkv, D], rows may be strided -> [T, H, D] contiguous.  Every sequence has at least
-        one token; any mix of lengths is allowed.
+        one token; any mix of lengths is allowed.  By the layer's kind:
+
+        - causal: a token sees itself and those before it.
+        - encoder: q, k and v are those of the S source tokens that are encoded in this step; a token sees all of its
+          source, and nothing is stored.
+        - cross: k and v are those of the same S tokens, None where S is 0; a token of the sequence sees all of its
+          source, encoded now or before.
+
+        Args:
+            bias: [H, R] of float32, contiguous, added to the scaled scores: column c where the key's position less
+                the query's is c - origin, the first and the last one for whatever lies beyond.  The origin is R - 1
+                in causal layers and R // 2 in encoders; cross-attention has no bias.
         """

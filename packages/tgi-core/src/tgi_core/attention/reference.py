@@ -2,51 +2,93 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from tgi_core.attention.base import AttentionBackend, AttentionSpec, StepInput
+from tgi_core.attention.base import AttentionBackend, AttentionSpec, CachePart, Int32Array, StepInput, bias_origin
 from tgi_core.kernels.ops import KernelQuery
 
 
+@dataclass(frozen=True)
+class _Keys:
+    """Of one sequence: the keys that its queries see, and those that are new."""
+
+    rows: slice  #: of q
+    slots: Tensor  #: of the cache that hold all keys
+    new_rows: slice  #: of k and v; they go to the last of those slots
+
+
+@dataclass(frozen=True)
+class _Metadata:
+    causal: list[_Keys]
+    cross: list[_Keys]
+    sources: list[slice]  #: rows of what an encoder reads
+
+
 class ReferenceAttention(AttentionBackend):
-    """Keeps keys and values as [layers, 2, slots, Hkv, D]."""
+    """Keeps keys and values as [2, slots, Hkv, D] for each part of a block."""
 
     def __init__(self, query: KernelQuery) -> None:
         super().__init__(query)
-        self.caches: list[Tensor] = []
+        self.caches: dict[CachePart | None, Tensor] = {}
 
     def block_bytes(self) -> int:
-        elements = sum(2 * spec.kv_heads * spec.head_size for spec in self.specs)
+        elements = sum(2 * part.kv_heads * part.head_size for part in set(self.cache_parts()) if part)
         return elements * self.block_size * self.dtype.itemsize
 
     def allocate(self, num_blocks: int) -> None:
-        slots = num_blocks * self.block_size
-        self.caches = [torch.zeros(2, slots, s.kv_heads, s.head_size, dtype=self.dtype) for s in self.specs]
+        self._parts = self.cache_parts()
+        shapes = {
+            part: (2, num_blocks * self.block_size, part.kv_heads, part.head_size) for part in self._parts if part
+        }
+        self.caches = {part: torch.zeros(shape, dtype=self.dtype) for part, shape in shapes.items()}
 
-    def prepare(self, step: StepInput) -> list[tuple[slice, Tensor]]:
-        """Per sequence: its rows of q, and the slots of its whole context."""
-        meta = []
-        for index, context in enumerate(step.context_lens):
-            positions = torch.arange(int(context))
-            blocks = torch.from_numpy(step.block_tables[index].astype("int64"))
+    def prepare(self, step: StepInput) -> _Metadata:
+        queries, source = _slices(step.query_starts), step.source
+        causal = self._keys(queries, step.block_tables, step.context_lens, queries)
+        if source is None:
+            return _Metadata(causal, [], [])
+        new = _slices(source.starts)
+        return _Metadata(
+            causal, self._keys(queries, source.block_tables, source.lens, new), [s for s in new if s.stop > s.start]
+        )
+
+    def _keys(self, rows: list[slice], tables: Int32Array, lens: Int32Array, new_rows: list[slice]) -> list[_Keys]:
+        keys = []
+        for index, length in enumerate(lens):
+            positions = torch.arange(int(length))
+            blocks = torch.from_numpy(tables[index].astype("int64"))
             slots = blocks[positions // self.block_size] * self.block_size + positions % self.block_size
-            meta.append((slice(int(step.query_starts[index]), int(step.query_starts[index + 1])), slots))
-        return meta
+            keys.append(_Keys(rows[index], slots, new_rows[index]))
+        return keys
 
-    def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, meta: list[tuple[slice, Tensor]]) -> Tensor:
-        spec, cache = self.specs[layer], self.caches[layer]
-        out = q.new_empty(q.shape)
-        for rows, slots in meta:
-            own = slots[len(slots) - (rows.stop - rows.start) :]
-            cache[0, own], cache[1, own] = k[rows], v[rows]
-        for rows, slots in meta:
-            out[rows] = _attend(spec, q[rows], cache[0, slots], cache[1, slots])
+    def forward(
+        self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None, meta: _Metadata, bias: Tensor | None = None
+    ) -> Tensor:
+        spec, out = self.specs[layer], q.new_empty(q.shape)
+        if spec.kind == "encoder" and k is not None and v is not None:
+            for rows in meta.sources:
+                out[rows] = _attend(spec, q[rows], k[rows], v[rows], bias)
+            return out
+        sequences, cache = meta.causal if spec.kind == "causal" else meta.cross, self.caches[self._parts[layer]]
+        if k is not None and v is not None:
+            for keys in sequences:
+                new = keys.slots[len(keys.slots) - (keys.new_rows.stop - keys.new_rows.start) :]
+                cache[0, new], cache[1, new] = k[keys.new_rows], v[keys.new_rows]
+        for keys in sequences:
+            out[keys.rows] = _attend(spec, q[keys.rows], cache[0, keys.slots], cache[1, keys.slots], bias)
         return out
 
 
-def _attend(spec: AttentionSpec, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q [Q, H, D], k and v [S, Hkv, D] -> [Q, H, D]; the queries are the last Q of S positions."""
+def _slices(starts: Int32Array) -> list[slice]:
+    return [slice(int(start), int(stop)) for start, stop in itertools.pairwise(starts)]
+
+
+def _attend(spec: AttentionSpec, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """q [Q, H, D], k and v [S, Hkv, D] -> [Q, H, D]; the queries are the last Q of S positions, if they are of them."""
     group = spec.heads // spec.kv_heads
     keys, values = (t.float().repeat_interleave(group, dim=1).transpose(0, 1) for t in (k, v))  # [H, S, D]
     scores = q.float().transpose(0, 1) @ keys.transpose(1, 2) * spec.scale  # [H, Q, S]
@@ -55,8 +97,12 @@ def _attend(spec: AttentionSpec, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     distance = torch.arange(len(k)) - torch.arange(len(k) - len(q), len(k)).unsqueeze(1)  # [Q, S], 0 = itself
     if spec.alibi_slopes:
         scores = scores + torch.tensor(spec.alibi_slopes).view(-1, 1, 1) * distance
-    hidden = distance > 0
-    if spec.window:
-        hidden |= distance <= -spec.window
-    weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
-    return (weights @ values).transpose(0, 1).to(q.dtype)
+    if bias is not None:
+        columns = bias.shape[1]
+        scores = scores + bias[:, (distance + bias_origin(spec, columns)).clamp(0, columns - 1)]
+    if spec.kind == "causal":
+        hidden = distance > 0
+        if spec.window:
+            hidden |= distance <= -spec.window
+        scores = scores.masked_fill(hidden, float("-inf"))
+    return (scores.softmax(-1) @ values).transpose(0, 1).to(q.dtype)

@@ -147,6 +147,8 @@ def kernel_query(model: ModelConfig, device: str, dtype: str, block_size: int) -
         block_size=block_size,
         sliding_window=any(model.sliding_windows),
         soft_cap=bool(model.raw.get("attn_logit_softcapping")),
+        encoder_decoder=model.is_encoder_decoder,
+        relative_bias=model.relative_positions,
     )
 
 

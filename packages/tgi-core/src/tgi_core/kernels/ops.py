@@ -26,6 +26,8 @@ class KernelQuery:
     block_size: int
     sliding_window: bool = False
     soft_cap: bool = False
+    encoder_decoder: bool = False  #: it has encoder and cross-attention layers
+    relative_bias: bool = False  #: scores get a bias by distance
 
 
 class LinearKernel(Protocol):

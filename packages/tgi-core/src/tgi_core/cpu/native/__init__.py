@@ -29,6 +29,7 @@ class Layer(Structure):
         ("block_size", c_int64),
         ("block_stride", c_int64),
         ("window", c_int64),
+        ("causal", c_int64),
         ("is_bf16", c_int64),
         ("scale", c_float),
         ("soft_cap", c_float),
@@ -41,6 +42,7 @@ class Step(Structure):
     _fields_ = (
         ("tables", c_void_p),
         ("query_starts", c_void_p),
+        ("key_starts", c_void_p),
         ("context_lens", c_void_p),
         ("tile_sequence", c_void_p),
         ("tile_start", c_void_p),
@@ -67,7 +69,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "tgi_linear": (None, c_int, _P, _N, _P, _P, _P, _N, _N, _N),
     "tgi_pack_int8": (None, c_int, _P, _P, _N, _N),
     "tgi_linear_int8": (None, c_int, _P, _N, _P, _P, _P, _P, _N, _N, _N),
-    "tgi_paged_attention": (None, POINTER(Layer), POINTER(Step), _P, _N, _P, _N, _P, _N, _P),
+    "tgi_paged_attention": (None, POINTER(Layer), POINTER(Step), _P, _N, _N, _P, _N, _P, _N, _P, _N, _P),
 }
 
 
