@@ -10,14 +10,19 @@ from tgi_core.layers.rotary import RotaryEmbedding
 
 
 class Attention(nn.Module):
-    """q [T, H, D], k and v [T, Hkv, D] -> [T, H, D]; without `rotary` positions come from elsewhere."""
+    """q [T, H, D], k and v [T, Hkv, D] -> [T, H, D]; without `rotary` positions come from elsewhere.
+
+    In an encoder and across to one, k, v and `bias` are as `AttentionBackend.forward` takes them.
+    """
 
     def __init__(self, spec: AttentionSpec, build: BuildContext, rotary: RotaryEmbedding | None = None) -> None:
         super().__init__()
         self.rotary, self.kernels, self.backend = rotary, build.kernels, build.attention
         self.layer = build.attention.add_layer(spec)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, context: ForwardContext) -> Tensor:
-        if self.rotary is not None:
+    def forward(
+        self, q: Tensor, k: Tensor | None, v: Tensor | None, context: ForwardContext, bias: Tensor | None = None
+    ) -> Tensor:
+        if self.rotary is not None and k is not None:
             q, k = self.kernels.rotary(q, k, *context.once(self.rotary))
-        return self.backend.forward(self.layer, q, k, v, context.attention)
+        return self.backend.forward(self.layer, q, k, v, context.attention, bias)

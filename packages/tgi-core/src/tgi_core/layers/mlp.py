@@ -15,15 +15,22 @@ class GatedMLP(nn.Module):
 
     Args:
         size: of the inner layer on this rank, where it is not the config's.
+        names: what the checkpoint calls gate, up and down.
     """
 
     def __init__(
-        self, config: ModelConfig, build: BuildContext, *, bias: bool = False, size: int | None = None
+        self,
+        config: ModelConfig,
+        build: BuildContext,
+        *,
+        bias: bool = False,
+        size: int | None = None,
+        names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
     ) -> None:
         super().__init__()
         hidden, wide = config.hidden_size, size or config.intermediate_size
-        self.gate_up_proj = ColumnLinear(hidden, (wide, wide), ("gate_proj", "up_proj"), build, bias=bias)
-        self.down_proj = RowLinear(wide, (hidden,), ("down_proj",), build, bias=bias)
+        self.gate_up_proj = ColumnLinear(hidden, (wide, wide), names[:2], build, bias=bias)
+        self.down_proj = RowLinear(wide, (hidden,), names[2:], build, bias=bias)
         self.activation = gated_activation(config.activation, build.kernels)
 
     def forward(self, x: Tensor) -> Tensor:

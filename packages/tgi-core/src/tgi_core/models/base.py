@@ -16,7 +16,10 @@ from tgi_core.weights.reader import WeightReader
 
 
 class CausalLM(nn.Module):
-    """A decoder: token ids of one step -> hidden states -> logits where they are wanted."""
+    """A decoder: token ids of one step -> hidden states -> logits where they are wanted.
+
+    One with an encoder reads `context.encoder` too, where a step has one.
+    """
 
     checkpoint_prefixes: ClassVar[tuple[str, ...]] = ("model.", "")
     lm_head: nn.Module  #: [B, N] -> [B, V]

@@ -89,4 +89,22 @@ FAMILIES = (
         target=f"{_MODELS}.starcoder2:Starcoder2ForCausalLM",
         family="StarCoder2",
     ),
+    ModelSpec(
+        architectures=("T5ForConditionalGeneration", "T5WithLMHeadModel"),
+        target=f"{_MODELS}.t5:T5ForConditionalGeneration",
+        family="T5, FLAN-T5",
+        note="encoder-decoder; v1.0 and v1.1",
+    ),
+    ModelSpec(
+        architectures=("MT5ForConditionalGeneration",),
+        target=f"{_MODELS}.t5:MT5ForConditionalGeneration",
+        family="mT5",
+        note="encoder-decoder",
+    ),
+    ModelSpec(
+        architectures=("UMT5ForConditionalGeneration",),
+        target=f"{_MODELS}.t5:UMT5ForConditionalGeneration",
+        family="UMT5",
+        note="encoder-decoder",
+    ),
 )

@@ -37,6 +37,10 @@ _GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512}
 _GEMMA = {**_LLAMA, "head_dim": 32, "tie_word_embeddings": True, "query_pre_attn_scalar": 24}
 _MOE = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
 _PLAIN = {key: value for key, value in _LLAMA.items() if key != "num_key_value_heads"}
+_T5 = {
+    "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0,
+    "pad_token_id": 0,
+}  # fmt: skip
 FAMILIES: dict[str, dict[str, Any]] = {  # model_type -> what differs from its configuration's defaults
     "bloom": {"hidden_size": 64, "n_layer": 2, "n_head": 4},
     "cohere": {**_LLAMA, "tie_word_embeddings": True, "pad_token_id": 0, "logit_scale": 0.25},
@@ -69,10 +73,9 @@ FAMILIES: dict[str, dict[str, Any]] = {  # model_type -> what differs from its c
     "qwen3_moe": {**_LLAMA, **_MOE, "head_dim": 32},
     "stablelm": _LLAMA,
     "starcoder2": {**_LLAMA, "tie_word_embeddings": True},
-    "t5": {
-        "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "feed_forward_proj": "gated-gelu",
-        "decoder_start_token_id": 0, "pad_token_id": 0,
-    },
+    "t5": {**_T5, "feed_forward_proj": "gated-gelu"},
+    "mt5": _T5,
+    "umt5": _T5,
 }  # fmt: skip
 
 
@@ -157,3 +160,8 @@ def _spread(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             module.weight.normal_(0, 0.15 / getattr(module, "scalar_embed_scale", 1.0))
+    for module in model.modules():
+        if hasattr(module, "relative_attention_num_buckets"):  # T5's attention does not scale its scores
+            module.q.weight.mul_(module.key_value_proj_dim**-0.5)
+        if hasattr(module, "relative_attention_bias"):
+            module.relative_attention_bias.weight.normal_(0, 1.0)
