@@ -1,5 +1,6 @@
 """`tgi serve` as a process, on a tiny checkpoint and on the embedded default model."""
 
+import contextlib
 import importlib.util
 import json
 import subprocess
@@ -28,6 +29,18 @@ def url(request, tmp_path_factory):
     flags = []
     if request.param == "tiny":
         flags = ["--model-id", str(make_checkpoint(tmp_path_factory.mktemp("model"), "llama"))]
+    with serving(*flags) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def serve():
+    """`with serve("--model-id", folder) as url:` starts a server and waits until it is ready."""
+    return serving
+
+
+@contextlib.contextmanager
+def serving(*flags):
     command = [sys.executable, "-m", "tgi_server.cli", "serve", "--device", "cpu", "--json-output"]
     command += ["--hostname", "127.0.0.1", "--port", "0", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -110,6 +110,11 @@ class Service:
         return self.supervisor.info
 
     @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether an encoder reads the prompt, so that the decoder's text is no continuation of it."""
+        return bool(self.info.decoder_start_ids)
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the model.
 
@@ -133,6 +138,7 @@ class Service:
                 max_total_tokens=info.max_total_tokens,
                 vocab_size=info.vocab_size,
                 extra_parameters=info.extra_parameters,
+                max_output_tokens=info.max_output_tokens,
             )
             self._validator = Validator(limits, self.tokenizer, self.pool)
         return self._validator

@@ -64,6 +64,7 @@ class Limits:
     max_total_tokens: int
     vocab_size: int
     extra_parameters: dict[str, str] = field(default_factory=dict)  #: declared by plugins: name -> JSON type
+    max_output_tokens: int | None = None  #: that a decoder with positions of its own may write; None = any
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +228,10 @@ class Validator:
     def _room(self, input_length: int, wanted: int | None) -> int:
         """How many tokens may be generated after so many of the prompt."""
         limits = self.limits
-        left = limits.max_total_tokens - input_length
+        most = limits.max_output_tokens or limits.max_total_tokens
+        if wanted is not None and wanted > most and limits.max_output_tokens is not None:
+            raise InvalidInput(f"`max_new_tokens` must be <= {most}. Given: {wanted}")
+        left = min(limits.max_total_tokens - input_length, most)
         needed = min(CHUNK, left if wanted is None else wanted)
         if input_length + max(needed, 0) > limits.max_total_tokens:
             raise InvalidInput(

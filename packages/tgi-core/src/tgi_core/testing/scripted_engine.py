@@ -59,6 +59,8 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     vocab_size: int = 32_000
     max_input_tokens: int = 1_023
     max_total_tokens: int = 1_024
+    max_output_tokens: int | None = None
+    decoder_start_ids: list[int] = []  #: be an encoder-decoder
 
 
 @dataclass
@@ -167,7 +169,8 @@ class ScriptedEngine:
             output.scheduled_at = self.step_started_at
             output.seed = (params.seed or 42) if params.do_sample else None
             if params.prompt_logprobs:
-                output.prompt_logprobs = [None, *(LOGPROB for _ in request.prompt_ids[1:])]
+                decoder_prompt = self._script.decoder_start_ids or request.prompt_ids
+                output.prompt_logprobs = [None, *(LOGPROB for _ in decoder_prompt[1:])]
         if running.done == len(running.tokens):
             ended = self._script.eos_after is not None and token == self._script.eos_id
             output.finish_reason = "eos_token" if ended else "length"
@@ -212,6 +215,8 @@ class ScriptedEngine:
             reasons=[],
             load_s=script.load_s,
             extra_parameters=script.extra_parameters,
+            max_output_tokens=script.max_output_tokens,
+            decoder_start_ids=script.decoder_start_ids,
         )
 
 

@@ -150,7 +150,7 @@ def make_tokenizer(vocab_size: int = VOCABULARY) -> Tokenizer:
 
 
 @torch.no_grad()
-def _spread(model: nn.Module) -> None:
+def _spread(model: Any) -> None:
     """Layers speak louder than the embedding, even where that is the head too; vectors move a little."""
     for parameter in model.parameters():
         if parameter.dim() > 1:
@@ -160,8 +160,8 @@ def _spread(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             module.weight.normal_(0, 0.15 / getattr(module, "scalar_embed_scale", 1.0))
-    for module in model.modules():
-        if hasattr(module, "relative_attention_num_buckets"):  # T5's attention does not scale its scores
-            module.q.weight.mul_(module.key_value_proj_dim**-0.5)
-        if hasattr(module, "relative_attention_bias"):
-            module.relative_attention_bias.weight.normal_(0, 1.0)
+    for name, parameter in model.named_parameters():
+        if name.endswith("Attention.q.weight"):  # T5's scores are not scaled
+            parameter.mul_(model.config.d_kv**-0.5)
+        elif name.endswith("relative_attention_bias.weight"):
+            parameter.normal_(0, 1.0)

@@ -26,7 +26,7 @@ async def completions(service: Service, exchange: Exchange) -> None:
     service.require_ready()
     prompts = _prompts(service, request)
     count = openai.choices_wanted(service, request.n)
-    _check(request, count)
+    _check(service, request, count)
     with service.permits(len(prompts) * count):
         all_wishes = [_wishes(request, prompt, choice) for prompt in prompts for choice in range(count)]
         generations = await service.start_all(all_wishes, include_stop=False)
@@ -54,13 +54,19 @@ def _prompts(service: Service, request: CompletionRequest) -> list[Prompt]:
     return prompts
 
 
-def _check(request: CompletionRequest, count: int) -> None:
+def _check(service: Service, request: CompletionRequest, count: int) -> None:
     if request.suffix is not None:
         raise SuffixRefused(param="suffix")
     if request.best_of not in (None, 1, count):
         raise InvalidInput("`best_of` must equal `n`", param="best_of")
     if request.max_tokens == 0 and not (request.echo and not request.stream):
         raise InvalidInput("`max_tokens` must be strictly positive unless `echo` is set", param="max_tokens")
+    if request.echo and request.logprobs is not None and service.is_encoder_decoder:
+        raise InvalidInput(
+            "`echo` with `logprobs` is not possible: this model's prompt goes into an encoder, "
+            "which gives it no log-probabilities",
+            param="echo",
+        )
 
 
 def _wishes(request: CompletionRequest, prompt: Prompt, choice: int) -> Wishes:

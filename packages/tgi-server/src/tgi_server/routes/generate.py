@@ -59,7 +59,8 @@ def _wishes(service: Service, inputs: str, p: GenerateParameters) -> Wishes:
         stop=tuple(p.stop),
         truncate=p.truncate,
         watermark=p.watermark,
-        prompt_logprobs=p.decoder_input_details and service.settings.enable_prefill_logprobs,
+        prompt_logprobs=p.decoder_input_details
+        and (service.is_encoder_decoder or service.settings.enable_prefill_logprobs),
         seed=p.seed,
         top_n_tokens=p.top_n_tokens,
         grammar=p.grammar,
@@ -67,10 +68,12 @@ def _wishes(service: Service, inputs: str, p: GenerateParameters) -> Wishes:
     )
 
 
-def _full_text(request: GenerateRequest, default: bool) -> str:
-    """What goes before the generated text."""
+def _full_text(service: Service, request: GenerateRequest, default: bool) -> str:
+    """What goes before the generated text; an encoder-decoder's does not go on from the prompt."""
     wanted = request.parameters.return_full_text
-    return request.inputs if (default if wanted is None else wanted) else ""
+    if wanted is None:
+        wanted = default and not service.is_encoder_decoder
+    return request.inputs if wanted else ""
 
 
 async def _answer(
@@ -87,7 +90,7 @@ async def _answer(
         answers = await collect_all(service, exchange, generations)
     answers.sort(key=lambda answer: _mean_logprob(answer[1]), reverse=True)
     best, tokens = answers[0]
-    before = _full_text(request, full_text)
+    before = _full_text(service, request, full_text)
     content: dict[str, Any] = {"generated_text": before + best.text}
     if parameters.details or parameters.decoder_input_details:
         content["details"] = _details(service, best, tokens)
@@ -117,7 +120,8 @@ def _top(service: Service, token: Token) -> list[dict[str, Any]]:
 
 
 def _details(service: Service, generation: Generation, tokens: list[Token]) -> dict[str, Any]:
-    prompt = zip(generation.prepared.prompt_ids, generation.prompt_logprobs, strict=False)
+    prompt_ids = service.info.decoder_start_ids or generation.prepared.prompt_ids
+    prompt = zip(prompt_ids, generation.prompt_logprobs, strict=False)
     details: dict[str, Any] = {
         "finish_reason": generation.finish_reason,
         "generated_tokens": generation.generated_tokens,
@@ -137,7 +141,7 @@ async def _stream(service: Service, exchange: Exchange, request: GenerateRequest
         service,
         exchange,
         stream_headers(service, len(request.inputs)),
-        lambda: _send_all(service, exchange, request, _full_text(request, full_text)),
+        lambda: _send_all(service, exchange, request, _full_text(service, request, full_text)),
         lambda error: event(tgi_body(error)),
     )
 
