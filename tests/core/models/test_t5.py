@@ -10,7 +10,10 @@ from safetensors.torch import load_file, save_file
 from tgi_core.config import EngineConfig
 from tgi_core.engine.engine import Engine
 from tgi_core.errors import InvalidRequest, UnsupportedModel
+from tgi_core.layers.build import BuildContext
 from tgi_core.layers.relative_bias import bucket_of
+from tgi_core.model_config import parse_model_config
+from tgi_core.models.t5 import T5ForConditionalGeneration
 from tgi_core.request import Request
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.testing.tiny import VOCABULARY, make_checkpoint
@@ -203,6 +206,25 @@ def test_buckets_that_cannot_be_are_refused(tmp_path, buckets, max_distance):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UnsupportedModel, match="buckets, which cannot be"):
         make_engine(folder)
+
+
+def test_tensors_that_old_checkpoints_repeat_are_not_missed(tmp_path, caplog):
+    folder = make(tmp_path, "t5")
+    tensors = load_file(folder / "model.safetensors")
+    for stack in ("encoder", "decoder"):
+        tensors[f"{stack}.embed_tokens.weight"] = tensors["shared.weight"].clone()
+    tensors["decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"] = torch.zeros(32, 4)
+    save_file(tensors, folder / "model.safetensors")
+    make_engine(folder)
+    assert "not used" not in caplog.text
+
+
+def test_float16_is_refused(tmp_path):
+    folder = make(tmp_path, "t5")
+    config = parse_model_config(json.loads((folder / "config.json").read_text()))
+    build = BuildContext(kernels=None, linear=None, attention=None, dtype=torch.float16)
+    with pytest.raises(UnsupportedModel, match="exceeds the range of float16"):
+        T5ForConditionalGeneration(config, build)
 
 
 @pytest.mark.parametrize("seed", range(2))

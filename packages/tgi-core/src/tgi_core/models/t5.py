@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from tgi_core.attention.base import AttentionSpec, ForwardContext
+from tgi_core.errors import UnsupportedModel
 from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
@@ -160,13 +162,19 @@ class T5Stack(nn.Module):
 
 
 class T5ForConditionalGeneration(CausalLM):
-    """Embedding, encoder, decoder, head; the encoder reads the sources that begin in a step."""
+    """Embedding, encoder, decoder, head; the encoder reads the sources that begin in a step.
+
+    Raises:
+        UnsupportedModel: in float16, which the feed-forward layers of trained checkpoints exceed.
+    """
 
     checkpoint_prefixes = ("",)
     own_biases: ClassVar[bool] = False  #: in every block
 
     def __init__(self, config: ModelConfig, build: BuildContext) -> None:
         super().__init__(config, build)
+        if build.dtype is torch.float16:
+            raise UnsupportedModel("T5 exceeds the range of float16; leave --dtype out, or ask for bfloat16 or float32")
         self.scale = self.head_scale(config)
         self.shared = Embedding(config.vocab_size, config.hidden_size, build)
         self.encoder = T5Stack(config, build, is_decoder=False, own_biases=self.own_biases)

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: tensors that old checkpoints carry and nobody needs
-DERIVED = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias|\.attention\.(masked_)?bias)$")
+#: tensors that checkpoints carry and nobody needs: what can be computed, copies, and biases without a meaning
+DERIVED = re.compile(
+    r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias|\.attention\.(masked_)?bias"
+    r"|coder\.embed_tokens\.weight|EncDecAttention\.relative_attention_bias\.weight)$"
+)
 
 
 class Loadable(Protocol):
