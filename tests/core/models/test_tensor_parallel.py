@@ -40,6 +40,17 @@ def test_two_ranks_equal_one(folders, tmp_path):
         assert left["weights"] < 0.8 * one["weights"], name  # the head and what is repeated stay whole
 
 
+def test_encoder_decoders_on_two_ranks_equal_one(tmp_path):
+    folders = [make_checkpoint(tmp_path / family, family) for family in ("t5", "umt5")]
+    (alone,) = run(1, folders, tmp_path)
+    for rank in run(2, folders, tmp_path):
+        for one, found in zip(alone, rank, strict=True):
+            assert found["tokens"] == one["tokens"]
+            torch.testing.assert_close(
+                torch.tensor(found["logprobs"]), torch.tensor(one["logprobs"]), rtol=1e-4, atol=1e-4
+            )
+
+
 @pytest.mark.slow
 def test_key_and_value_heads_are_repeated_on_more_ranks_than_there_are(folders, tmp_path):
     names = ["llama", "olmo2", "cohere, normed heads, biases", "stablelm, normed heads, parallel, biases", "phi3"]

@@ -16,7 +16,8 @@ class RelativeBias(nn.Module):
     """The table [H, R] that `AttentionBackend.forward` takes as `bias`.
 
     Args:
-        buckets: rows of the checkpoint's weight [buckets, H].
+        heads: of this rank.
+        buckets: rows of the checkpoint's weight, whose columns are the heads of all ranks.
         max_distance: all distances from here on share a bucket.
         both_ways: keys may lie behind the query, as an encoder's do.
 
@@ -33,13 +34,14 @@ class RelativeBias(nn.Module):
                 f"config.json cuts distances up to {max_distance} into {buckets} buckets, which cannot be; "
                 "it must be 4 at least, and less than the distance"
             )
-        self.heads, self.count, self.dtype = heads, buckets, build.dtype
+        self.heads, self.count, self.dtype, self.group = heads, buckets, build.dtype, build.group
         distances = torch.arange(-max_distance, max_distance + 1 if both_ways else 1)
         self.buckets = bucket_of(distances, buckets, max_distance, both_ways)
 
     def load(self, source: Source) -> None:
-        weight = source.read("weight", self.count, self.heads, dtype=self.dtype)
-        self.table = weight[self.buckets].T.float().contiguous()
+        weight = source.read("weight", self.count, self.heads * self.group.size, dtype=self.dtype)
+        first = self.heads * self.group.rank
+        self.table = weight[self.buckets, first : first + self.heads].T.float().contiguous()
 
 
 def bucket_of(distances: Tensor, buckets: int, max_distance: int, both_ways: bool) -> Tensor:

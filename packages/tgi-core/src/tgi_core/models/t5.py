@@ -13,7 +13,7 @@ from tgi_core.errors import UnsupportedModel
 from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
-from tgi_core.layers.linear import Linear
+from tgi_core.layers.linear import ColumnLinear, Linear, RowLinear, qkv_parts
 from tgi_core.layers.mlp import MLP, GatedMLP
 from tgi_core.layers.norm import RMSNorm
 from tgi_core.layers.relative_bias import RelativeBias
@@ -33,13 +33,13 @@ class T5Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.head_size, hidden = config.head_size, config.hidden_size
-        size = config.num_heads * config.head_size
+        q, k, v = qkv_parts(config)
         if kind == "cross":
-            self.q = Linear(hidden, (size,), ("q",), build)
-            self.kv = Linear(hidden, (size, size), ("k", "v"), build)
+            self.q = ColumnLinear(hidden, (q,), ("q",), build)
+            self.kv = ColumnLinear(hidden, (k, v), ("k", "v"), build)
         else:
-            self.qkv = Linear(hidden, (size, size, size), ("q", "k", "v"), build)
-        self.o = Linear(size, (hidden,), ("o",), build)
+            self.qkv = ColumnLinear(hidden, (q, k, v), ("q", "k", "v"), build)
+        self.o = RowLinear(config.num_heads * config.head_size, (hidden,), ("o",), build)
         self.relative_attention_bias = bias
         self.attn = Attention(
             AttentionSpec(
