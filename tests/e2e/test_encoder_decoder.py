@@ -44,7 +44,22 @@ def test_concurrent_requests_say_what_transformers_says(client, folder):
 
 def test_details_begin_with_the_start_token(client):
     details = generate(client, TEXTS[0], decoder_input_details=True)["details"]
-    assert details["prefill"] == [{"id": 0, "text": "<unk>", "logprob": None}]
+    assert details["finish_reason"] in ("length", "eos_token")
+    assert details["prefill"] == [{"id": 0, "text": "<pad>", "logprob": None}]
+
+
+def test_sources_end_as_the_tokenizer_says_and_count_as_the_prompt(client):
+    tokens = client.post("/tokenize", json={"inputs": TEXTS[1]}).json()
+    assert tokens[-1]["id"] == 1
+    usage = client.post("/v1/completions", json={"model": "any", "prompt": TEXTS[1], "max_tokens": 2}).json()["usage"]
+    assert usage["prompt_tokens"] == len(tokens)
+
+
+def test_chat_needs_a_template(client):
+    body = {"model": "any", "messages": [{"role": "user", "content": "hi"}]}
+    response = client.post("/v1/chat/completions", json=body)
+    assert response.status_code == 422
+    assert "no chat template" in response.json()["error"]["message"]
 
 
 def test_info_and_metrics(client):

@@ -13,7 +13,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One prompt to continue.  `id` is unique for the life of the engine and made by its caller, never by a client."""
 
     id: int
-    prompt_ids: list[int]
+    prompt_ids: list[int]  #: of an encoder-decoder: the source, which its encoder reads
     params: SamplingParams = SamplingParams()
     priority: int = 0  #: lower runs earlier; a lead of `PRIORITY_LEAD` arrivals a level, so nobody starves
     cache_salt: str = ""  #: requests share cached prefixes only with requests of the same salt

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 
 TEXT = """
@@ -39,7 +39,7 @@ _MOE = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
 _PLAIN = {key: value for key, value in _LLAMA.items() if key != "num_key_value_heads"}
 _T5 = {
     "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0,
-    "pad_token_id": 0,
+    "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0,
 }  # fmt: skip
 FAMILIES: dict[str, dict[str, Any]] = {  # model_type -> what differs from its configuration's defaults
     "bloom": {"hidden_size": 64, "n_layer": 2, "n_head": 4},
@@ -113,7 +113,8 @@ def make_checkpoint(
     model = model.to(dtype).eval()
     total = sum(parameter.nbytes for parameter in model.parameters())
     model.save_pretrained(folder, max_shard_size=total if shards == 1 else total // shards + total // 10)
-    write_tokenizer(folder, int(settings["vocab_size"]))
+    write = write_source_tokenizer if configuration.is_encoder_decoder else write_tokenizer
+    write(folder, int(settings["vocab_size"]))
     return folder
 
 
@@ -129,6 +130,28 @@ def write_tokenizer(folder: Path, vocab_size: int = VOCABULARY) -> None:
         "pad_token": "</s>",
         "clean_up_tokenization_spaces": False,
         "chat_template": CHAT_TEMPLATE,
+        "model_max_length": 512,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+
+def write_source_tokenizer(folder: Path, vocab_size: int = VOCABULARY) -> None:
+    """Write a tokenizer as T5 has it: pieces of words, "</s>" after every text, no chat template."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXT.splitlines(), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "clean_up_tokenization_spaces": False,
         "model_max_length": 512,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
