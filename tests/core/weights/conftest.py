@@ -8,7 +8,7 @@ from huggingface_hub import constants
 from safetensors.numpy import load_file
 
 from tgi_core.testing.tiny import make_checkpoint, make_tokenizer
-from tgi_core.weights.gguf_config import LAYER_NAMES, NAMES
+from tgi_core.weights.gguf_config import ARCHITECTURES, LAYER_NAMES, NAMES
 from tgi_core.weights.source import read_json
 
 CONFIG_KEYS = {
@@ -20,6 +20,9 @@ CONFIG_KEYS = {
     "num_key_value_heads": "attention.head_count_kv",
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
     "head_dim": "attention.key_length",
+    "sliding_window": "attention.sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
 }
 
 
@@ -49,7 +52,7 @@ def write_gguf(tmp_path):
 
     def write(folder, kind=GGMLQuantizationType.F32, name="model.gguf", **metadata):
         config = read_json(folder / "config.json")
-        architecture = config["model_type"]
+        architecture = config["model_type"].removesuffix("_text")
         writer = GGUFWriter(tmp_path / name, architecture)
         for key, gguf_key in CONFIG_KEYS.items():
             value = config.get(key)
@@ -93,16 +96,18 @@ def _add_tensor(writer, hf_name, array, config, kind):
             if f".{projection}." in hf_name:
                 halves = array.reshape(count, 2, array.shape[0] // count // 2, *array.shape[1:])
                 array = halves.swapaxes(1, 2).reshape(array.shape)
-    if config["model_type"] == "gemma" and hf_name.endswith("norm.weight"):
+    if config["model_type"].startswith("gemma") and hf_name.endswith("norm.weight"):
         array = array + 1
     stored = GGMLQuantizationType.F32 if array.ndim == 1 else kind
-    writer.add_tensor(gguf_name(hf_name), quantize(np.ascontiguousarray(array), stored), raw_dtype=stored)
+    name = gguf_name(config["model_type"].removesuffix("_text"), hf_name)
+    writer.add_tensor(name, quantize(np.ascontiguousarray(array), stored), raw_dtype=stored)
 
 
-def gguf_name(hf_name):
+def gguf_name(architecture, hf_name):
     stem, _, suffix = hf_name.rpartition(".")
     if stem.startswith("model.layers."):
         layer, _, inner = stem.removeprefix("model.layers.").partition(".")
-        found = next(g for g, h in LAYER_NAMES.items() if h == inner)
+        names = LAYER_NAMES | dict(ARCHITECTURES[architecture].layer_names)
+        found = next(g for g, h in names.items() if h == inner)
         return f"blk.{layer}.{found}.{suffix}"
     return f"{next(g for g, h in NAMES.items() if h == stem)}.{suffix}"

@@ -12,7 +12,7 @@ from tgi_core.weights.reader import open_weights
 from tgi_core.weights.source import resolve_model
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"])
 def test_every_tensor_comes_back_as_the_checkpoint_has_it(family, tmp_path, write_gguf):
     folder = make_checkpoint(tmp_path / family, family)
     reader = open_weights(resolve_model(str(write_gguf(folder))))
@@ -53,6 +53,16 @@ def test_biases_of_a_llama_are_reordered_too(tmp_path, write_gguf):
     for projection in ("q_proj", "k_proj", "v_proj"):
         name = f"model.layers.0.self_attn.{projection}.bias"
         assert torch.equal(reader.get(name), expected[name])
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text"])
+def test_gemmas_windows_and_caps_are_told(family, tmp_path, write_gguf):
+    folder = make_checkpoint(tmp_path / family, family)
+    ours = resolve_model(str(write_gguf(folder))).config
+    own = resolve_model(str(folder), download_weights=False).config
+    for name in ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "architectures", "model_type"):
+        assert ours.get(name) == pytest.approx(own.get(name)), name
+    assert ours["query_pre_attn_scalar"] == ours["head_dim"] == 32
 
 
 def test_the_configuration_is_said_in_hugging_faces_words(llama, write_gguf):

@@ -23,16 +23,32 @@ class Architecture:
     permuted: bool = False  #: q and k rows are stored for interleaved rotary
     norm_offset: float = 0.0  #: norm weights are stored with this added
     defaults: tuple[tuple[str, Any], ...] = ()
+    layer_names: tuple[tuple[str, str], ...] = ()  #: where they are not those of LAYER_NAMES
 
 
+_GEMMA = (("hidden_act", "gelu_pytorch_tanh"), ("hidden_activation", "gelu_pytorch_tanh"))
+_GEMMA_NORMS = (
+    ("post_attention_norm", "post_attention_layernorm"),
+    ("ffn_norm", "pre_feedforward_layernorm"),
+    ("post_ffw_norm", "post_feedforward_layernorm"),
+)
 ARCHITECTURES = {
     "llama": Architecture(name="LlamaForCausalLM", model_type="llama", permuted=True),
     "qwen2": Architecture(name="Qwen2ForCausalLM", model_type="qwen2"),
     "qwen3": Architecture(name="Qwen3ForCausalLM", model_type="qwen3"),
-    "gemma": Architecture(
-        name="GemmaForCausalLM", model_type="gemma", norm_offset=1.0, defaults=(("hidden_act", "gelu_pytorch_tanh"),)
+    "gemma": Architecture(name="GemmaForCausalLM", model_type="gemma", norm_offset=1.0, defaults=_GEMMA),
+    "gemma2": Architecture(
+        name="Gemma2ForCausalLM", model_type="gemma2", norm_offset=1.0, defaults=_GEMMA, layer_names=_GEMMA_NORMS
+    ),
+    "gemma3": Architecture(
+        name="Gemma3ForCausalLM",
+        model_type="gemma3_text",
+        norm_offset=1.0,
+        defaults=(*_GEMMA, ("rope_local_base_freq", 10000.0)),
+        layer_names=_GEMMA_NORMS,
     ),
 }
+LARGEST_GEMMAS = {"gemma2": 46, "gemma3": 62}  #: layers of the models whose scores are scaled by another size
 KEYS = {  # key after "<architecture>." -> name in config.json
     "embedding_length": "hidden_size",
     "feed_forward_length": "intermediate_size",
@@ -40,6 +56,11 @@ KEYS = {  # key after "<architecture>." -> name in config.json
     "context_length": "max_position_embeddings",
     "attention.head_count": "num_attention_heads",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+}
+OPTIONAL_KEYS = {
+    "attention.sliding_window": "sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
 }
 NAMES = {
     "token_embd": "model.embed_tokens",
@@ -79,12 +100,12 @@ def architecture_of(path: Path, header: GGUFHeader) -> Architecture:
     return ARCHITECTURES[name]
 
 
-def huggingface_name(name: str) -> str | None:
+def huggingface_name(architecture: Architecture, name: str) -> str | None:
     """The name of a tensor in Hugging Face's layout, None if it has none."""
     stem, _, suffix = name.rpartition(".")
     layer = re.fullmatch(r"blk\.(\d+)\.(\w+)", stem)
     if layer:
-        inner = LAYER_NAMES.get(layer[2])
+        inner = (LAYER_NAMES | dict(architecture.layer_names)).get(layer[2])
         return f"model.layers.{layer[1]}.{inner}.{suffix}" if inner else None
     return f"{NAMES[stem]}.{suffix}" if stem in NAMES else None
 
@@ -99,6 +120,8 @@ def model_config(path: Path, header: GGUFHeader) -> dict[str, Any]:
     architecture = architecture_of(path, header)
     fact = _facts(path, header)
     config = {name: fact(key, None) for key, name in KEYS.items()}
+    prefix = header.metadata["general.architecture"]
+    config |= {name: fact(key, None) for key, name in OPTIONAL_KEYS.items() if f"{prefix}.{key}" in header.metadata}
     config |= dict(architecture.defaults)
     heads = config["num_attention_heads"]
     rope_theta = fact("rope.freq_base", 10000.0)
@@ -119,6 +142,9 @@ def model_config(path: Path, header: GGUFHeader) -> dict[str, Any]:
         config["rope_scaling"] = scaling
         config["rope_parameters"] = {"rope_theta": rope_theta, **scaling}
     config.setdefault("hidden_act", "silu")
+    if prefix in LARGEST_GEMMAS:
+        is_largest = config["num_hidden_layers"] == LARGEST_GEMMAS[prefix]
+        config["query_pre_attn_scalar"] = config["hidden_size"] // heads if is_largest else config["head_dim"]
     for name in ("bos", "eos"):
         config[f"{name}_token_id"] = header.metadata.get(f"tokenizer.ggml.{name}_token_id")
     return config

@@ -42,7 +42,7 @@ class GGUFReader(WeightReader):
         self._file = MappedFile(path, path.stat().st_size)
         self._tensors: dict[str, _Stored] = {}
         for stored_name, tensor in header.tensors.items():
-            name = huggingface_name(stored_name)
+            name = huggingface_name(architecture, stored_name)
             if name is None and stored_name not in NO_WEIGHTS:
                 raise WeightsError(f"{path}: the tensor {stored_name} is not known; use the safetensors checkpoint")
             if name is not None:
