@@ -9,6 +9,7 @@ from tgi_core import builtin
 from tgi_core.engine.explain import doctor_report, kernels_report, models_report, plugins_report
 from tgi_core.errors import ModelNotFound
 from tgi_core.plugins.manager import load_plugins
+from tgi_core.testing.tiny import make_checkpoint
 
 
 @pytest.fixture
@@ -34,6 +35,11 @@ def test_kernels_of_a_model_with_reasons(plugins, checkpoint):
     assert "no hardware plugin is installed" in report
 
 
+def test_kernels_of_a_model_that_transformers_runs(plugins, tmp_path):
+    report = kernels_report(str(make_checkpoint(tmp_path, "mamba")), plugins)
+    assert "no installed plugin implements MambaForCausalLM" in report
+
+
 def test_kernels_of_a_model_that_is_not_there(plugins):
     with pytest.raises(ModelNotFound):
         kernels_report("/nowhere/at/all", plugins)
@@ -43,6 +49,8 @@ def test_models_by_family_and_device(plugins):
     report = models_report(plugins)
     assert "Code Llama" in report
     assert "Qwen3ForCausalLM" in report
+    assert "where its attention can be replaced" in report
+    assert "AutoModelForSeq2SeqLM" in report
 
 
 def test_doctor_knows_the_machine(plugins):

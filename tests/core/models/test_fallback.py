@@ -5,7 +5,6 @@ import torch
 
 from tgi_core.config import EngineConfig
 from tgi_core.engine.engine import Engine
-from tgi_core.errors import UnsupportedModel
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.testing.tiny import VOCABULARY, write_tokenizer
 
@@ -43,12 +42,17 @@ def reference(request, tmp_path_factory):
     return model, folder
 
 
-@torch.inference_mode()
 @pytest.mark.parametrize("budget", [None, 8])
 def test_greedy_tokens_equal_transformers_own(reference, budget):
     model, folder = reference
     engine = Engine(EngineConfig(model_id=str(folder), device="cpu", dtype="float32", max_batch_prefill_tokens=budget))
-    assert "nobody" in engine.info.fallback or "no installed plugin" in engine.info.fallback
+    assert "no installed plugin" in engine.info.fallback
+    assert "on the paged cache" in engine.info.fallback
+    assert_greedy_tokens_are_equal(engine, model)
+
+
+@torch.inference_mode()
+def assert_greedy_tokens_are_equal(engine, model):
     found = engine.generate(PROMPTS, SamplingParams(max_new_tokens=16, ignore_eos=True))
     for prompt, completion in zip(PROMPTS, found, strict=True):
         ids = torch.tensor([prompt])
@@ -57,13 +61,24 @@ def test_greedy_tokens_equal_transformers_own(reference, budget):
         assert completion.token_ids == expected.tolist()
 
 
-def test_a_model_whose_attention_cannot_be_replaced_is_refused_by_name(tmp_path):
+@pytest.mark.parametrize(
+    ("model_type", "options", "reason"),
+    [
+        ("gpt_oss", {"num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 16}, "attention with s_aux"),
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}, "more of the past than keys and values"),
+        ("biogpt", {}, "cannot replace BioGptForCausalLM's attention"),
+    ],
+)
+def test_what_the_paged_cache_cannot_hold_keeps_a_cache_of_its_own(tmp_path, model_type, options, reason):
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    sizes = {"vocab_size": VOCABULARY, "hidden_size": 64, "num_layers": 2, "num_heads": 4}
-    types = {"attention_types": [[["global", "local"], 1]], "max_position_embeddings": 128}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt_neo", **sizes, **types))
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **SMALL, **options)).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, 0, 0.3)
     model.save_pretrained(tmp_path)
     write_tokenizer(tmp_path)
-    with pytest.raises(UnsupportedModel, match="cannot"):
-        Engine(EngineConfig(model_id=str(tmp_path), device="cpu"))
+    engine = Engine(EngineConfig(model_id=str(tmp_path), device="cpu", dtype="float32"))
+    assert reason in engine.info.fallback
+    assert_greedy_tokens_are_equal(engine, model)

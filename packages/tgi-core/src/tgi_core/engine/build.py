@@ -14,18 +14,19 @@ from tgi_core import builtin
 from tgi_core.attention.base import AttentionBackend
 from tgi_core.config import EngineConfig, ResolvedConfig
 from tgi_core.device.backend import DeviceBackend
+from tgi_core.device.capabilities import Capabilities
 from tgi_core.device.select import select_device
 from tgi_core.distributed.group import ALONE, Group
 from tgi_core.engine.model_files import find_model, make_tokenizer
 from tgi_core.engine.resolve import Facts, check_wishes, kv_surplus, resolve, resolve_dtype
-from tgi_core.errors import TokenizerError
+from tgi_core.errors import ConfigError, TokenizerError
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.select import KernelChoice, select_kernels
 from tgi_core.kvcache.manager import KVCacheManager
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.shard import shard_config
-from tgi_core.model_config import ModelConfig, parse_model_config
-from tgi_core.models.base import CausalLM
+from tgi_core.model_config import ModelConfig, architecture, parse_model_config
+from tgi_core.models.base import LanguageModel
 from tgi_core.models.select import select_model_or_fallback
 from tgi_core.plugins.manager import Plugins, load_plugins
 from tgi_core.plugins.specs import QuantizationSpec
@@ -88,10 +89,8 @@ def build(
     reader = open_weights(files)
     if quantization:
         reader = quantization.open(reader)
-    model_config = _model_config(config, files, reader)
-    spec, fallback = select_model_or_fallback(plugins, model_config.architecture, probe.kind)
-    if fallback:
-        log.warning("%s", fallback)
+    spec, fallback = select_model_or_fallback(plugins, architecture(files.config), probe.kind)
+    model_config = _fallback_config(config, files, group) if fallback else _model_config(config, files, reader)
     dtype, _ = resolve_dtype(config, model_config, backend.capabilities)
     query = kernel_query(model_config, probe.kind, dtype, backend.capabilities.block_sizes[0])
     kernels, choices = select_kernels(plugins, query, config.kernels, reference_only=config.disable_custom_kernels)
@@ -106,22 +105,29 @@ def build(
         group,
         folder=files.folder,
         trust_remote_code=config.trust_remote_code,
+        devices=len(probe.products),
     )
-    model: CausalLM = resolve_target(spec.target)(shard_config(model_config, group), context)
+    model: LanguageModel = resolve_target(spec.target)(shard_config(model_config, group), context)
+    if fallback:
+        fallback = f"{fallback}; {model.note}"
+        log.warning("%s", fallback)
+    capabilities = model.narrow(backend.capabilities)
     facts = Facts(
         model_id=files.model_id,
         device=probe.kind,
         device_reason=device_reason,
         free_bytes=free_bytes,
         weight_bytes=_weight_bytes(reader, dtype),
-        token_bytes=attention.block_bytes() // query.block_size,
+        token_bytes=attention.block_bytes() // query.block_size + model.token_bytes,
+        sequence_bytes=model.sequence_bytes,
     )
-    resolved = resolve(config, model_config, backend.capabilities, facts)
+    resolved = resolve(config, model_config, capabilities, facts)
     model.load_weights(reader, lambda fraction: progress("weights", fraction, files.model_id))
     backend.prepare_model(model.eval())
-    attention.allocate(resolved.num_blocks)
+    if attention.specs:
+        attention.allocate(resolved.num_blocks)
     eos = end_ids(files.generation_config, files.config) or _tokenizer_end_ids(plugins, config, files)
-    scheduler = _scheduler(resolved, model_config, backend, eos)
+    scheduler = _scheduler(resolved, model_config, capabilities, eos)
     processors = offered_processors(plugins)
     sampler = partial(Sampler, greedy=kernels.greedy, processors=load_processors(processors))
     rules = token_rules((files.generation_config, files.config), eos, model_config.vocab_size)
@@ -172,6 +178,29 @@ def _model_config(config: EngineConfig, files: ModelFiles, reader: WeightReader)
     return replace(parse_model_config(raw, files.generation_config), tie_word_embeddings=not has_head)
 
 
+def _fallback_config(config: EngineConfig, files: ModelFiles, group: Group) -> ModelConfig:
+    """The model's shape as transformers reads it."""
+    from tgi_core.models.fallback_config import parse_fallback_config, refuse_quantised
+
+    if group.size > 1:
+        raise ConfigError(
+            f"--num-shard {group.size} is not supported for models that transformers runs; leave it out: "
+            "transformers spreads the model over all devices that it sees"
+        )
+    if config.rope_scaling or config.rope_factor:
+        raise ConfigError(
+            "--rope-scaling: transformers runs this model and has its own way; write `rope_parameters` into config.json"
+        )
+    if config.quantize:
+        refuse_quantised(config.quantize)
+    return parse_fallback_config(
+        files.config,
+        files.folder,
+        trust_remote_code=config.trust_remote_code,
+        max_total_tokens=config.max_total_tokens,
+    )
+
+
 def _weight_bytes(reader: WeightReader, dtype: str) -> int:
     elements = sum(_elements(reader.shape(name)) for name in reader.names)
     return elements * getattr(torch, dtype).itemsize
@@ -190,7 +219,7 @@ def _tokenizer_end_ids(plugins: Plugins, config: EngineConfig, files: ModelFiles
 
 
 def _scheduler(
-    resolved: ResolvedConfig, model: ModelConfig, backend: DeviceBackend, eos_token_ids: tuple[int, ...]
+    resolved: ResolvedConfig, model: ModelConfig, capabilities: Capabilities, eos_token_ids: tuple[int, ...]
 ) -> Scheduler:
     limits = Limits(
         max_input_tokens=resolved.max_input_tokens,
@@ -202,13 +231,13 @@ def _scheduler(
     )
     kv = KVCacheManager(resolved.num_blocks, resolved.block_size, prefix_caching=resolved.prefix_caching)
     finish = FinishRule(frozenset(eos_token_ids))
-    return Scheduler(limits, backend.capabilities, kv, finish, model.decoder_start_ids)
+    return Scheduler(limits, capabilities, kv, finish, model.decoder_start_ids)
 
 
 def _runner(
     config: EngineConfig,
     resolved: ResolvedConfig,
-    model: CausalLM,
+    model: LanguageModel,
     attention: AttentionBackend,
     backend: DeviceBackend,
     sampler: Callable[[SamplingContext], Sampler],
@@ -226,7 +255,7 @@ def _runner(
         watermark_delta=config.watermark_delta,
         rules=rules,
     )
-    runner: Runner = resolve_target(backend.runner)(model, attention, sampler(context), tables)
+    runner: Runner = resolve_target(model.runner or backend.runner)(model, attention, sampler(context), tables)
     return runner
 
 

@@ -15,7 +15,7 @@ from tgi_core.cpu import native, processor
 from tgi_core.device.select import probe_devices, select_device
 from tgi_core.errors import TGIError
 from tgi_core.kernels.select import KernelChoice, offered_kernels, select_kernels
-from tgi_core.models.select import FALLBACK, offered_models, select_model
+from tgi_core.models.select import FALLBACKS, offered_models, select_model, select_model_or_fallback
 from tgi_core.plugins.manager import Plugins, load_plugins
 from tgi_core.plugins.specs import ANY_DEVICE, DeviceProbe
 from tgi_core.weights.source import default_model_id
@@ -56,8 +56,8 @@ def models_report(plugins: Plugins | None = None) -> str:
         if spec.device == ANY_DEVICE:
             cells = [_support(plugins, spec.architectures[0], probe) for probe in probes]
             rows.append((spec.family, *cells, ", ".join(spec.architectures), spec.note))
-    usable = ("yes" if probe.available else "-" for probe in probes)
-    rows.append((FALLBACK.family, *usable, "what AutoModelForCausalLM knows", FALLBACK.note))
+    usable = ["yes" if probe.available else "-" for probe in probes]
+    rows += [(spec.family, *usable, runs, spec.note) for spec, runs in FALLBACKS]
     return "\n\n".join((_table(rows), _devices(plugins)))
 
 
@@ -84,16 +84,23 @@ def _kernels_of_model(model_id: str, plugins: Plugins, device: str | None) -> st
     from tgi_core.engine.build import kernel_query
     from tgi_core.engine.model_files import find_model
     from tgi_core.engine.resolve import resolve_dtype
-    from tgi_core.model_config import parse_model_config
+    from tgi_core.model_config import architecture, parse_model_config
+    from tgi_core.models.fallback_config import parse_fallback_config
     from tgi_core.plugins.specs import resolve
 
     probe, why = select_device(plugins, device)
     capabilities = resolve(probe.backend).capabilities
-    model = parse_model_config(find_model(plugins, model_id, download_weights=False).config)
+    files = find_model(plugins, model_id, download_weights=False)
+    _, fallback = select_model_or_fallback(plugins, architecture(files.config), probe.kind)
+    model = (
+        parse_fallback_config(files.config, files.folder, trust_remote_code=False)
+        if fallback
+        else parse_model_config(files.config)
+    )
     dtype, dtype_why = resolve_dtype(EngineConfig(), model, capabilities)
     query = kernel_query(model, probe.kind, dtype, capabilities.block_sizes[0])
     _, choices = select_kernels(plugins, query)
-    head = [("device", probe.kind, why), ("dtype", dtype, dtype_why), ("model", model.architecture, "")]
+    head = [("device", probe.kind, why), ("dtype", dtype, dtype_why), ("model", model.architecture, fallback)]
     return "\n\n".join((_table(head), _choices_table(choices)))
 
 

@@ -23,7 +23,8 @@ class Facts:
     device_reason: str
     free_bytes: int  #: on the device, before weights are loaded
     weight_bytes: int  #: of the loaded model
-    token_bytes: int  #: of KV cache, over all layers
+    token_bytes: int  #: of KV cache, over all layers; 0 for models that keep a state instead
+    sequence_bytes: int = 0  #: of cache that a sequence takes however long it is
 
 
 @dataclass
@@ -95,7 +96,7 @@ def resolve(config: EngineConfig, model: ModelConfig, capabilities: Capabilities
     choices = _Choices([Reason("device", facts.device, facts.device_reason)])
     dtype, why = resolve_dtype(config, model, capabilities)
     choices.take("dtype", config.dtype, dtype, why)
-    batch_size = _batch_size(config, capabilities, choices)
+    batch_size = _batch_size_that_fits(config, capabilities, facts, _batch_size(config, capabilities, choices), choices)
     longest = _longest(config, model, capabilities)
     surplus = kv_surplus(model, capabilities.block_sizes[0])
     capacity = _capacity(config, capabilities, facts, batch_size, longest + surplus, choices)
@@ -138,6 +139,28 @@ def _batch_size(config: EngineConfig, capabilities: Capabilities, choices: _Choi
     return config.max_batch_size or capabilities.batch_size
 
 
+def _batch_size_that_fits(
+    config: EngineConfig, capabilities: Capabilities, facts: Facts, batch_size: int, choices: _Choices
+) -> int:
+    """As many sequences as have room for their state, beside as much for tokens."""
+    if not facts.sequence_bytes:
+        return batch_size
+    fits = _room(config, capabilities, facts) // facts.sequence_bytes // (2 if facts.token_bytes else 1)
+    if fits < (config.max_batch_size or 1):
+        raise ConfigError(
+            f"there is memory for {max(fits, 0)} sequences of {facts.sequence_bytes / 2**20:.1f} MiB each; "
+            "lower --max-batch-size, use a smaller model or free some memory"
+        )
+    if fits < batch_size:
+        choices.take("max_batch_size", config.max_batch_size, fits, "sequences whose state fits into free memory")
+    return min(batch_size, fits)
+
+
+def _room(config: EngineConfig, capabilities: Capabilities, facts: Facts) -> int:
+    """Bytes for KV cache."""
+    return int((facts.free_bytes - facts.weight_bytes) * capabilities.memory_fraction * config.memory_fraction)
+
+
 def kv_surplus(model: ModelConfig, block_size: int) -> int:
     """Tokens of KV cache that a sequence may take beyond its prompt and output.
 
@@ -175,7 +198,9 @@ def _capacity(
     block = capabilities.block_sizes[0]
     if block == ONE_BLOCK_PER_SEQUENCE:
         return batch_size * longest
-    room = int((facts.free_bytes - facts.weight_bytes) * capabilities.memory_fraction * config.memory_fraction)
+    if not facts.token_bytes:
+        return -(-(config.max_batch_total_tokens or batch_size * longest) // block) * block
+    room = _room(config, capabilities, facts) - batch_size * facts.sequence_bytes
     fits = room // (facts.token_bytes * block) * block
     if config.max_batch_total_tokens is not None:
         if config.max_batch_total_tokens > fits:

@@ -23,3 +23,4 @@ class BuildContext:
     group: Group = ALONE  #: the ranks that hold this model
     folder: Path = Path()  #: of the model, for implementations that load themselves
     trust_remote_code: bool = False
+    devices: int = 1  #: of the backend's kind that can be used, for implementations that spread themselves

@@ -9,13 +9,39 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from tgi_core.attention.base import ForwardContext
+from tgi_core.device.capabilities import Capabilities
 from tgi_core.layers.build import BuildContext
 from tgi_core.model_config import ModelConfig
 from tgi_core.weights.loader import load_weights
 from tgi_core.weights.reader import WeightReader
 
 
-class CausalLM(nn.Module):
+class LanguageModel(nn.Module):
+    """What an engine needs of any model, however it is run."""
+
+    runner: ClassVar[str] = ""  #: target of the Runner that it needs; "" = the device's own
+    sequence_bytes: int = 0  #: of cache that the model keeps itself, for each sequence
+    token_bytes: int = 0  #: of cache that the model keeps itself, for each token of a sequence
+    note: str = ""  #: what a person should know of how it runs
+
+    def __init__(self, config: ModelConfig, build: BuildContext) -> None:
+        super().__init__()
+        self.config = config
+
+    @abstractmethod
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [B, N] -> [B, V]"""
+
+    @abstractmethod
+    def load_weights(self, reader: WeightReader, progress: Callable[[float], None] = lambda fraction: None) -> None:
+        """Fill the model."""
+
+    def narrow(self, capabilities: Capabilities) -> Capabilities:
+        """What of the device's abilities the model leaves."""
+        return capabilities
+
+
+class CausalLM(LanguageModel):
     """A decoder: token ids of one step -> hidden states -> logits where they are wanted.
 
     One with an encoder reads `context.encoder` too, where a step has one.
@@ -23,10 +49,6 @@ class CausalLM(nn.Module):
 
     checkpoint_prefixes: ClassVar[tuple[str, ...]] = ("model.", "")
     lm_head: nn.Module  #: [B, N] -> [B, V]
-
-    def __init__(self, config: ModelConfig, build: BuildContext) -> None:
-        super().__init__()
-        self.config = config
 
     @abstractmethod
     def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:

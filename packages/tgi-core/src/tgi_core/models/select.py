@@ -18,12 +18,24 @@ def offered_models(plugins: Plugins) -> Iterator[tuple[str, ModelSpec]]:
             yield provider, spec
 
 
-#: for architectures that nobody implements; what it costs is in its note
+#: for architectures that nobody implements: the first way that can run a model is taken when it is loaded
 FALLBACK = ModelSpec(
     architectures=(),
-    target="tgi_core.models.fallback:TransformersCausalLM",
+    target="tgi_core.models.fallback_loading:load_fallback",
     family="any other decoder",
     note="transformers' own model on the paged cache: batched, but without optimised kernels",
+)
+#: where transformers cannot replace the attention of a model
+CACHED_FALLBACK = ModelSpec(
+    architectures=(),
+    target=FALLBACK.target,
+    family="any other model",
+    note="transformers' own model with its own cache: no chunked prefill, no prefix cache, no optimised kernels",
+)
+#: (way, what it runs)
+FALLBACKS = (
+    (FALLBACK, "what AutoModelForCausalLM knows, where its attention can be replaced"),
+    (CACHED_FALLBACK, "what else AutoModelForCausalLM and AutoModelForSeq2SeqLM know"),
 )
 
 
@@ -36,7 +48,7 @@ def select_model_or_fallback(plugins: Plugins, architecture: str, device: str) -
     try:
         return select_model(plugins, architecture, device), ""
     except UnsupportedModel as error:
-        return FALLBACK, f"{error}; {FALLBACK.note}"
+        return FALLBACK, str(error)
 
 
 def select_model(plugins: Plugins, architecture: str, device: str) -> ModelSpec:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tgi_core.attention.base import AttentionBackend, ForwardContext
-from tgi_core.models.base import CausalLM
+from tgi_core.models.base import LanguageModel
 from tgi_core.runner.base import FinishedHandle, Handle, Runner
 from tgi_core.runner.slots import SlotTables, positions
 from tgi_core.sampling.sampler import Sampler
@@ -24,7 +24,7 @@ LOGPROB_ROWS = 128  #: prompt positions whose logits exist at a time
 class EagerRunner(Runner):
     """For devices that work while they are called."""
 
-    def __init__(self, model: CausalLM, attention: AttentionBackend, sampler: Sampler, slots: SlotTables) -> None:
+    def __init__(self, model: LanguageModel, attention: AttentionBackend, sampler: Sampler, slots: SlotTables) -> None:
         self.model, self.attention, self.sampler, self.slots = model, attention, sampler, slots
 
     @torch.inference_mode()

@@ -41,22 +41,34 @@ _T5 = {
     "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0,
     "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0,
 }  # fmt: skip
+_MAMBA = {"hidden_size": 64, "state_size": 8, "num_hidden_layers": 2}
 FAMILIES: dict[str, dict[str, Any]] = {  # model_type -> what differs from its configuration's defaults
     "bloom": {"hidden_size": 64, "n_layer": 2, "n_head": 4},
     "cohere": {**_LLAMA, "tie_word_embeddings": True, "pad_token_id": 0, "logit_scale": 0.25},
     "falcon": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 512},
+    "falcon_mamba": _MAMBA,
     "gemma": {**_LLAMA, "head_dim": 32, "tie_word_embeddings": True},
     "gemma2": {**_GEMMA, "sliding_window": 16, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 4.0},
     "gemma3_text": {**_GEMMA, "sliding_window": 16, "num_hidden_layers": 3, "sliding_window_pattern": 3},
     "gpt2": _GPT2,
     "gpt_bigcode": _GPT2,
     "gptj": {**_GPT2, "rotary_dim": 8},
+    "gpt_neo": {
+        "hidden_size": 64, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]],
+        "window_size": 16, "max_position_embeddings": 512,
+    },
     "gpt_neox": {**_PLAIN, "rotary_pct": 0.5},
     "granite": {
         **_LLAMA, "embedding_multiplier": 6.0, "attention_multiplier": 0.2, "residual_multiplier": 0.6,
         "logits_scaling": 4.0,
     },
+    "jamba": {
+        **_LLAMA, "num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2,
+        "expert_layer_period": 2, "mamba_d_state": 8, "mamba_dt_rank": 8, "use_mamba_kernels": False,
+    },
     "llama": _LLAMA,
+    "mamba": _MAMBA,
+    "mamba2": {**_MAMBA, "num_heads": 8, "head_dim": 16, "n_groups": 2},
     "mistral": {**_LLAMA, "sliding_window": 16},
     "mixtral": {**_LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2},
     "mpt": {"d_model": 64, "n_layers": 2, "n_heads": 4, "expansion_ratio": 2, "max_seq_len": 512},
@@ -71,11 +83,16 @@ FAMILIES: dict[str, dict[str, Any]] = {  # model_type -> what differs from its c
     "qwen2_moe": {**_LLAMA, **_MOE, "shared_expert_intermediate_size": 96},
     "qwen3": {**_LLAMA, "head_dim": 32},
     "qwen3_moe": {**_LLAMA, **_MOE, "head_dim": 32},
+    "rwkv": {"hidden_size": 64, "attention_hidden_size": 64, "num_hidden_layers": 2, "context_length": 512},
     "stablelm": _LLAMA,
     "starcoder2": {**_LLAMA, "tie_word_embeddings": True},
     "t5": {**_T5, "feed_forward_proj": "gated-gelu"},
     "mt5": _T5,
     "umt5": _T5,
+    "xglm": {
+        "d_model": 64, "ffn_dim": 128, "num_layers": 2, "attention_heads": 4, "max_position_embeddings": 512,
+        "pad_token_id": 0,
+    },
 }  # fmt: skip
 
 

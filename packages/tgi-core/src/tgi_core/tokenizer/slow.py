@@ -10,6 +10,7 @@ from tgi_core.errors import TokenizerError
 from tgi_core.tokenizer.chat_template import ChatTemplates
 from tgi_core.tokenizer.decoding import Decoding
 from tgi_core.tokenizer.tokenizer import Tokenizer, TokenSpan
+from tgi_core.tokenizer.tokenizer_config import read_tokenizer_config
 
 
 def load_through_transformers(
@@ -29,7 +30,11 @@ def load_through_transformers(
     try:
         loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     except Exception as error:  # anything may go wrong in a tokenizer's own code
-        raise TokenizerError(f"{folder} has no tokenizer.json and transformers cannot load it: {error}") from error
+        own = read_tokenizer_config(folder, None).get("auto_map") and not trust_remote_code
+        hint = "; it comes with code of its own: read it, and pass --trust-remote-code to run it" if own else ""
+        raise TokenizerError(
+            f"{folder} has no tokenizer.json and transformers cannot load it: {error}{hint}"
+        ) from error
     special_tokens = {
         name: token for name, token in loaded.special_tokens_map.items() if isinstance(token, str)
     } | dict(special_tokens)

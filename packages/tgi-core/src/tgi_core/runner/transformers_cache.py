@@ -1,0 +1,143 @@
+"""Runs models that keep a cache of transformers' own: batches that sequences join and leave between steps."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from tgi_core.attention.base import AttentionBackend
+from tgi_core.models.cached_decoder import CachedBatch
+from tgi_core.models.fallback_cached import CachedTransformersLM
+from tgi_core.runner.eager import EagerRunner
+from tgi_core.runner.slots import SlotTables
+from tgi_core.sampling.sampler import Sampler
+from tgi_core.step import Admission, Row, RowResult
+
+
+@dataclass
+class _Group:
+    """Sequences that decode together."""
+
+    ids: list[int]  #: of the sequences, one a row
+    batch: CachedBatch
+
+
+class TransformersCacheRunner(EagerRunner):
+    """Whole prompts are prefilled with others of the same length, then decode with whomever they may.
+
+    A plan has either prompts or decodes, and those all of them: a sequence that is left out has ended.  One whose
+    cache is lost because a step failed is computed again from its tokens.
+    """
+
+    def __init__(
+        self, model: CachedTransformersLM, attention: AttentionBackend, sampler: Sampler, slots: SlotTables
+    ) -> None:
+        super().__init__(model, attention, sampler, slots)
+        self._cached = model
+        self._groups: list[_Group] = []
+        self._tokens: dict[int, list[int]] = {}  # slot -> all tokens of its sequence
+        self._owners: dict[int, int] = {}  # slot -> the sequence that had it last
+
+    def _admit(self, admission: Admission) -> str:
+        self._leave({admission.sequence_id})
+        self._owners[admission.slot] = admission.sequence_id
+        self._tokens[admission.slot] = list(admission.tokens)
+        owners = set(self._owners.values())
+        self._groups = [group for group in self._groups if not owners.isdisjoint(group.ids)]
+        return super()._admit(admission)
+
+    def _run(self, rows: tuple[Row, ...]) -> list[RowResult]:
+        try:
+            return self._computed(rows)
+        except Exception:
+            ids = {row.sequence_id for row in rows}
+            self._groups = [group for group in self._groups if ids.isdisjoint(group.ids)]
+            raise
+
+    def _computed(self, rows: tuple[Row, ...]) -> list[RowResult]:
+        results = {row.sequence_id: RowResult(row.sequence_id) for row in rows}
+        by_id = {row.sequence_id: row for row in rows}
+        held = by_id.keys() & {member for group in self._groups for member in group.ids}
+        fresh = [row for row in rows if row.sequence_id not in held]
+        order: list[Row] = []
+        logits: list[Tensor] = []
+        if held:
+            self._settle(held)
+            for group in self._groups:
+                members = [by_id[member] for member in group.ids]
+                order += members
+                logits.append(self._decode(members, group.batch))
+        for members in self._alike(fresh):
+            order += members
+            logits.append(self._prefill(members, results))
+        self._add_tokens(order, torch.cat(logits), [results[row.sequence_id] for row in order])
+        for row in order:
+            if (token := results[row.sequence_id].token_id) is not None:
+                self._tokens[row.slot].append(token)
+        return [results[row.sequence_id] for row in rows]
+
+    # ---- prefill --------------------------------------------------------------------------------------------------
+
+    def _alike(self, rows: list[Row]) -> list[list[Row]]:
+        """Rows whose tokens may be computed together, without any padding."""
+
+        def key(row: Row) -> tuple[int, int]:
+            alone = self._cached.batching == "single" or self.sampler.state(row.slot).params.prompt_logprobs
+            return row.start + row.length, row.slot if alone else -1
+
+        return [list(group) for _, group in groupby(sorted(rows, key=key), key)]
+
+    def _prefill(self, rows: list[Row], results: dict[int, RowResult]) -> Tensor:
+        """The logits [B, V] after all tokens of these sequences, which form a group from now on."""
+        tokens = torch.tensor([self._tokens[row.slot][: row.start + row.length] for row in rows])
+        every = any(self.sampler.state(row.slot).params.prompt_logprobs for row in rows)
+        logits, batch = self._cached.decoder.prefill(tokens, all_logits=every)
+        if every:
+            for row, of_row in zip(rows, logits, strict=True):
+                self._add_prompt_logprobs((row,), [row.length], of_row, [results[row.sequence_id]])
+        self._groups.append(_Group([row.sequence_id for row in rows], batch))
+        return logits[:, -1]
+
+    # ---- decode ---------------------------------------------------------------------------------------------------
+
+    def _decode(self, rows: list[Row], batch: CachedBatch) -> Tensor:
+        tokens = self.slots.last_tokens[[row.slot for row in rows]]
+        return self._cached.decoder.decode(tokens, batch)
+
+    def _settle(self, staying: Collection[int]) -> None:
+        """Drop the sequences that have ended, then join what may decode together."""
+        self._leave({member for group in self._groups for member in group.ids}.difference(staying))
+        if len(self._groups) < 2:
+            return
+        waiting = sorted(self._groups, key=lambda group: group.batch.length)
+        self._groups = []
+        while waiting:
+            joining = [waiting.pop(0)]
+            while waiting and self._may_join([*joining, waiting[0]]):
+                joining.append(waiting.pop(0))
+            self._groups.append(self._joined(joining))
+
+    def _may_join(self, groups: list[_Group]) -> bool:
+        return self._cached.may_decode_together([length for group in groups for length in group.batch.lengths])
+
+    def _joined(self, groups: list[_Group]) -> _Group:
+        if len(groups) == 1:
+            return groups[0]
+        batch = self._cached.decoder.join([group.batch for group in groups])
+        return _Group([member for group in groups for member in group.ids], batch)
+
+    def _leave(self, leaving: Collection[int]) -> None:
+        """Drop sequences from their groups."""
+        kept = []
+        for group in self._groups:
+            rows = [row for row, member in enumerate(group.ids) if member not in leaving]
+            if len(rows) < len(group.ids) and rows:
+                batch = self._cached.decoder.select(group.batch, rows)
+                group = _Group([group.ids[row] for row in rows], batch)  # noqa: PLW2901
+            if rows:
+                kept.append(group)
+        self._groups = kept
