@@ -12,8 +12,11 @@ VOCABULARY = 50
 class Decoder:
     """Its logits depend on all tokens of a sequence; the cache is the list of them."""
 
-    def prefill(self, tokens, *, all_logits):
-        batch = CachedBatch([row.tolist() for row in tokens], [tokens.shape[1]] * len(tokens))
+    has_source = False
+
+    def prefill(self, tokens, sources, *, all_logits):
+        rows = [row.tolist() for row in tokens]
+        batch = CachedBatch(rows, [tokens.shape[1]] * len(tokens), [0] * len(tokens))
         return self.logits(batch.cache)[:, None], batch
 
     def decode(self, tokens, batch):
@@ -23,10 +26,10 @@ class Decoder:
 
     def join(self, batches):
         rows = [row for batch in batches for row in batch.cache]
-        return CachedBatch(rows, [length for batch in batches for length in batch.lengths])
+        return CachedBatch(rows, [length for batch in batches for length in batch.lengths], [0] * len(rows))
 
     def select(self, batch, rows):
-        return CachedBatch([batch.cache[row] for row in rows], [batch.lengths[row] for row in rows])
+        return CachedBatch([batch.cache[row] for row in rows], [batch.lengths[row] for row in rows], [0] * len(rows))
 
     def logits(self, rows):
         return torch.stack([self.row_logits(row) for row in rows])
@@ -55,7 +58,7 @@ class FailsInCompany(Decoder):
 
 class LosesRowsThatStay(Decoder):
     def select(self, batch, rows):
-        return super().select(batch, list(range(len(rows))))
+        return super().select(batch, [row + 1 for row in rows])
 
 
 class SaysNothing(Decoder):

@@ -1,4 +1,4 @@
-"""Models with a cache of their own, against transformers' generate: state-space models, hybrids, old decoders."""
+"""Models with a cache of their own, against transformers' generate: state-space models, hybrids, encoder-decoders."""
 
 import random
 
@@ -19,6 +19,9 @@ BATCHING = {
     "gpt_neo": "padded to the longest",
     "xglm": "padded to the longest",
     "jamba": "padded to the longest",
+    "bart": "padded to the longest",
+    "pegasus": "padded to the longest",
+    "m2m_100": "padded to the longest",
 }
 PROMPTS = [[(7 * i + j * j) % VOCABULARY for j in range(length)] for i, length in enumerate((1, 9, 70, 9, 33, 200))]
 STEPS = 40
@@ -26,14 +29,15 @@ STEPS = 40
 
 @pytest.fixture(scope="module", params=BATCHING)
 def folder(request, tmp_path_factory):
-    return make_checkpoint(tmp_path_factory.mktemp(request.param), request.param)
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoint") / request.param, request.param)
 
 
 @pytest.fixture(scope="module")
 def reference(folder):
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    kind = AutoModelForSeq2SeqLM if AutoConfig.from_pretrained(folder).is_encoder_decoder else AutoModelForCausalLM
+    return kind.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +52,15 @@ def engine(folder):
 
 @torch.inference_mode()
 def greedy(model, prompt, length):
+    """Tokens and their log-probabilities."""
     ids = torch.tensor([prompt])
-    settings = {"max_new_tokens": length, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    return model.generate(ids, attention_mask=torch.ones_like(ids), **settings)[0, len(prompt) :].tolist()
+    settings = {"max_new_tokens": length, "do_sample": False, "num_beams": 1, "eos_token_id": None, "pad_token_id": 0}
+    output = model.generate(
+        ids, attention_mask=torch.ones_like(ids), output_logits=True, return_dict_in_generate=True, **settings
+    )
+    tokens = output.sequences[0, -length:]
+    logprobs = torch.cat(output.logits).log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
+    return tokens.tolist(), logprobs
 
 
 def drain(engine, outputs=None):
@@ -67,14 +77,16 @@ def step(engine, outputs):
 
 
 def test_says_how_it_runs_and_what_that_costs(engine, folder):
-    assert BATCHING[folder.name.rstrip("0123456789")] in engine.info.fallback
+    assert BATCHING[folder.name] in engine.info.fallback
     assert "own cache" in engine.info.fallback
     assert "bytes" in engine.info.fallback
 
 
 def test_greedy_tokens_of_ragged_prompts(engine, expected):
     found = engine.generate(PROMPTS, SamplingParams(max_new_tokens=STEPS, ignore_eos=True))
-    assert [completion.token_ids for completion in found] == expected
+    for completion, (tokens, logprobs) in zip(found, expected, strict=True):
+        assert completion.token_ids == tokens
+        torch.testing.assert_close(torch.tensor(completion.logprobs), logprobs, rtol=1e-4, atol=1e-4)
 
 
 def test_requests_join_and_leave_at_random(engine, expected):
@@ -92,7 +104,7 @@ def test_requests_join_and_leave_at_random(engine, expected):
     finished = 0
     for key, tokens in outputs.items():
         number, which = divmod(key, 100)
-        assert tokens == expected[which][: len(tokens)]
+        assert tokens == expected[which][0][: len(tokens)]
         finished += len(tokens) == lengths[number]
     assert finished > 20
 
@@ -103,7 +115,7 @@ def test_preempted_sequences_go_on(folder, expected):
     for number, prompt in enumerate(PROMPTS):
         engine.add(Request(id=number, prompt_ids=prompt, params=SamplingParams(max_new_tokens=STEPS, ignore_eos=True)))
     outputs = drain(engine)
-    assert [outputs[number] for number in range(len(PROMPTS))] == expected
+    assert [outputs[number] for number in range(len(PROMPTS))] == [tokens for tokens, _ in expected]
 
 
 def test_a_seed_gives_the_same_tokens_in_any_company(engine):
@@ -117,8 +129,13 @@ def test_a_seed_gives_the_same_tokens_in_any_company(engine):
 @torch.inference_mode()
 def test_prompt_logprobs(engine, reference):
     asked = PROMPTS[2]
-    logprobs = reference(torch.tensor([asked])).logits[0].float().log_softmax(-1)
-    wanted = logprobs[:-1].gather(-1, torch.tensor(asked[1:])[:, None]).squeeze(-1)
+    if reference.config.is_encoder_decoder:
+        start = torch.tensor([[reference.config.decoder_start_token_id]])
+        output, prompt = reference(torch.tensor([asked]), decoder_input_ids=start), []
+    else:
+        output, prompt = reference(torch.tensor([asked])), asked
+    logprobs = output.logits[0].float().log_softmax(-1)
+    wanted = logprobs[:-1].gather(-1, torch.tensor(prompt[1:], dtype=torch.int64)[:, None]).squeeze(-1)
     engine.add(Request(id=1, prompt_ids=PROMPTS[1], params=SamplingParams(max_new_tokens=4)))
     params = SamplingParams(max_new_tokens=3, prompt_logprobs=True, top_n_tokens=2)
     engine.add(Request(id=2, prompt_ids=asked, params=params))

@@ -82,10 +82,10 @@ def test_a_sequence_that_always_fails_fails_alone(folder, expected, monkeypatch)
     prefill, decode = decoder.prefill, decoder.decode
     bad = PROMPTS[1][0]
 
-    def fails_when_long(tokens, **options):
+    def fails_when_long(tokens, sources, **options):
         if tokens.shape[1] > len(PROMPTS[1]) and (tokens[:, 0] == bad).any():
             raise RuntimeError("cannot")
-        return prefill(tokens, **options)
+        return prefill(tokens, sources, **options)
 
     def fails_in_company_of_bad(tokens, batch):
         if batch.length > 11 and any(member == 1 for group in engine.runner._groups for member in group.ids):

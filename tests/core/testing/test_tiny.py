@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from tgi_core.testing.tiny import FAMILIES, VOCABULARY, make_checkpoint, make_tokenizer
 
-ENCODER_DECODERS = ["mt5", "t5", "umt5"]
+ENCODER_DECODERS = ["bart", "m2m_100", "mt5", "pegasus", "t5", "umt5"]
 CAUSAL = sorted(set(FAMILIES) - set(ENCODER_DECODERS))
 
 

@@ -197,6 +197,7 @@ def _fallback_config(config: EngineConfig, files: ModelFiles, group: Group) -> M
         files.config,
         files.folder,
         trust_remote_code=config.trust_remote_code,
+        generation_config=files.generation_config,
         max_total_tokens=config.max_total_tokens,
     )
 

@@ -93,7 +93,9 @@ def _kernels_of_model(model_id: str, plugins: Plugins, device: str | None) -> st
     files = find_model(plugins, model_id, download_weights=False)
     _, fallback = select_model_or_fallback(plugins, architecture(files.config), probe.kind)
     model = (
-        parse_fallback_config(files.config, files.folder, trust_remote_code=False)
+        parse_fallback_config(
+            files.config, files.folder, trust_remote_code=False, generation_config=files.generation_config
+        )
         if fallback
         else parse_model_config(files.config)
     )

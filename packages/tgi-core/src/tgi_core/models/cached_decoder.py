@@ -22,6 +22,7 @@ class CachedBatch:
 
     cache: Any
     lengths: list[int]  #: tokens of each in the cache
+    sources: list[int]  #: tokens that the encoder read of each; 0 where there is no encoder
 
     @property
     def length(self) -> int:
@@ -39,54 +40,76 @@ class CachedDecoder:
         UnsupportedModel: it keeps no cache, or one that cannot be understood.
     """
 
+    has_source = False  #: whether an encoder reads the prompt
+
     def __init__(self, model: Any) -> None:
         self.model = model
         self._arguments = frozenset(inspect.signature(model.forward).parameters)
         self.device = next(model.parameters()).device
-        self.layout = CacheLayout(self._example)
+        self.layout = CacheLayout(self._example, has_source=self.has_source)
 
-    def prefill(self, tokens: Tensor, *, all_logits: bool) -> tuple[Tensor, CachedBatch]:
-        """tokens [B, L] -> logits [B, L, V], or [B, 1, V] of the last ones; and what continues these sequences."""
+    def prefill(self, tokens: Tensor, sources: Tensor | None = None, *, all_logits: bool) -> tuple[Tensor, CachedBatch]:
+        """Read whole sequences.
+
+        Args:
+            tokens: [B, L]
+            sources: [B, S], what an encoder reads.
+            all_logits: whether those of every token are wanted, not of the last one only.
+
+        Returns:
+            logits [B, L, V] or [B, 1, V], and what continues these sequences.
+        """
+        tokens = tokens.to(self.device)
         count, length = tokens.shape
-        positions = torch.arange(length, device=self.device).expand(count, -1)
-        logits, cache = self._call(
-            input_ids=tokens.to(self.device),
-            attention_mask=torch.ones_like(positions),
-            position_ids=positions,
-            cache_position=positions[0],
-            logits_to_keep=0 if all_logits else 1,
-        )
-        return logits if all_logits else logits[:, -1:], CachedBatch(cache, [length] * count)
+        logits, cache = self._call(None, **self._beginning(tokens, sources), logits_to_keep=0 if all_logits else 1)
+        read = 0 if sources is None else sources.shape[1]
+        return logits if all_logits else logits[:, -1:], CachedBatch(cache, [length] * count, [read] * count)
 
     def decode(self, tokens: Tensor, batch: CachedBatch) -> Tensor:
         """tokens [B] -> logits [B, V]; the batch holds these tokens too afterwards."""
-        lengths = torch.tensor(batch.lengths, device=self.device)
-        length = batch.length
-        logits, batch.cache = self._call(
-            batch.cache,
-            input_ids=tokens[:, None].to(self.device),
-            attention_mask=self._mask(lengths, length + 1) if self.layout.token_bytes else None,
-            position_ids=lengths[:, None],
-            cache_position=torch.tensor([length], device=self.device),
-        )
+        logits, batch.cache = self._call(batch.cache, **self._continuation(tokens.to(self.device)[:, None], batch))
         batch.lengths = [length + 1 for length in batch.lengths]
         return logits[:, -1]
 
-    def _mask(self, lengths: Tensor, length: int) -> Tensor:
-        """1 for each token in the cache and the one that comes, 0 for padding before them: [B, L] int64"""
-        return (torch.arange(length, device=self.device) >= (length - 1 - lengths)[:, None]).long()
-
     def join(self, batches: Sequence[CachedBatch]) -> CachedBatch:
-        """The sequences of all batches, in order."""
-        cache = self.layout.join([batch.cache for batch in batches])
-        return CachedBatch(cache, [length for batch in batches for length in batch.lengths])
+        """The sequences of all batches, in order; the batches are used up."""
+        return CachedBatch(
+            self.layout.join([batch.cache for batch in batches]),
+            [length for batch in batches for length in batch.lengths],
+            [source for batch in batches for source in batch.sources],
+        )
 
     def select(self, batch: CachedBatch, rows: Sequence[int]) -> CachedBatch:
-        """The sequences in these rows only."""
-        lengths = [batch.lengths[row] for row in rows]
-        return CachedBatch(self.layout.select(batch.cache, rows, max(lengths)), lengths)
+        """The sequences in these rows only; the batch is used up."""
+        lengths, sources = [batch.lengths[row] for row in rows], [batch.sources[row] for row in rows]
+        return CachedBatch(self.layout.select(batch.cache, rows, max(lengths), max(sources)), lengths, sources)
 
-    def _call(self, cache: Any = None, **arguments: Any) -> tuple[Tensor, Any]:
+    def _beginning(self, tokens: Tensor, sources: Tensor | None) -> dict[str, Any]:
+        """Arguments to read tokens [B, L] with no cache."""
+        positions = torch.arange(tokens.shape[1], device=self.device).expand(len(tokens), -1)
+        return {
+            "input_ids": tokens,
+            "attention_mask": torch.ones_like(tokens),
+            "position_ids": positions,
+            "cache_position": positions[0],
+        }
+
+    def _continuation(self, tokens: Tensor, batch: CachedBatch) -> dict[str, Any]:
+        """Arguments to read tokens [B, 1] after what is in a cache."""
+        return {
+            "input_ids": tokens,
+            "attention_mask": self._mask(batch.lengths, 1) if self.layout.token_bytes else None,
+            "position_ids": torch.tensor(batch.lengths, device=self.device)[:, None],
+            "cache_position": torch.tensor([batch.length], device=self.device),
+        }
+
+    def _mask(self, lengths: Sequence[int], coming: int) -> Tensor:
+        """1 for each token there is and each that comes, 0 for padding before them: [B, L] int64"""
+        longest = max(lengths)
+        first = longest - torch.tensor(lengths, device=self.device)[:, None]
+        return (torch.arange(longest + coming, device=self.device) >= first).long()
+
+    def _call(self, cache: Any, **arguments: Any) -> tuple[Tensor, Any]:
         given = {name: value for name, value in arguments.items() if name in self._arguments and value is not None}
         if cache is not None:
             given[next(name for name in CACHE_NAMES if name in self._arguments)] = cache
@@ -98,4 +121,5 @@ class CachedDecoder:
 
     @torch.inference_mode()
     def _example(self, count: int, length: int, source: int) -> Any:
-        return self.prefill(torch.ones(count, length, dtype=torch.int64), all_logits=False)[1].cache
+        tokens, sources = (torch.ones(count, size, dtype=torch.int64) for size in (length, source))
+        return self.prefill(tokens, sources if self.has_source else None, all_logits=False)[1].cache

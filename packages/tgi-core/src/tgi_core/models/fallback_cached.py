@@ -16,7 +16,8 @@ from tgi_core.device.capabilities import Capabilities
 from tgi_core.layers.build import BuildContext
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.base import LanguageModel
-from tgi_core.models.cached_decoder import CachedDecoder
+from tgi_core.models.cached_decoder import CachedBatch, CachedDecoder
+from tgi_core.models.cached_encoder_decoder import CachedEncoderDecoder
 from tgi_core.models.fallback_batching import Batching, find_batching
 from tgi_core.models.select import CACHED_FALLBACK
 from tgi_core.weights.reader import WeightReader
@@ -45,11 +46,11 @@ class CachedTransformersLM(LanguageModel):
     def __init__(self, config: ModelConfig, build: BuildContext, model: Any, reason: str) -> None:
         super().__init__(config, build)
         self.own = model
-        self.decoder = CachedDecoder(model)
+        self.decoder = CachedEncoderDecoder(model) if config.is_encoder_decoder else CachedDecoder(model)
         self.batching = find_batching(self.decoder, config.vocab_size, build.dtype)
         layout = self.decoder.layout
         self.sequence_bytes = layout.sequence_bytes
-        self.token_bytes = PADDING * layout.token_bytes
+        self.token_bytes = PADDING * max(layout.token_bytes, layout.source_bytes)
         cost = f"a sequence takes {layout.sequence_bytes} bytes and {layout.token_bytes} for each token"
         self.note = f"{reason}; {CACHED_FALLBACK.note}; {NOTES[self.batching]}; {cost}"
 
@@ -67,11 +68,17 @@ class CachedTransformersLM(LanguageModel):
         """The decoder gives logits [B, V] at once."""
         return hidden
 
-    def may_decode_together(self, lengths: Sequence[int]) -> bool:
-        """Whether sequences of these lengths may be joined into one batch."""
-        shortest, longest = min(lengths), max(lengths)
+    def may_decode_together(self, batches: Sequence[CachedBatch]) -> bool:
+        """Whether these may be joined into one batch."""
+        lengths = [length for batch in batches for length in batch.lengths]
+        sources = [source for batch in batches for source in batch.sources]
         if self.batching == "single":
             return len(lengths) == 1
         if not self.decoder.layout.token_bytes:
             return True
-        return shortest == longest if self.batching == "equal" else longest <= max(PADDING * shortest, SHORT)
+        return _are_similar(sources) and (len(set(lengths)) == 1 if self.batching == "equal" else _are_similar(lengths))
+
+
+def _are_similar(lengths: Sequence[int]) -> bool:
+    """Whether little is padding where these are padded to the longest."""
+    return max(lengths) <= max(PADDING * min(lengths), SHORT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tgi_core.errors import UnsupportedModel
@@ -13,20 +14,27 @@ from tgi_core.model_config import ModelConfig, parse_model_config
 NAMES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "sliding_window", "layer_types", "attn_logit_softcapping",
-    "tie_word_embeddings", "dtype",
+    "tie_word_embeddings", "dtype", "is_encoder_decoder", "decoder_start_token_id", "bos_token_id",
 )  # fmt: skip
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "context_length", "n_ctx")
+RELATIVE = "relative_attention_num_buckets"  #: of models that know distances and no positions
 UNKNOWN_POSITIONS = 4096  #: where a model has no longest sequence, and nobody wished for one
 OWN_CODE = "auto_map"  #: config.json's key for classes that come with the model
 
 
 def parse_fallback_config(
-    raw: Mapping[str, Any], folder: Path, *, trust_remote_code: bool, max_total_tokens: int | None = None
+    raw: Mapping[str, Any],
+    folder: Path,
+    *,
+    trust_remote_code: bool,
+    generation_config: Mapping[str, Any] = MappingProxyType({}),
+    max_total_tokens: int | None = None,
 ) -> ModelConfig:
     """The shape of a model as transformers reads it, with its defaults.
 
     Args:
         raw: of config.json.
+        generation_config: generation_config.json, which may name an encoder-decoder's start token.
         max_total_tokens: a person's wish, for models that know no longest sequence.
 
     Raises:
@@ -44,8 +52,10 @@ def parse_fallback_config(
         found["num_key_value_heads"] = None
     if len(found["layer_types"] or ()) != found["num_hidden_layers"] or not _is_count(found["sliding_window"]):
         found |= {"layer_types": None, "sliding_window": found["sliding_window"] or None}
+    if _is_count(getattr(config, RELATIVE, None)):
+        found[RELATIVE] = getattr(config, RELATIVE)
     kept = {name: raw[name] for name in ("architectures", "model_type", OWN_CODE) if name in raw}
-    return parse_model_config(kept | found)
+    return parse_model_config(kept | found, generation_config)
 
 
 def refuse_quantised(quantization: Any) -> None:

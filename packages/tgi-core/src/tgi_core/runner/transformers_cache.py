@@ -40,12 +40,13 @@ class TransformersCacheRunner(EagerRunner):
         self._cached = model
         self._groups: list[_Group] = []
         self._tokens: dict[int, list[int]] = {}  # slot -> all tokens of its sequence
+        self._sources: dict[int, tuple[int, ...]] = {}  # slot -> what an encoder reads of its sequence
         self._owners: dict[int, int] = {}  # slot -> the sequence that had it last
 
     def _admit(self, admission: Admission) -> str:
         self._leave({admission.sequence_id})
         self._owners[admission.slot] = admission.sequence_id
-        self._tokens[admission.slot] = list(admission.tokens)
+        self._tokens[admission.slot], self._sources[admission.slot] = list(admission.tokens), admission.source
         owners = set(self._owners.values())
         self._groups = [group for group in self._groups if not owners.isdisjoint(group.ids)]
         return super()._admit(admission)
@@ -85,17 +86,19 @@ class TransformersCacheRunner(EagerRunner):
     def _alike(self, rows: list[Row]) -> list[list[Row]]:
         """Rows whose tokens may be computed together, without any padding."""
 
-        def key(row: Row) -> tuple[int, int]:
+        def key(row: Row) -> tuple[int, int, int]:
             alone = self._cached.batching == "single" or self.sampler.state(row.slot).params.prompt_logprobs
-            return row.start + row.length, row.slot if alone else -1
+            return row.start + row.length, len(self._sources[row.slot]), row.slot if alone else -1
 
         return [list(group) for _, group in groupby(sorted(rows, key=key), key)]
 
     def _prefill(self, rows: list[Row], results: dict[int, RowResult]) -> Tensor:
         """The logits [B, V] after all tokens of these sequences, which form a group from now on."""
+        decoder = self._cached.decoder
         tokens = torch.tensor([self._tokens[row.slot][: row.start + row.length] for row in rows])
         every = any(self.sampler.state(row.slot).params.prompt_logprobs for row in rows)
-        logits, batch = self._cached.decoder.prefill(tokens, all_logits=every)
+        sources = torch.tensor([self._sources[row.slot] for row in rows]) if decoder.has_source else None
+        logits, batch = decoder.prefill(tokens, sources, all_logits=every)
         if every:
             for row, of_row in zip(rows, logits, strict=True):
                 self._add_prompt_logprobs((row,), [row.length], of_row, [results[row.sequence_id]])
@@ -117,12 +120,9 @@ class TransformersCacheRunner(EagerRunner):
         self._groups = []
         while waiting:
             joining = [waiting.pop(0)]
-            while waiting and self._may_join([*joining, waiting[0]]):
+            while waiting and self._cached.may_decode_together([group.batch for group in (*joining, waiting[0])]):
                 joining.append(waiting.pop(0))
             self._groups.append(self._joined(joining))
-
-    def _may_join(self, groups: list[_Group]) -> bool:
-        return self._cached.may_decode_together([length for group in groups for length in group.batch.lengths])
 
     def _joined(self, groups: list[_Group]) -> _Group:
         if len(groups) == 1:

@@ -42,7 +42,13 @@ _T5 = {
     "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0,
 }  # fmt: skip
 _MAMBA = {"hidden_size": 64, "state_size": 8, "num_hidden_layers": 2}
+_BART = {
+    "d_model": 64, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "max_position_embeddings": 512, "pad_token_id": 0,
+    "decoder_start_token_id": 2, "forced_eos_token_id": None, "activation_function": "relu",
+}  # fmt: skip
 FAMILIES: dict[str, dict[str, Any]] = {  # model_type -> what differs from its configuration's defaults
+    "bart": _BART,
     "bloom": {"hidden_size": 64, "n_layer": 2, "n_head": 4},
     "cohere": {**_LLAMA, "tie_word_embeddings": True, "pad_token_id": 0, "logit_scale": 0.25},
     "falcon": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 512},
@@ -67,6 +73,7 @@ FAMILIES: dict[str, dict[str, Any]] = {  # model_type -> what differs from its c
         "expert_layer_period": 2, "mamba_d_state": 8, "mamba_dt_rank": 8, "use_mamba_kernels": False,
     },
     "llama": _LLAMA,
+    "m2m_100": {**_BART, "scale_embedding": False},
     "mamba": _MAMBA,
     "mamba2": {**_MAMBA, "num_heads": 8, "head_dim": 16, "n_groups": 2},
     "mistral": {**_LLAMA, "sliding_window": 16},
@@ -77,6 +84,7 @@ FAMILIES: dict[str, dict[str, Any]] = {  # model_type -> what differs from its c
         "hidden_size": 64, "ffn_dim": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "word_embed_proj_dim": 64,
         "max_position_embeddings": 512,
     },
+    "pegasus": {**_BART, "decoder_start_token_id": 0},
     "phi": _LLAMA,
     "phi3": {**_LLAMA, "pad_token_id": 2},
     "qwen2": _LLAMA,
