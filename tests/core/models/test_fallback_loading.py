@@ -1,15 +1,20 @@
 """Which models transformers may load here, with which class, and whose code runs."""
 
 import json
+import sys
 import textwrap
 
 import pytest
 import torch
 
 from tgi_core.config import EngineConfig
+from tgi_core.distributed.group import Alone
+from tgi_core.engine.build import build
 from tgi_core.engine.engine import Engine
 from tgi_core.errors import ConfigError, TokenizerError, UnsupportedModel
+from tgi_core.layers.build import BuildContext
 from tgi_core.models.fallback_config import parse_fallback_config
+from tgi_core.models.fallback_loading import load_fallback
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.testing.tiny import VOCABULARY, make_checkpoint, write_tokenizer
 
@@ -90,9 +95,17 @@ def marker(tmp_path):
 
 
 @pytest.fixture
-def own_code(tmp_path, marker, monkeypatch):
-    """A model with code of its own, and no other way to run it; its modules are copied to a folder of the test's."""
+def own_modules(tmp_path, monkeypatch):
+    """transformers copies models' code into a folder of the test's, and knows none of other tests."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("sys.path", list(sys.path))
+    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.fixture
+def own_code(tmp_path, marker, own_modules):
+    """A model with code of its own, and no other way to run it."""
     folder = tmp_path / "own-code"
     write_tokenizer(folder)
     for name, code in (("configuration_tiny_rnn", OWN_CONFIG), ("modeling_tiny_rnn", OWN_MODEL)):
@@ -157,6 +170,15 @@ def test_trusted_code_of_a_model_runs(own_code, marker):
         assert completion.token_ids == tokens[len(prompt) :]
 
 
+def test_a_model_that_fails_on_a_few_tokens_is_refused(own_code):
+    code = own_code / "modeling_tiny_rnn.py"
+    code.write_text(
+        code.read_text().replace("state = None", "raise ValueError('needs a whole chunk')\n        state = None")
+    )
+    with pytest.raises(UnsupportedModel, match="does not run on a few tokens: needs a whole chunk"):
+        make_engine(own_code, trust_remote_code=True)
+
+
 def test_code_beside_a_model_that_transformers_knows_is_not_needed(tmp_path, marker):
     folder = make_checkpoint(tmp_path / "mamba", "mamba")
     (folder / "modeling_own.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
@@ -165,8 +187,7 @@ def test_code_beside_a_model_that_transformers_knows_is_not_needed(tmp_path, mar
     assert not marker.exists()
 
 
-def test_code_of_a_tokenizer_is_not_imported_unless_it_is_trusted(tmp_path, marker, monkeypatch):
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+def test_code_of_a_tokenizer_is_not_imported_unless_it_is_trusted(tmp_path, marker, own_modules):
     folder = make_checkpoint(tmp_path / "mamba", "mamba")
     (folder / "tokenizer.json").unlink()
     (folder / "tokenization_own.py").write_text(textwrap.dedent(OWN_TOKENIZER).format(marker=str(marker)))
@@ -254,3 +275,42 @@ def test_so_many_sequences_as_have_room_for_their_state(tmp_path):
     assert 0 < few < make_engine(folder).info.max_batch_size
     with pytest.raises(ConfigError, match="memory for"):
         make_engine(folder, memory_fraction=1e-7)
+
+
+def build_context(folder, **options):
+    return BuildContext(
+        kernels=None, linear=None, attention=None, dtype=torch.float32, folder=folder, devices=2, **options
+    )
+
+
+def test_several_devices_are_left_to_accelerate(tmp_path, monkeypatch):
+    from transformers import AutoModelForCausalLM
+
+    folder = make_checkpoint(tmp_path, "mamba")
+    config = parse_fallback_config(json.loads((folder / "config.json").read_text()), folder, trust_remote_code=False)
+    given, load = {}, AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        AutoModelForCausalLM,
+        "from_pretrained",
+        lambda *args, **options: given.update(options) or load(*args, **options),
+    )
+    assert load_fallback(config, build_context(folder)).batching == "padded"
+    assert given["device_map"] == "auto"
+
+
+def test_several_devices_without_accelerate_are_an_error(tmp_path, monkeypatch):
+    folder = make_checkpoint(tmp_path, "mamba")
+    config = parse_fallback_config(json.loads((folder / "config.json").read_text()), folder, trust_remote_code=False)
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(ConfigError, match="pip install accelerate"):
+        load_fallback(config, build_context(folder))
+
+
+class Two(Alone):
+    size = 2
+
+
+def test_ranks_are_refused(tmp_path):
+    folder = make_checkpoint(tmp_path, "mamba")
+    with pytest.raises(ConfigError, match="--num-shard 2 is not supported"):
+        build(EngineConfig(model_id=str(folder), device="cpu"), group=Two())

@@ -105,6 +105,7 @@ def build(
         group,
         folder=files.folder,
         trust_remote_code=config.trust_remote_code,
+        device=backend.torch_device,
         devices=len(probe.products),
     )
     model: LanguageModel = resolve_target(spec.target)(shard_config(model_config, group), context)

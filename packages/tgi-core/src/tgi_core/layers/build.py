@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -23,4 +23,5 @@ class BuildContext:
     group: Group = ALONE  #: the ranks that hold this model
     folder: Path = Path()  #: of the model, for implementations that load themselves
     trust_remote_code: bool = False
-    devices: int = 1  #: of the backend's kind that can be used, for implementations that spread themselves
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  #: of the weights, for the same
+    devices: int = 1  #: of the backend's kind that can be used, for the same

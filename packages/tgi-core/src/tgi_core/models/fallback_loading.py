@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
-from tgi_core.errors import UnsupportedModel
+from tgi_core.errors import ConfigError, UnsupportedModel
 from tgi_core.layers.build import BuildContext
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.base import LanguageModel
@@ -26,15 +27,24 @@ def load_fallback(config: ModelConfig, build: BuildContext) -> LanguageModel:
     settings = read_config(config.raw, build.folder, build.trust_remote_code)
     kind = auto_class(config.raw, settings, build.trust_remote_code)
     if not _attention_is_replaceable(kind, settings, build):
-        model = _load(kind, config, build)
-        return CachedTransformersLM(config, build, model, f"transformers cannot replace {_name(model)}'s attention")
+        model = _load(kind, config, build, **_placement(build))
+        return _with_own_cache(config, build, model, f"transformers cannot replace {_name(model)}'s attention")
     register_attention()
     model = _load(kind, config, build, attn_implementation=IMPLEMENTATION)
     try:
         return PagedTransformersLM(config, build, model)
     except UnsupportedModel as error:
         model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
-        return CachedTransformersLM(config, build, model, str(error))
+        return _with_own_cache(config, build, model, str(error))
+
+
+def _with_own_cache(config: ModelConfig, build: BuildContext, model: Any, reason: str) -> LanguageModel:
+    try:
+        return CachedTransformersLM(config, build, model, reason)
+    except UnsupportedModel:
+        raise
+    except Exception as error:  # anything may go wrong in a stranger's code
+        raise UnsupportedModel(f"{_name(model)} does not run on a few tokens: {error}") from error
 
 
 def _attention_is_replaceable(kind: Any, settings: Any, build: BuildContext) -> bool:
@@ -49,11 +59,25 @@ def _attention_is_replaceable(kind: Any, settings: Any, build: BuildContext) -> 
     return bool(getattr(empty, "_supports_attention_backend", False))
 
 
+def _placement(build: BuildContext) -> dict[str, str]:
+    """How a model with a cache of its own is spread where there are several devices.
+
+    Raises:
+        ConfigError: accelerate, which transformers needs for that, is not installed.
+    """
+    if build.devices == 1:
+        return {}
+    if find_spec("accelerate") is None:
+        raise ConfigError(
+            f"transformers spreads this model over {build.devices} devices, which needs a package: "
+            "pip install accelerate, or let it see one device only"
+        )
+    return {"device_map": "auto"}
+
+
 def _load(kind: Any, config: ModelConfig, build: BuildContext, **options: Any) -> Any:
     from transformers.utils import logging
 
-    if build.devices > 1:
-        options["device_map"] = "auto"
     logging.disable_progress_bar()
     try:
         model, found = kind.from_pretrained(
@@ -71,7 +95,7 @@ def _load(kind: Any, config: ModelConfig, build: BuildContext, **options: Any) -
         raise UnsupportedModel(
             f"the checkpoint lacks {len(missing)} tensors of {_name(model)}: {', '.join(missing[:SHOWN])}{hint}"
         )
-    return model.eval()
+    return model.eval() if options.get("device_map") else model.eval().to(build.device)
 
 
 def _name(model: Any) -> str:

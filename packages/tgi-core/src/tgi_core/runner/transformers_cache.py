@@ -75,7 +75,9 @@ class TransformersCacheRunner(EagerRunner):
         for members in self._alike(fresh):
             order += members
             logits.append(self._prefill(members, results))
-        self._add_tokens(order, torch.cat(logits), [results[row.sequence_id] for row in order])
+        self._add_tokens(
+            order, torch.cat(logits).to(self.slots.last_tokens.device), [results[row.sequence_id] for row in order]
+        )
         for row in order:
             if (token := results[row.sequence_id].token_id) is not None:
                 self._tokens[row.slot].append(token)
