@@ -18,10 +18,10 @@ FLAGS = [
     *("-O3", "-std=c++20", "-fPIC", "-shared", "-pthread", "-Wno-psabi"),
     *("-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math"),
 ]
-BF16 = ["-march=x86-64-v4", "-mavx512bf16"]
+BF16 = ["-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni"]
 
 #: file name suffix -> flags; `tgi_core.cpu.native` picks the best one that the processor runs
-X86_64 = {"amx": [*BF16, "-mamx-tile", "-mamx-bf16"], "avx512bf16": BF16, "avx2": ["-march=x86-64-v3"]}
+X86_64 = {"amx": [*BF16, "-mamx-tile", "-mamx-bf16", "-mamx-int8"], "avx512bf16": BF16, "avx2": ["-march=x86-64-v3"]}
 VARIANTS: dict[str, dict[str, list[str]]] = {"x86_64": X86_64, "amd64": X86_64}
 
 

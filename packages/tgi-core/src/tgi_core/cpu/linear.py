@@ -54,7 +54,7 @@ native_linear = NativeLinear()
 
 
 class PackedInt8(NamedTuple):
-    """An int8 weight in the layout of native/linear.cpp, for layers that compute in one dtype."""
+    """An int8 weight in the layout of native/int8.cpp."""
 
     data: Tensor
     scales: Tensor
@@ -63,13 +63,13 @@ class PackedInt8(NamedTuple):
 
 
 class NativeInt8Linear:
-    """In C++: the weight is read as int8 and multiplied as bfloat16 or float32."""
+    """In C++: products of int8 with x as two int8 digits, which round it less than bfloat16 does."""
 
     def pack(self, weight: Tensor) -> PackedInt8:
         rounded, scales = quantize_rows(weight)
         outputs, inputs = weight.shape
-        data = torch.empty(library().tgi_packed_size(outputs, inputs), dtype=torch.int8)
-        library().tgi_pack_int8(is_bf16(weight), rounded.data_ptr(), data.data_ptr(), outputs, inputs)
+        data = torch.empty(library().tgi_packed_size_int8(outputs, inputs), dtype=torch.uint8)
+        library().tgi_pack_int8(rounded.data_ptr(), data.data_ptr(), outputs, inputs)
         return PackedInt8(data, scales, outputs, inputs)
 
     def __call__(self, x: Tensor, packed: PackedInt8, bias: Tensor | None) -> Tensor:

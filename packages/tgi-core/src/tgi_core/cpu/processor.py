@@ -10,9 +10,9 @@ from pathlib import Path
 CPUINFO = Path("/proc/cpuinfo")
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
-_AVX512_BF16 = {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx512_bf16"}
+_AVX512_BF16 = {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx512_bf16", "avx512_vnni"}
 _X86_64 = {
-    "amx": {*_AVX512_BF16, "amx_tile", "amx_bf16"},
+    "amx": {*_AVX512_BF16, "amx_tile", "amx_bf16", "amx_int8"},
     "avx512bf16": _AVX512_BF16,
     "avx2": {"avx2", "fma", "bmi2", "f16c"},
 }

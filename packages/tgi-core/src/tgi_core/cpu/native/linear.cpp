@@ -1,9 +1,8 @@
-// Linear layers in bfloat16 and float32, sums in float32; weights may be stored as int8 with a scale for each output.
+// Linear layers in bfloat16 and float32, sums in float32.
 //
 // The weight [M, N] is stored once, by columns of 16 outputs: [M/16, N/holds, 16, holds], where a word holds two bf16 or
 // one float, with zeros where M or N do not fill tiles of 16 by 32.  That is what AMX takes as it lies, and what vector
-// instructions read one at a time; each weight byte is read once for up to 32 rows of x.  Weights in int8 lie in the
-// same order and are expanded, two tile columns at a time, into a buffer that stays in the first-level cache.
+// instructions read one at a time; each weight byte is read once for up to 32 rows of x.
 #include "pool.h"
 #include "product.h"
 #include <vector>
@@ -15,8 +14,6 @@
 
 static const int64_t OUT = 16, IN = 32;  // a tile of the weight
 static const int64_t BLOCK = 256;        // rows of an item
-static const int64_t EXPANDED = 256;     // inputs of a tile column that are expanded at a time
-static const int64_t FEW = 4;            // rows that multiply int8 as it lies
 
 static inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -35,8 +32,8 @@ extern "C" int64_t tgi_packed_size(int64_t outputs, int64_t inputs) {
     return round_up(outputs, 2 * OUT) * round_up(inputs, IN);
 }
 
-template <class T> static void pack(const T *weight, T *packed, int64_t outputs, int64_t inputs, int64_t holds) {
-    const int64_t depth = round_up(inputs, IN), columns = round_up(outputs, 2 * OUT) / OUT;
+template <class T> static void pack(const T *weight, T *packed, int64_t outputs, int64_t inputs) {
+    const int64_t depth = round_up(inputs, IN), columns = round_up(outputs, 2 * OUT) / OUT, holds = Word<T>::holds;
     parallel_for(columns, [=](int64_t column) {
         T *to = packed + column * depth * OUT;
         for (int64_t k = 0; k < depth; k++)
@@ -47,54 +44,14 @@ template <class T> static void pack(const T *weight, T *packed, int64_t outputs,
     });
 }
 
-// Stored weights as numbers that can be multiplied.
-template <class T> static inline void expand(const int8_t *stored, T *to, int64_t count) {
-    for (int64_t i = 0; i < count; i += 16) store(to + i, load(stored + i));
-}
-
-// sums [N, 32] of N rows of x [N, depth], in float, and a pair of tile columns of int8 as they lie: where rows are few,
-// expanding weights into a buffer would cost more than multiplying them.
-template <int N, int HOLDS>
-static void product_few(const float *x, const int8_t *left, int64_t depth, float *sums) {
-    v16 acc[N][2][HOLDS] = {};
-    for (int64_t k = 0; k < depth; k += HOLDS)
-        for (int half = 0; half < 2; half++)
-            for (int part = 0; part < HOLDS; part++) {
-                const v16 w = load(left + half * depth * OUT + k * OUT + part * 16);
-                for (int r = 0; r < N; r++) {
-                    const float *at = x + r * depth + k;
-                    acc[r][half][part] += w * (HOLDS == 2 ? splat(at[0], at[1]) : splat(at[0]));
-                }
-            }
-    for (int r = 0; r < N; r++)
-        for (int half = 0; half < 2; half++)
-            for (int n = 0; n < OUT; n++) {
-                const v16 from = acc[r][half][n * HOLDS / 16];
-                const int at = n * HOLDS % 16;
-                sums[r * 2 * OUT + half * OUT + n] = HOLDS == 2 ? from[at] + from[at + 1] : from[at];
-            }
-}
-
-template <int HOLDS>
-static void product_few(int64_t rows, const float *x, const int8_t *left, int64_t depth, float *sums) {
-    if (rows == 1) product_few<1, HOLDS>(x, left, depth, sums);
-    else if (rows == 2) product_few<2, HOLDS>(x, left, depth, sums);
-    else if (rows == 3) product_few<3, HOLDS>(x, left, depth, sums);
-    else product_few<4, HOLDS>(x, left, depth, sums);
-}
-
-// Scale sums [count, 32] and round them to the outputs from `column` on.
+// Round sums [count, 32] to the outputs from `column` on.
 template <class T>
-static void finish(float *sums, const float *scales, const T *bias, T *out, int64_t count, int64_t column,
-                   int64_t outputs) {
+static void finish(const float *sums, const T *bias, T *out, int64_t count, int64_t column, int64_t outputs) {
     for (int64_t half = 0; half < 2; half++, column += OUT) {
         const int64_t width = std::min(OUT, outputs - column);
         for (int64_t r = 0; r < count; r++) {
-            float *sum = sums + r * 2 * OUT + half * OUT;
+            const float *sum = sums + r * 2 * OUT + half * OUT;
             T *to = out + r * outputs + column;
-            if (scales && width == OUT) store(sum, load(sum) * load(scales + column));
-            else if (scales)
-                for (int64_t n = 0; n < width; n++) sum[n] *= scales[column + n];
             if (width == OUT) store(to, bias ? load(sum) + load(bias + column) : load(sum));
             else
                 for (int64_t n = 0; n < width; n++)
@@ -103,26 +60,17 @@ static void finish(float *sums, const float *scales, const T *bias, T *out, int6
     }
 }
 
-// out [rows, outputs] = x [rows, inputs] . (weight * scales)^T + bias; x's rows are `stride` elements apart
-template <class T, class S>
-static void linear(const T *x, int64_t stride, const S *packed, const float *scales, const T *bias, T *out,
-                   int64_t rows, int64_t outputs, int64_t inputs) {
+// out [rows, outputs] = x [rows, inputs] . weight^T + bias; x's rows are `stride` elements apart
+template <class T>
+static void linear(const T *x, int64_t stride, const T *packed, const T *bias, T *out, int64_t rows, int64_t outputs,
+                   int64_t inputs) {
     typedef typename Word<T>::type W;
-    const int64_t depth = round_up(inputs, IN), pairs = round_up(outputs, 2 * OUT) / (2 * OUT);
-    constexpr int holds = Word<T>::holds;
+    const int64_t depth = round_up(inputs, IN), pairs = round_up(outputs, 2 * OUT) / (2 * OUT), holds = Word<T>::holds;
     static thread_local std::vector<T> padded;
     if (depth != inputs || stride % holds) {
         padded.assign(rows * depth, T{});
         for (int64_t r = 0; r < rows; r++) memcpy(&padded[r * depth], x + r * stride, inputs * sizeof(T));
         x = padded.data(), stride = depth;
-    }
-    const float *floats = nullptr;
-    if (sizeof(S) != sizeof(T) && rows <= FEW) {
-        static thread_local std::vector<float> buffer;
-        buffer.resize(rows * depth);
-        for (int64_t r = 0; r < rows; r++)
-            for (int64_t k = 0; k < depth; k++) buffer[r * depth + k] = to_float(x[r * stride + k]);
-        floats = buffer.data();
     }
     // few rows: at least 32 KiB of weights an item, read in order; many rows: a block of rows stays in the first-level
     // cache while the item's weights, which fit into the second, pass by
@@ -133,61 +81,26 @@ static void linear(const T *x, int64_t stride, const S *packed, const float *sca
         Tiles tiles;
         const int64_t first_row = item % row_blocks * BLOCK, last_row = std::min(first_row + BLOCK, rows);
         const int64_t first = item / row_blocks * per_item, last = std::min(first + per_item, pairs);
-        if constexpr (sizeof(S) == sizeof(T)) {
-            for (int64_t row = first_row; row < last_row; row += 32)
-                for (int64_t pair = first; pair < last; pair++) {
-                    alignas(64) float sums[32 * 2 * OUT];
-                    const W *from = (const W *)(x + row * stride), *weight = (const W *)(packed + pair * 2 * depth * OUT);
-                    const int64_t count = std::min<int64_t>(last_row - row, 32), words = depth / holds;
-                    product(tiles, count, from, stride / holds, weight, OUT, words * OUT, words, sums, 2 * OUT, 2 * OUT, false);
-                    finish(sums, scales, bias, out + row * outputs, count, pair * 2 * OUT, outputs);
-                }
-        } else if (rows <= FEW) {
+        for (int64_t row = first_row; row < last_row; row += 32)
             for (int64_t pair = first; pair < last; pair++) {
-                alignas(64) float sums[FEW * 2 * OUT];
-                product_few<holds>(rows, floats, packed + pair * 2 * depth * OUT, depth, sums);
-                finish(sums, scales, bias, out, rows, pair * 2 * OUT, outputs);
+                alignas(64) float sums[32 * 2 * OUT];
+                const W *from = (const W *)(x + row * stride), *weight = (const W *)(packed + pair * 2 * depth * OUT);
+                const int64_t count = std::min<int64_t>(last_row - row, 32), words = depth / holds;
+                product(tiles, count, from, stride / holds, weight, OUT, words * OUT, words, sums, 2 * OUT, 2 * OUT, false);
+                finish(sums, bias, out + row * outputs, count, pair * 2 * OUT, outputs);
             }
-        } else {
-            for (int64_t pair = first; pair < last; pair++) {
-                alignas(64) float sums[BLOCK * 2 * OUT];
-                alignas(64) T weight[EXPANDED * 2 * OUT];
-                const S *left = packed + pair * 2 * depth * OUT, *right = left + depth * OUT;
-                for (int64_t k = 0; k < depth; k += EXPANDED) {
-                    const int64_t deep = std::min(EXPANDED, depth - k), words = deep / holds;
-                    expand(left + k * OUT, weight, deep * OUT);
-                    expand(right + k * OUT, weight + deep * OUT, deep * OUT);
-                    product(tiles, last_row - first_row, (const W *)(x + first_row * stride + k), stride / holds,
-                            (const W *)weight, OUT, words * OUT, words, sums, 2 * OUT, 2 * OUT, k > 0);
-                }
-                finish(sums, scales, bias, out + first_row * outputs, last_row - first_row, pair * 2 * OUT, outputs);
-            }
-        }
     });
 }
 
 extern "C" void tgi_pack(int is_bf16, const void *weight, void *packed, int64_t outputs, int64_t inputs) {
-    if (is_bf16) pack((const bf16 *)weight, (bf16 *)packed, outputs, inputs, Word<bf16>::holds);
-    else pack((const float *)weight, (float *)packed, outputs, inputs, Word<float>::holds);
-}
-
-// The int8 weight of a layer that computes in bf16 or float.
-extern "C" void tgi_pack_int8(int is_bf16, const int8_t *weight, int8_t *packed, int64_t outputs, int64_t inputs) {
-    pack(weight, packed, outputs, inputs, is_bf16 ? Word<bf16>::holds : Word<float>::holds);
+    if (is_bf16) pack((const bf16 *)weight, (bf16 *)packed, outputs, inputs);
+    else pack((const float *)weight, (float *)packed, outputs, inputs);
 }
 
 extern "C" void tgi_linear(int is_bf16, const void *x, int64_t stride, const void *packed, const void *bias, void *out,
                            int64_t rows, int64_t outputs, int64_t inputs) {
     if (is_bf16)
-        linear((const bf16 *)x, stride, (const bf16 *)packed, nullptr, (const bf16 *)bias, (bf16 *)out, rows, outputs, inputs);
+        linear((const bf16 *)x, stride, (const bf16 *)packed, (const bf16 *)bias, (bf16 *)out, rows, outputs, inputs);
     else
-        linear((const float *)x, stride, (const float *)packed, nullptr, (const float *)bias, (float *)out, rows, outputs, inputs);
-}
-
-extern "C" void tgi_linear_int8(int is_bf16, const void *x, int64_t stride, const int8_t *packed, const float *scales,
-                                const void *bias, void *out, int64_t rows, int64_t outputs, int64_t inputs) {
-    if (is_bf16)
-        linear((const bf16 *)x, stride, packed, scales, (const bf16 *)bias, (bf16 *)out, rows, outputs, inputs);
-    else
-        linear((const float *)x, stride, packed, scales, (const float *)bias, (float *)out, rows, outputs, inputs);
+        linear((const float *)x, stride, (const float *)packed, (const float *)bias, (float *)out, rows, outputs, inputs);
 }

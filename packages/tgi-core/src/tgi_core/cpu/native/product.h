@@ -1,17 +1,25 @@
-// The one matrix product: c (+)= a . b, in float32, for linear layers and for attention alike.
+// The one matrix product: c (+)= a . b, for linear layers and for attention alike.
 //
-// a [rows, pairs]      words of two neighbouring bf16 (or of one float), rows `a_stride` words apart
-// b [pairs, columns]   words; its column tiles of 16 start `b_tile` words apart, their rows `b_stride`
-// c [rows, columns]    floats, rows `c_stride` apart; columns is a multiple of 16
+// a [rows, words]      words of two neighbouring bf16, of four int8, or of one float, rows `a_stride` words apart
+// b [words, columns]   words, of uint8 where a's are int8; its column tiles of 16 start `b_tile` words apart, their rows
+//                      `b_stride`
+// c [rows, columns]    float32, int32 where a is int8; rows `c_stride` apart; columns is a multiple of 16
 //
-// With AMX `pairs` is a multiple of 16: 32 bf16.
+// With AMX `words` is a multiple of 16: 32 bf16, or 64 int8.
 #pragma once
 #include "vec.h"
 #include <algorithm>
+#include <type_traits>
+
+struct int8s { uint32_t bits; };
 
 template <class T> struct Word;  // what is multiplied at once: neighbours of T
 template <> struct Word<float> { typedef float type; static const int holds = 1; };
 template <> struct Word<bf16> { typedef uint32_t type; static const int holds = 2; };
+template <> struct Word<int8_t> { typedef int8s type; static const int holds = 4; };
+
+template <class W> struct Sum { typedef float type; typedef v16 vector; };  // of products of words
+template <> struct Sum<int8s> { typedef int32_t type; typedef i16x vector; };
 
 #if defined(__AMX_BF16__)
 
@@ -40,11 +48,18 @@ struct Tiles {
     }
 };
 
+// The compiler wants tiles by number.
+#define MULTIPLY_TILES(c, a, b) \
+    do { \
+        if constexpr (std::is_same_v<W, int8s>) _tile_dpbsud(c, a, b); \
+        else _tile_dpbf16ps(c, a, b); \
+    } while (0)
+
 // Up to 32 rows by 16 or 32 columns.
-template <bool WIDE>
-static inline void product_block(bool bottom, const uint32_t *a, int64_t a_stride, const uint32_t *b, int64_t b_stride,
-                                 int64_t b_tile, int64_t pairs, float *c, int64_t c_stride, bool add) {
-    float *lower = c + 16 * c_stride;
+template <bool WIDE, class W, class C = typename Sum<W>::type>
+static inline void product_block(bool bottom, const W *a, int64_t a_stride, const W *b, int64_t b_stride,
+                                 int64_t b_tile, int64_t words, C *c, int64_t c_stride, bool add) {
+    C *lower = c + 16 * c_stride;
     if (add) {
         _tile_loadd(0, c, c_stride * 4);
         if (WIDE) _tile_loadd(1, c + 16, c_stride * 4);
@@ -56,16 +71,16 @@ static inline void product_block(bool bottom, const uint32_t *a, int64_t a_strid
         if (bottom) _tile_zero(2);
         if (bottom && WIDE) _tile_zero(3);
     }
-    for (int64_t k = 0; k < pairs; k += 16) {
+    for (int64_t k = 0; k < words; k += 16) {
         _tile_loadd(6, b + k * b_stride, b_stride * 4);
         if (WIDE) _tile_loadd(7, b + b_tile + k * b_stride, b_stride * 4);
         _tile_loadd(4, a + k, a_stride * 4);
-        _tile_dpbf16ps(0, 4, 6);
-        if (WIDE) _tile_dpbf16ps(1, 4, 7);
+        MULTIPLY_TILES(0, 4, 6);
+        if (WIDE) MULTIPLY_TILES(1, 4, 7);
         if (bottom) {
             _tile_loadd(5, a + 16 * a_stride + k, a_stride * 4);
-            _tile_dpbf16ps(2, 5, 6);
-            if (WIDE) _tile_dpbf16ps(3, 5, 7);
+            MULTIPLY_TILES(2, 5, 6);
+            if (WIDE) MULTIPLY_TILES(3, 5, 7);
         }
     }
     _tile_stored(0, c, c_stride * 4);
@@ -74,19 +89,20 @@ static inline void product_block(bool bottom, const uint32_t *a, int64_t a_strid
     if (bottom && WIDE) _tile_stored(3, lower + 16, c_stride * 4);
 }
 
-static inline void product(Tiles &tiles, int64_t rows, const uint32_t *a, int64_t a_stride, const uint32_t *b,
-                           int64_t b_stride, int64_t b_tile, int64_t pairs, float *c, int64_t c_stride, int64_t columns,
-                           bool add) {
+template <class W, class C = typename Sum<W>::type>
+static inline void product_in_tiles(Tiles &tiles, int64_t rows, const W *a, int64_t a_stride, const W *b,
+                                    int64_t b_stride, int64_t b_tile, int64_t words, C *c, int64_t c_stride,
+                                    int64_t columns, bool add) {
     for (int64_t r = 0; r < rows; r += 32) {
         const int64_t count = std::min<int64_t>(rows - r, 32);
         tiles.configure(count);
         for (int64_t n = 0; n < columns; n += 32) {
-            const uint32_t *from = b + n / 16 * b_tile;
-            float *to = c + r * c_stride + n;
+            const W *from = b + n / 16 * b_tile;
+            C *to = c + r * c_stride + n;
             if (columns - n > 16)
-                product_block<true>(count > 16, a + r * a_stride, a_stride, from, b_stride, b_tile, pairs, to, c_stride, add);
+                product_block<true>(count > 16, a + r * a_stride, a_stride, from, b_stride, b_tile, words, to, c_stride, add);
             else
-                product_block<false>(count > 16, a + r * a_stride, a_stride, from, b_stride, b_tile, pairs, to, c_stride, add);
+                product_block<false>(count > 16, a + r * a_stride, a_stride, from, b_stride, b_tile, words, to, c_stride, add);
         }
     }
 }
@@ -94,6 +110,10 @@ static inline void product(Tiles &tiles, int64_t rows, const uint32_t *a, int64_
 #else
 
 struct Tiles {};
+
+#endif
+
+static inline v16 multiply_add(v16 sum, const float *b, const float *a) { return sum + load(b) * *a; }
 
 static inline v16 multiply_add(v16 sum, const uint32_t *b, const uint32_t *a) {
     u16x v; memcpy(&v, b, 64);
@@ -106,20 +126,28 @@ static inline v16 multiply_add(v16 sum, const uint32_t *b, const uint32_t *a) {
 #endif
 }
 
+static inline i16x multiply_add(i16x sum, const int8s *b, const int8s *a) {
+    u16x v; memcpy(&v, b, 64);
+#if defined(__AVX512VNNI__)
+    return (i16x)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)v, _mm512_set1_epi32(int(a->bits)));
+#else
+    for (int byte = 0; byte < 4; byte++)
+        sum += (i16x)((v >> (8 * byte)) & 0xff) * int32_t(int8_t(a->bits >> (8 * byte)));
+    return sum;
 #endif
-
-static inline v16 multiply_add(v16 sum, const float *b, const float *a) { return sum + load(b) * *a; }
+}
 
 // N rows by up to two column tiles, in vector registers.
-template <int N, bool WIDE, class W>
+template <int N, bool WIDE, class W, class C = typename Sum<W>::type>
 static inline void product_rows(const W *a, int64_t a_stride, const W *b, int64_t b_stride, int64_t b_tile,
-                                int64_t pairs, float *c, int64_t c_stride, bool add) {
-    v16 left[N], right[N];
+                                int64_t words, C *c, int64_t c_stride, bool add) {
+    typedef typename Sum<W>::vector V;
+    V left[N], right[N];
     for (int r = 0; r < N; r++) {
-        left[r] = add ? load(c + r * c_stride) : v16{};
-        right[r] = add && WIDE ? load(c + r * c_stride + 16) : v16{};
+        left[r] = add ? load(c + r * c_stride) : V{};
+        right[r] = add && WIDE ? load(c + r * c_stride + 16) : V{};
     }
-    for (int64_t k = 0; k < pairs; k++)
+    for (int64_t k = 0; k < words; k++)
         for (int r = 0; r < N; r++) {
             left[r] = multiply_add(left[r], b + k * b_stride, a + r * a_stride + k);
             if (WIDE) right[r] = multiply_add(right[r], b + b_tile + k * b_stride, a + r * a_stride + k);
@@ -130,42 +158,40 @@ static inline void product_rows(const W *a, int64_t a_stride, const W *b, int64_
     }
 }
 
-template <int N, class W>
+template <int N, class W, class C = typename Sum<W>::type>
 static inline void product_columns(const W *a, int64_t a_stride, const W *b, int64_t b_stride, int64_t b_tile,
-                                   int64_t pairs, float *c, int64_t c_stride, int64_t columns, bool add) {
+                                   int64_t words, C *c, int64_t c_stride, int64_t columns, bool add) {
     int64_t n = 0;
     for (; n + 32 <= columns; n += 32)
-        product_rows<N, true>(a, a_stride, b + n / 16 * b_tile, b_stride, b_tile, pairs, c + n, c_stride, add);
+        product_rows<N, true>(a, a_stride, b + n / 16 * b_tile, b_stride, b_tile, words, c + n, c_stride, add);
     if (n < columns)
-        product_rows<N, false>(a, a_stride, b + n / 16 * b_tile, b_stride, b_tile, pairs, c + n, c_stride, add);
+        product_rows<N, false>(a, a_stride, b + n / 16 * b_tile, b_stride, b_tile, words, c + n, c_stride, add);
 }
 
-template <class W>
+template <class W, class C = typename Sum<W>::type>
 static inline void product_in_registers(int64_t rows, const W *a, int64_t a_stride, const W *b, int64_t b_stride,
-                                        int64_t b_tile, int64_t pairs, float *c, int64_t c_stride, int64_t columns,
+                                        int64_t b_tile, int64_t words, C *c, int64_t c_stride, int64_t columns,
                                         bool add) {
     for (int64_t r = 0; r < rows;) {
         const W *from = a + r * a_stride;
-        float *to = c + r * c_stride;
+        C *to = c + r * c_stride;
         const int64_t left = rows - r;
         const int step = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
-        if (step == 8) product_columns<8>(from, a_stride, b, b_stride, b_tile, pairs, to, c_stride, columns, add);
-        else if (step == 4) product_columns<4>(from, a_stride, b, b_stride, b_tile, pairs, to, c_stride, columns, add);
-        else if (step == 2) product_columns<2>(from, a_stride, b, b_stride, b_tile, pairs, to, c_stride, columns, add);
-        else product_columns<1>(from, a_stride, b, b_stride, b_tile, pairs, to, c_stride, columns, add);
+        if (step == 8) product_columns<8>(from, a_stride, b, b_stride, b_tile, words, to, c_stride, columns, add);
+        else if (step == 4) product_columns<4>(from, a_stride, b, b_stride, b_tile, words, to, c_stride, columns, add);
+        else if (step == 2) product_columns<2>(from, a_stride, b, b_stride, b_tile, words, to, c_stride, columns, add);
+        else product_columns<1>(from, a_stride, b, b_stride, b_tile, words, to, c_stride, columns, add);
         r += step;
     }
 }
 
-static inline void product(Tiles &, int64_t rows, const float *a, int64_t a_stride, const float *b, int64_t b_stride,
-                           int64_t b_tile, int64_t pairs, float *c, int64_t c_stride, int64_t columns, bool add) {
-    product_in_registers(rows, a, a_stride, b, b_stride, b_tile, pairs, c, c_stride, columns, add);
-}
-
-#if !defined(__AMX_BF16__)
-static inline void product(Tiles &, int64_t rows, const uint32_t *a, int64_t a_stride, const uint32_t *b,
-                           int64_t b_stride, int64_t b_tile, int64_t pairs, float *c, int64_t c_stride, int64_t columns,
-                           bool add) {
-    product_in_registers(rows, a, a_stride, b, b_stride, b_tile, pairs, c, c_stride, columns, add);
-}
+template <class W, class C = typename Sum<W>::type>
+static inline void product(Tiles &tiles, int64_t rows, const W *a, int64_t a_stride, const W *b, int64_t b_stride,
+                           int64_t b_tile, int64_t words, C *c, int64_t c_stride, int64_t columns, bool add) {
+#if defined(__AMX_BF16__)
+    if constexpr (!std::is_same_v<W, float>)
+        return product_in_tiles(tiles, rows, a, a_stride, b, b_stride, b_tile, words, c, c_stride, columns, add);
 #endif
+    (void)tiles;
+    product_in_registers(rows, a, a_stride, b, b_stride, b_tile, words, c, c_stride, columns, add);
+}

@@ -29,27 +29,21 @@ template <> inline float from_float<float>(float f) { return f; }
 template <> inline bf16 from_float<bf16>(float f) { return bf16{round_bits(f)}; }
 
 static inline v16 splat(float f) { return v16{} + f; }
-// a, b, a, b, ...
-static inline v16 splat(float a, float b) {
-    typedef uint64_t u64x __attribute__((vector_size(64)));
-    const float both[2] = {a, b};
-    uint64_t bits; memcpy(&bits, both, 8);
-    return (v16)(u64x{} + bits);
-}
 static inline v16 load(const float *p) { v16 v; memcpy(&v, p, 64); return v; }
 static inline v16 load(const bf16 *p) {
     h16 h; memcpy(&h, p, 32);
     return (v16)(__builtin_convertvector(h, u16x) << 16);
 }
-static inline v16 load(const int8_t *p) {
+static inline i16x load(const int32_t *p) { i16x v; memcpy(&v, p, 64); return v; }
+static inline void store(int32_t *p, i16x v) { memcpy(p, &v, 64); }
+static inline void store(int8_t *p, i16x v) {
 #if defined(__AVX512F__)
-    return (v16)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8((__m512i)v));
 #else
-    v16 v;
-    for (int i = 0; i < 16; i++) v[i] = p[i];
-    return v;
+    for (int i = 0; i < 16; i++) p[i] = int8_t(v[i]);
 #endif
 }
+static inline v16 to_float(i16x v) { return __builtin_convertvector(v, v16); }
 static inline void store(float *p, v16 v) { memcpy(p, &v, 64); }
 static inline void store(bf16 *p, v16 v) {
 #if defined(__AVX512BF16__)
@@ -66,6 +60,11 @@ static inline void store(bf16 *p, v16 v) {
 static inline v16 rounded(v16 v, float) { return v; }
 static inline v16 rounded(v16 v, bf16) { bf16 tmp[16]; store(tmp, v); return load(tmp); }
 
+static inline int32_t sum(i16x v) {
+    int32_t total = 0;
+    for (int i = 0; i < 16; i++) total += v[i];
+    return total;
+}
 static inline float sum(v16 v) {
     float total = 0;
     for (int i = 0; i < 16; i++) total += v[i];
@@ -80,14 +79,19 @@ static inline float max_of(v16 v) {
     return m;
 }
 
+// To the nearest integer, halves away from zero.
+static inline i16x nearest(v16 v) {
+    return __builtin_convertvector(v + select(v < splat(0.0f), splat(-0.5f), splat(0.5f)), i16x);
+}
+
 // e^x to 2 ulp for x in [-87, 88]; smaller x give 0, NaN gives NaN.  Cephes' polynomial.
 static inline v16 exp(v16 x) {
     i16x tiny = x < splat(-87.0f);
     i16x nan = x != x;
     v16 y = min(max(x, splat(-87.0f)), splat(88.0f));
     v16 scaled = y * 1.44269504088896341f;
-    i16x n = __builtin_convertvector(scaled + select(scaled < splat(0.0f), splat(-0.5f), splat(0.5f)), i16x);
-    v16 k = __builtin_convertvector(n, v16);
+    i16x n = nearest(scaled);
+    v16 k = to_float(n);
     v16 r = y - k * 0.693359375f + k * 2.12194440e-4f;
     v16 p = splat(1.9875691500E-4f);
     p = p * r + 1.3981999507E-3f;
