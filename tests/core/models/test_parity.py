@@ -7,6 +7,7 @@ import torch
 
 from tgi_core.config import EngineConfig
 from tgi_core.engine.engine import Engine
+from tgi_core.errors import UnsupportedModel
 from tgi_core.request import Request
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.testing.tiny import VOCABULARY, make_checkpoint
@@ -163,9 +164,76 @@ def test_santacoder_as_first_published(tmp_path):
             tensors[name] = tensor.mT.contiguous()
     save_file(tensors, custom / "model.safetensors")
     config = json.loads((custom / "config.json").read_text())
-    config |= {"model_type": "gpt2", "architectures": ["GPT2LMHeadCustomModel"], "multi_query": True}
+    del config["multi_query"]
+    config |= {
+        "model_type": "gpt2", "architectures": ["GPT2LMHeadCustomModel"], "attention_head_type": "multiquery",
+    }  # fmt: skip
     (custom / "config.json").write_text(json.dumps(config))
     assert tokens_of(run(make_engine(custom), PROMPTS, 12)) == tokens_of(run(make_engine(plain), PROMPTS, 12))
+
+
+FALCON = {
+    "architectures": ["RWForCausalLM"], "bias": False, "alibi": False, "parallel_attn": True, "hidden_size": 64,
+    "n_head": 4, "n_layer": 2, "layer_norm_epsilon": 1e-5, "vocab_size": VOCABULARY, "torch_dtype": "bfloat16",
+}  # fmt: skip
+FIRST_CONFIGS = {  # name -> (family, what makes the same model now, config.json as it was published)
+    "bloom-560m": (
+        "bloom",
+        {},
+        {
+            "architectures": ["BloomForCausalLM"],
+            "model_type": "bloom",
+            "n_embed": 64,
+            "n_inner": None,
+            "n_layer": 2,
+            "num_attention_heads": 4,
+            "layer_norm_epsilon": 1e-5,
+            "vocab_size": VOCABULARY,
+        },
+    ),
+    "falcon-7b": ("falcon", {}, {**FALCON, "model_type": "RefinedWebModel", "multi_query": True}),
+    "falcon-40b": (
+        "falcon",
+        {"new_decoder_architecture": True, "num_kv_heads": 2},
+        {**FALCON, "model_type": "RefinedWeb", "n_head_kv": 2},
+    ),
+    "no architectures": (
+        "gpt_neox",
+        {},
+        {
+            "model_type": "gpt_neox",
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_attention_heads": 4,
+            "num_hidden_layers": 2,
+            "rotary_pct": 0.5,
+            "rotary_emb_base": 10000,
+            "vocab_size": VOCABULARY,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIRST_CONFIGS)
+def test_configs_as_first_published(tmp_path, name):
+    from transformers import AutoModelForCausalLM
+
+    family, now, config = FIRST_CONFIGS[name]
+    folder = make_checkpoint(tmp_path, family, **now)
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    expected = [greedy(reference, prompt, 12) for prompt in PROMPTS]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert tokens_of(run(make_engine(folder), PROMPTS, 12)) == expected
+
+
+def test_mpt_with_learned_positions_is_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = make_checkpoint(tmp_path, "mpt", attn_config={"alibi": False})
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {"transformer.wpe.weight": torch.zeros(512, 64)}, folder / "model.safetensors")
+    with pytest.raises(UnsupportedModel, match="learned positions"):
+        make_engine(folder)
 
 
 @pytest.mark.parametrize(("family", "old"), [("mixtral", "block_sparse_moe"), ("qwen2_moe", "mlp")])

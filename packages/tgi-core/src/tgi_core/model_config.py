@@ -51,7 +51,12 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     },
     "bloom": {"hidden_act": "gelu_pytorch_tanh", "layer_norm_epsilon": 1e-5},
     "falcon": {"activation": "gelu", "multi_query": True, "layer_norm_epsilon": 1e-5},
-    "RefinedWeb": {"activation": "gelu", "multi_query": True, "layer_norm_epsilon": 1e-5},
+    "RefinedWeb": {
+        "activation": "gelu",
+        "multi_query": True,
+        "new_decoder_architecture": True,
+        "layer_norm_epsilon": 1e-5,
+    },
     "RefinedWebModel": {"activation": "gelu", "multi_query": True, "layer_norm_epsilon": 1e-5},
     "gpt2": {"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "n_positions": 1024},
     "gpt_bigcode": {
@@ -209,7 +214,7 @@ def parse_model_config(
 
 #: the families' names of one thing, the most common first
 _ALIASES = {
-    "hidden_size": ("hidden_size", "n_embd", "d_model"),
+    "hidden_size": ("hidden_size", "n_embd", "d_model", "n_embed"),
     "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff"),
     "num_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     "num_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
@@ -224,8 +229,7 @@ _ALIASES = {
 
 def _parse(config: Mapping[str, Any], generation_config: Mapping[str, Any]) -> ModelConfig:
     hidden, heads, layers = (_count(config, name) for name in ("hidden_size", "num_heads", "num_layers"))
-    is_multi_query = config.get("multi_query") and not config.get("new_decoder_architecture")
-    kv_heads = 1 if is_multi_query else _count(config, "num_kv_heads", heads)
+    kv_heads = 1 if _is_multi_query(config) else _count(config, "num_kv_heads", heads)
     if heads % kv_heads:
         raise UnsupportedModel(
             f"config.json asks for {heads} attention heads, which is no multiple of {kv_heads} key and value heads"
@@ -252,6 +256,13 @@ def _parse(config: Mapping[str, Any], generation_config: Mapping[str, Any]) -> M
         decoder_start_ids=_decoder_start_ids(config, generation_config),
         raw=config,
     )
+
+
+def _is_multi_query(config: Mapping[str, Any]) -> bool:
+    """Falcon and GPTBigCode have a flag for it, SantaCoder's first config a name."""
+    if config.get("attention_head_type") == "multiquery":
+        return True
+    return bool(config.get("multi_query")) and not config.get("new_decoder_architecture")
 
 
 def _find(config: Mapping[str, Any], name: str, default: Any) -> Any:

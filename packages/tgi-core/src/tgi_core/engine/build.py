@@ -26,6 +26,7 @@ from tgi_core.kvcache.manager import KVCacheManager
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.shard import shard_config
 from tgi_core.model_config import ModelConfig, architecture, parse_model_config
+from tgi_core.models.architecture import name_architecture
 from tgi_core.models.base import LanguageModel
 from tgi_core.models.select import select_model_or_fallback
 from tgi_core.plugins.manager import Plugins, load_plugins
@@ -84,6 +85,7 @@ def build(
         cache_dir=config.cache_dir,
         progress=lambda fraction, detail: progress("download", fraction, detail),
     )
+    files = name_architecture(files)
     quantization_spec = select_quantization(plugins, config.quantize, files.config)
     quantization = _quantization(quantization_spec, files)
     reader = open_weights(files)

@@ -85,12 +85,13 @@ def _kernels_of_model(model_id: str, plugins: Plugins, device: str | None) -> st
     from tgi_core.engine.model_files import find_model
     from tgi_core.engine.resolve import resolve_dtype
     from tgi_core.model_config import architecture, parse_model_config
+    from tgi_core.models.architecture import name_architecture
     from tgi_core.models.fallback_config import parse_fallback_config
     from tgi_core.plugins.specs import resolve
 
     probe, why = select_device(plugins, device)
     capabilities = resolve(probe.backend).capabilities
-    files = find_model(plugins, model_id, download_weights=False)
+    files = name_architecture(find_model(plugins, model_id, download_weights=False))
     _, fallback = select_model_or_fallback(plugins, architecture(files.config), probe.kind)
     model = (
         parse_fallback_config(

@@ -85,19 +85,30 @@ class LayerNorm(nn.Module):
     Args:
         name: what the checkpoint calls it, where that is not this module's own name.
         bias: False for families that have none.
+        affine: False for those that have no weight either.
     """
 
     weight: Tensor
 
     def __init__(
-        self, size: int, eps: float, build: BuildContext, name: str | None = None, *, bias: bool = True
+        self,
+        size: int,
+        eps: float,
+        build: BuildContext,
+        name: str | None = None,
+        *,
+        bias: bool = True,
+        affine: bool = True,
     ) -> None:
         super().__init__()
         self.size, self.eps, self.kernels, self.dtype = size, eps, build.kernels, build.dtype
-        self.name, self.has_bias = name, bias
+        self.name, self.has_bias, self.is_affine = name, bias, affine
         self.bias: Tensor | None = None
 
     def load(self, source: Source) -> None:
+        if not self.is_affine:
+            self.weight = torch.ones(self.size, dtype=self.dtype)
+            return
         source = source.sibling(self.name) if self.name else source
         self.weight = source.read("weight", self.size, dtype=self.dtype)
         if self.has_bias:

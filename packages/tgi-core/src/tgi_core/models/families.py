@@ -58,7 +58,12 @@ FAMILIES = (
         note="v0.1 with its sliding window, v0.2 and later without",
     ),
     ModelSpec(architectures=("MixtralForCausalLM",), target=f"{_MODELS}.mixtral:MixtralForCausalLM", family="Mixtral"),
-    ModelSpec(architectures=("MptForCausalLM", "MPTForCausalLM"), target=f"{_MODELS}.mpt:MptForCausalLM", family="MPT"),
+    ModelSpec(
+        architectures=("MptForCausalLM", "MPTForCausalLM"),
+        target=f"{_MODELS}.mpt:MptForCausalLM",
+        family="MPT",
+        note="`alibi_bias_max` counts here, where transformers takes 8 for it",
+    ),
     ModelSpec(architectures=("Olmo2ForCausalLM",), target=f"{_MODELS}.olmo2:Olmo2ForCausalLM", family="OLMo 2"),
     ModelSpec(architectures=("OPTForCausalLM",), target=f"{_MODELS}.opt:OPTForCausalLM", family="OPT, Galactica"),
     ModelSpec(

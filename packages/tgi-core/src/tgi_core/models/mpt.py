@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from tgi_core.attention.base import AttentionSpec, ForwardContext
+from tgi_core.errors import UnsupportedModel
 from tgi_core.layers.alibi import alibi_slopes
 from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
@@ -16,6 +18,7 @@ from tgi_core.layers.mlp import MLP
 from tgi_core.layers.norm import LayerNorm
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.base import CausalLM
+from tgi_core.weights.reader import WeightReader
 
 
 class MptAttention(nn.Module):
@@ -28,15 +31,12 @@ class MptAttention(nn.Module):
         self.clip: float | None = settings.get("clip_qkv")
         self.Wqkv = ColumnLinear(hidden, (qkv_parts(config),), ("Wqkv",), build)
         self.out_proj = RowLinear(self.heads * self.head_size, (hidden,), ("out_proj",), build)
-        slopes = None
-        if settings.get("alibi", True):
-            slopes = alibi_slopes(self.heads, build.group, settings.get("alibi_bias_max", 8))
         spec = AttentionSpec(
             heads=self.heads,
             kv_heads=self.heads,
             head_size=self.head_size,
             scale=settings.get("softmax_scale") or self.head_size**-0.5,
-            alibi_slopes=slopes,
+            alibi_slopes=alibi_slopes(self.heads, build.group, settings.get("alibi_bias_max", 8)),
         )
         self.attn = Attention(spec, build)
 
@@ -65,7 +65,7 @@ class MptBlock(nn.Module):
 
 
 class MptForCausalLM(CausalLM):
-    """Embedding, blocks, norm, head."""
+    """Embedding, blocks, norm, head; with ALiBi whatever its flag says, as in transformers."""
 
     checkpoint_prefixes: ClassVar[tuple[str, ...]] = ("transformer.", "")
 
@@ -76,6 +76,11 @@ class MptForCausalLM(CausalLM):
         self.norm_f = LayerNorm(config.hidden_size, config.norm_eps, build, bias=False)
         head = "wte" if config.tie_word_embeddings else "lm_head"
         self.lm_head = Linear(config.hidden_size, (config.vocab_size,), (head,), build)
+
+    def load_weights(self, reader: WeightReader, progress: Callable[[float], None] = lambda fraction: None) -> None:
+        if any(name.endswith("wpe.weight") for name in reader.names):
+            raise UnsupportedModel("this MPT has learned positions in place of ALiBi, which is not implemented")
+        super().load_weights(reader, progress)
 
     def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
         x: Tensor = self.wte(input_ids)

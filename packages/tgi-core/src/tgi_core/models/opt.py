@@ -39,6 +39,12 @@ class OPTAttention(nn.Module):
         return out
 
 
+def _norm(config: ModelConfig, build: BuildContext) -> LayerNorm:
+    """The larger Galacticas have neither weights nor biases here."""
+    affine = config.raw.get("layer_norm_elementwise_affine", True)
+    return LayerNorm(config.hidden_size, config.norm_eps, build, affine=affine)
+
+
 class OPTDecoderLayer(nn.Module):
     """Norms before each half; in OPT-350m after it."""
 
@@ -46,12 +52,12 @@ class OPTDecoderLayer(nn.Module):
         super().__init__()
         self.norms_first = config.raw.get("do_layer_norm_before", True)
         self.self_attn = OPTAttention(config, build)
-        self.self_attn_layer_norm = LayerNorm(config.hidden_size, config.norm_eps, build)
+        self.self_attn_layer_norm = _norm(config, build)
         hidden, wide, bias = config.hidden_size, config.intermediate_size, config.raw.get("enable_bias", True)
         self.fc1 = ColumnLinear(hidden, (wide,), ("fc1",), build, bias=bias)
         self.fc2 = RowLinear(wide, (hidden,), ("fc2",), build, bias=bias)
         self.activation = activation(config.activation, build.kernels)
-        self.final_layer_norm = LayerNorm(config.hidden_size, config.norm_eps, build)
+        self.final_layer_norm = _norm(config, build)
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
         if self.norms_first:
@@ -79,7 +85,7 @@ class OPTForCausalLM(CausalLM):
         self.project_in = Linear(narrow, (hidden,), ("project_in",), build) if narrow != hidden else nn.Identity()
         self.layers = nn.ModuleList(OPTDecoderLayer(config, build) for _ in range(config.num_layers))
         ends_with_norm = config.raw.get("do_layer_norm_before", True) and not config.raw.get("_remove_final_layer_norm")
-        self.final_layer_norm = LayerNorm(hidden, config.norm_eps, build) if ends_with_norm else nn.Identity()
+        self.final_layer_norm = _norm(config, build) if ends_with_norm else nn.Identity()
         self.project_out = Linear(hidden, (narrow,), ("project_out",), build) if narrow != hidden else nn.Identity()
         head = "embed_tokens" if config.tie_word_embeddings else "lm_head"
         self.lm_head = Linear(narrow, (config.vocab_size,), (head,), build)
