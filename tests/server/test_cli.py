@@ -49,6 +49,13 @@ def test_refusals_are_quick_and_without_traceback(arguments, expected):
     assert "Traceback" not in result.stderr
 
 
+def test_kernels_of_a_device_by_option_and_variable():
+    for arguments, environ in ((["--device", "nonesuch"], {}), ([], {"TGI_DEVICE": "nonesuch"})):
+        result = tgi("kernels", "--model", "/nowhere/at/all", *arguments, **environ)
+        assert result.returncode == 1
+        assert "nonesuch" in result.stderr
+
+
 def test_config_show_names_sources():
     result = tgi("config", "show", "--sources", "--port", "5", MAX_BEST_OF="3", TGI_DEVICE="cpu")
     assert "port = 5  # --port" in result.stdout

@@ -11,12 +11,13 @@ from tgi_core.errors import TGIError
 
 @click.command("kernels")
 @click.option("--model", help="Say what was chosen for this model, and why the others were not.")
-def command(model: str | None) -> None:
+@click.option("--device", envvar="TGI_DEVICE", help="For this kind of device; default: as `tgi serve` chooses.")
+def command(model: str | None, device: str | None) -> None:
     """List kernels, or what was chosen for a model and why."""
     from tgi_core.engine.explain import kernels_report
 
     try:
-        click.echo(kernels_report(model))
+        click.echo(kernels_report(model, device=device))
     except TGIError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
