@@ -133,6 +133,7 @@ def test_a_device_with_one_block_per_sequence_has_no_place_for_sources():
         ({"num_shard": 2}, "--num-shard 2"),
         ({"dtype": "int3"}, "--dtype int3: this device computes in bfloat16"),
         ({"max_batch_size": 0}, "--max-batch-size must be at least 1"),
+        ({"max_total_tokens": 1}, "--max-total-tokens must be at least 2"),
         ({"memory_fraction": 2.0}, "at most 1"),
     ],
 )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tgi_core.errors import ConfigError, RegistrationConflict, UnsupportedKernel
+from tgi_core.errors import ConfigError, RegistrationConflict
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.select import select_kernels
 from tgi_core.plugins.specs import KernelSpec
@@ -70,7 +70,9 @@ def test_equal_rank_is_a_conflict_in_either_order(load):
 
 
 def test_a_wish_that_nobody_offers_names_what_there_is(load):
-    with pytest.raises(UnsupportedKernel, match=r"no attention kernel.*reference: nonesuch was asked for"):
+    with pytest.raises(
+        ConfigError, match=r"--kernel attention=nonesuch: there is no such kernel for .*; there are .*reference"
+    ):
         select_kernels(load(), query(), {"attention": "nonesuch"})
 
 

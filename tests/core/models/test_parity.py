@@ -236,6 +236,14 @@ def test_mpt_with_learned_positions_is_refused(tmp_path):
         make_engine(folder)
 
 
+def test_a_setting_of_the_wrong_kind_is_refused(tmp_path):
+    folder = make_checkpoint(tmp_path, "mpt")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"attn_config": "alibi"}))
+    with pytest.raises(UnsupportedModel, match=r"MptForCausalLM cannot be made of this config\.json \(AttributeError"):
+        make_engine(folder)
+
+
 @pytest.mark.parametrize(("family", "old"), [("mixtral", "block_sparse_moe"), ("qwen2_moe", "mlp")])
 def test_fused_experts(tmp_path, family, old):
     """All experts of a layer in one tensor, as transformers 5 holds them in memory."""

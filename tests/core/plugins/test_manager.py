@@ -49,6 +49,7 @@ def test_a_misspelt_hook_fails_its_plugin_only(make_plugin, fake):
     plugins = load(make_plugin("typo", tgi_register_kernel=lambda: ()), fake)
     assert states(plugins) == [("fake_vendor", "loaded"), ("typo", "failed")]
     assert "unknown hook 'tgi_register_kernel'" in plugins.failed[0].detail
+    assert "is it misspelt? A hook of the server is marked with hookimpl(optionalhook=True)" in plugins.failed[0].detail
     assert not plugins.manager.has_plugin("typo")
 
 

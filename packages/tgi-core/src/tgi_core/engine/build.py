@@ -19,7 +19,7 @@ from tgi_core.device.select import select_device
 from tgi_core.distributed.group import ALONE, Group
 from tgi_core.engine.model_files import find_model, make_tokenizer
 from tgi_core.engine.resolve import Facts, check_wishes, kv_surplus, resolve, resolve_dtype
-from tgi_core.errors import ConfigError, TokenizerError
+from tgi_core.errors import ConfigError, TokenizerError, UnsupportedModel
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.select import KernelChoice, select_kernels
 from tgi_core.kvcache.manager import KVCacheManager
@@ -30,7 +30,7 @@ from tgi_core.models.architecture import name_architecture
 from tgi_core.models.base import LanguageModel
 from tgi_core.models.select import select_model_or_fallback
 from tgi_core.plugins.manager import Plugins, load_plugins
-from tgi_core.plugins.specs import QuantizationSpec
+from tgi_core.plugins.specs import ModelSpec, QuantizationSpec
 from tgi_core.plugins.specs import resolve as resolve_target
 from tgi_core.quantization.base import Quantization
 from tgi_core.quantization.select import select_quantization
@@ -110,7 +110,7 @@ def build(
         device=backend.torch_device,
         devices=len(probe.products),
     )
-    model: LanguageModel = resolve_target(spec.target)(shard_config(model_config, group), context)
+    model = _make_model(spec, shard_config(model_config, group), context)
     if fallback:
         fallback = f"{fallback}; {model.note}"
         log.warning("%s", fallback)
@@ -145,6 +145,23 @@ def _quantization(spec: QuantizationSpec | None, files: ModelFiles) -> Quantizat
         return None
     made: Quantization = resolve_target(spec.target)(files.config.get("quantization_config") or {})
     return made
+
+
+def _make_model(spec: ModelSpec, config: ModelConfig, context: BuildContext) -> LanguageModel:
+    """The model without its weights.
+
+    Raises:
+        UnsupportedModel: its config.json has something of a kind that its family does not expect.
+    """
+    try:
+        model: LanguageModel = resolve_target(spec.target)(config, context)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        log.debug("%s cannot be made", config.architecture, exc_info=True)
+        raise UnsupportedModel(
+            f"{config.architecture} cannot be made of this config.json ({type(error).__name__}: {error}); "
+            "compare it with the original one"
+        ) from error
+    return model
 
 
 def kernel_query(model: ModelConfig, device: str, dtype: str, block_size: int) -> KernelQuery:

@@ -80,8 +80,9 @@ def check_wishes(config: EngineConfig, capabilities: Capabilities) -> None:
         "max_batch_size",
     ):
         value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1. Given: {value}")
+        least = 2 if name == "max_total_tokens" else 1  # one of the prompt and one of the output
+        if value is not None and value < least:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}. Given: {value}")
     if not 0 < config.memory_fraction <= 1:
         raise ConfigError(f"the memory fraction must be above 0 and at most 1. Given: {config.memory_fraction}")
 

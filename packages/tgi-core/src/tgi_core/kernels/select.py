@@ -45,7 +45,7 @@ def select_kernels(
         reference_only: `--disable-custom-kernels`.
 
     Raises:
-        ConfigError: a wish names an op that does not exist.
+        ConfigError: a wish names an op or an implementation that does not exist.
         UnsupportedKernel: no implementation of an op accepts the query.
         RegistrationConflict: two have the same rank.
     """
@@ -61,6 +61,11 @@ def select_kernels(
 
 
 def _choose(op: str, offers: list[tuple[str, KernelSpec]], query: KernelQuery, wish: str | None) -> KernelChoice:
+    names = sorted({spec.name for _, spec in offers})
+    if wish and offers and wish not in names:
+        raise ConfigError(
+            f"--kernel {op}={wish}: there is no such kernel for {query.device}; there are {', '.join(names)}"
+        )
     usable, rejected = [], []
     for provider, spec in offers:
         if reason := _why_not(spec, query, wish):

@@ -114,5 +114,11 @@ def _load(manager: pluggy.PluginManager, entry_point: metadata.EntryPoint, block
         log.debug("plugin %s (%s) did not load", name, dist, exc_info=True)
         if manager.has_plugin(name):
             manager.unregister(name=name)
-        return PluginStatus(name, dist, "failed", f"{type(error).__name__}: {error}")
+        return PluginStatus(name, dist, "failed", f"{type(error).__name__}: {error}{_hint(error)}")
     return PluginStatus(name, dist, "loaded")
+
+
+def _hint(error: BaseException) -> str:
+    if not isinstance(error, pluggy.PluginValidationError) or "unknown hook" not in str(error):
+        return ""
+    return "; is it misspelt? A hook of the server is marked with hookimpl(optionalhook=True)"
