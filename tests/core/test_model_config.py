@@ -159,3 +159,11 @@ def test_rotary_of_global_and_local_layers():
 def test_a_senseless_config_is_refused(fields, message):
     with pytest.raises(UnsupportedModel, match=message):
         parse_model_config({**SMALL, **fields})
+
+
+def test_yarn_lengthens_the_context_that_the_model_was_trained_for():
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+    assert parse_model_config({**SMALL, "max_position_embeddings": 512, "rope_scaling": yarn}).max_positions == 2048
+    assert parse_model_config({**SMALL, "max_position_embeddings": 2048, "rope_scaling": yarn}).max_positions == 2048
+    linear = {"type": "linear", "factor": 4.0}
+    assert parse_model_config({**SMALL, "max_position_embeddings": 512, "rope_scaling": linear}).max_positions == 512

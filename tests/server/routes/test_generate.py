@@ -209,3 +209,12 @@ def test_overload_is_a_429_at_once(serve, wait_until):
             assert response.headers["retry-after"] == "1"
         wait_until(lambda: server.service.client.in_flight == 0)
         assert generate(client, max_new_tokens=1).status_code == 200
+
+
+def test_an_adapter_that_is_not_loaded_is_refused(client):
+    answer = generate(client, adapter_id="mine", max_new_tokens=1)
+    assert answer.status_code == 422
+    assert answer.json()["error"] == (
+        "Input validation error: `adapter_id` names an adapter, and this server has none loaded"
+    )
+    assert generate(client, adapter_id="", max_new_tokens=1).status_code == 200

@@ -245,12 +245,12 @@ def _parse(config: Mapping[str, Any], generation_config: Mapping[str, Any]) -> M
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_size=head_size,
-        max_positions=_count(config, "max_positions", 2048),
+        max_positions=_positions(config, rotary := _rotary(config, head_size)),
         norm_eps=float(_find(config, "norm_eps", 1e-6)),
         activation=_find(config, "activation", "silu"),
         tie_word_embeddings=config.get("tie_word_embeddings", False),
         sliding_windows=_sliding_windows(config, layers),
-        rotary=_rotary(config, head_size),
+        rotary=rotary,
         local_rotary=_local_rotary(config, head_size),
         dtype=_find(config, "dtype", None),
         decoder_start_ids=_decoder_start_ids(config, generation_config),
@@ -321,6 +321,14 @@ def _sliding_windows(config: Mapping[str, Any], layers: int) -> tuple[int | None
         return tuple(window if (layer + 1) % pattern else None for layer in range(layers))
     first = config.get("max_window_layers") or 0
     return tuple(window if layer >= first else None for layer in range(layers))
+
+
+def _positions(config: Mapping[str, Any], rotary: RotaryConfig) -> int:
+    """The longest sequence; YaRN's configs name the trained context and the factor that stretches it."""
+    positions = _count(config, "max_positions", 2048)
+    if rotary.rule != "yarn" or not rotary.parameters.get("factor"):
+        return positions
+    return max(positions, int(rotary.parameters["factor"] * rotary.parameters["original_max_position_embeddings"]))
 
 
 def _rotary(config: Mapping[str, Any], head_size: int) -> RotaryConfig:

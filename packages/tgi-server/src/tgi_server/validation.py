@@ -49,6 +49,7 @@ class Wishes:
     seed: int | None = None
     top_n_tokens: int | None = None
     grammar: dict[str, Any] | None = None
+    adapter_id: str | None = None
     cache_salt: str = ""
     extra: dict[str, Any] = field(default_factory=dict)  #: fields that a plugin may have declared
 
@@ -188,6 +189,8 @@ class Validator:
                 raise InvalidInput(message, param=_param(message))
         ids = await self._prompt_ids(wishes)
         max_new_tokens = self._room(len(ids), wishes.max_new_tokens)
+        if wishes.adapter_id:
+            raise InvalidInput("`adapter_id` names an adapter, and this server has none loaded", param="adapter_id")
         if wishes.grammar is not None:
             raise InvalidInput("grammar is not supported")
         characters = len(wishes.inputs) if isinstance(wishes.inputs, str) else 0

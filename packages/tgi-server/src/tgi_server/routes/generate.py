@@ -64,6 +64,7 @@ def _wishes(service: Service, inputs: str, p: GenerateParameters) -> Wishes:
         seed=p.seed,
         top_n_tokens=p.top_n_tokens,
         grammar=p.grammar,
+        adapter_id=p.adapter_id,
         extra=p.extra,
     )
 

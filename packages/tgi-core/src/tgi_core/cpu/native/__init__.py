@@ -80,7 +80,11 @@ def unavailable() -> str:
         return "compiled for AVX2 at least, which this processor lacks"
     if not any(_path(variant).is_file() for variant in processor.variants()):
         return "not compiled: no C++ compiler was found when tgi-core was installed"
-    return "" if _load() else "this system does not let programs use the processor's matrix registers"
+    if _load():
+        return ""
+    if any(_is_stale(variant) for variant in processor.variants()):
+        return "compiled from other sources than these: install tgi-core again"
+    return "this system does not let programs use the processor's matrix registers"
 
 
 def variant() -> str:
@@ -99,6 +103,14 @@ def library() -> ctypes.CDLL:
     return loaded[1]
 
 
+def _is_stale(variant: str) -> bool:
+    """Whether a library lacks kernels, as one does that was compiled before the sources changed."""
+    if not _path(variant).is_file():
+        return False
+    loaded = ctypes.CDLL(str(_path(variant)))
+    return not all(hasattr(loaded, name) for name in _SIGNATURES)
+
+
 def _path(variant: str) -> Path:
     return Path(__file__).parent / f"kernels_{variant}.so"
 
@@ -109,7 +121,7 @@ def _load() -> tuple[str, ctypes.CDLL] | None:
     for variant in processor.variants():
         if _path(variant).is_file():
             loaded = ctypes.CDLL(str(_path(variant)))
-            if loaded.tgi_usable():
+            if not _is_stale(variant) and loaded.tgi_usable():
                 for name, (result, *arguments) in _SIGNATURES.items():
                     getattr(loaded, name).restype, getattr(loaded, name).argtypes = result, arguments
                 return variant, loaded
