@@ -5,7 +5,7 @@ import pytest
 from tgi_core.cpu import processor
 
 CACHED = (processor._field, processor.product, processor.flags)
-AVX512 = "avx512f avx512bw avx512vl avx512dq avx512cd avx512_bf16"
+AVX512 = "avx512f avx512bw avx512vl avx512dq avx512cd avx512_bf16 avx512_vnni"
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def test_a_machine_that_tells_nothing_still_has_a_name_and_no_variant():
         ("sse4_2", (), False),
         ("avx2 fma bmi2 f16c", ("avx2",), False),
         (f"avx2 fma bmi2 f16c {AVX512}", ("avx512bf16", "avx2"), True),
-        (f"avx2 fma bmi2 f16c {AVX512} amx_tile amx_bf16", ("amx", "avx512bf16", "avx2"), True),
+        (f"avx2 fma bmi2 f16c {AVX512} amx_tile amx_bf16 amx_int8", ("amx", "avx512bf16", "avx2"), True),
     ],
 )
 def test_variants_best_first(tmp_path, flags, variants, fast):
