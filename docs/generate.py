@@ -92,7 +92,7 @@ def models() -> str:
     """Every model family that core implements."""
     from tgi_core.models.families import FAMILIES
 
-    rows = [(spec.family, _codes(spec.architectures), spec.note) for spec in FAMILIES]
+    rows = [(family, _codes(spec.architectures), spec.note) for spec in FAMILIES for family in spec.families]
     return _page(
         "Models",
         "Families with an implementation of their own.  `tgi models` adds what the installed hardware plugins bring.",

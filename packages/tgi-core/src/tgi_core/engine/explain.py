@@ -55,7 +55,7 @@ def models_report(plugins: Plugins | None = None) -> str:
     for _, spec in offered_models(plugins):
         if spec.device == ANY_DEVICE:
             cells = [_support(plugins, spec.architectures[0], probe) for probe in probes]
-            rows.append((spec.family, *cells, ", ".join(spec.architectures), spec.note))
+            rows += [(family, *cells, ", ".join(spec.architectures), spec.note) for family in spec.families]
     usable = ["yes" if probe.available else "-" for probe in probes]
     rows += [(spec.family, *usable, runs, spec.note) for spec, runs in FALLBACKS]
     return "\n\n".join((_table(rows), _devices(plugins)))

@@ -60,8 +60,13 @@ class ModelSpec:
     target: str
     device: str = ANY_DEVICE
     priority: int = 0
-    family: str = ""  #: name in `tgi models`: "Llama, Llama 2, Code Llama"
+    family: str = ""  #: names in `tgi models`, each a row: "Llama, Llama 2, Code Llama"
     note: str = ""  #: a limit or a hint, shown beside it
+
+    @property
+    def families(self) -> list[str]:
+        """The names of the families that this serves."""
+        return self.family.split(", ")
 
 
 @dataclass(frozen=True, kw_only=True)
