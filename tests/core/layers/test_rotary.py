@@ -23,7 +23,9 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_fr
 
 
 def embedding(rope, **fields):
-    return RotaryEmbedding(parse_model_config({**SMALL, "rope_theta": 5000.0, "rope_scaling": rope, **fields}).rotary)
+    return RotaryEmbedding(
+        parse_model_config({**SMALL, "rope_theta": 5000.0, "rope_scaling": rope, **fields}).rotary, torch.device("cpu")
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import torch
 
+from tgi_core.cpu.backend import CpuBackend
 from tgi_core.runner.slots import SlotTables, positions
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.step import Admission, Row, StepPlan
@@ -21,7 +22,7 @@ def update(tables, *rows, admissions=()):
 
 
 def test_tables_grow_and_start_anew_with_each_admission():
-    tables = SlotTables(4, 8, torch.device("cpu"))
+    tables = SlotTables(4, 8, CpuBackend())
     step = update(tables, row(2, 0, 5, (1, 2, 3, 4, 5), (7, 3)), admissions=[admit(2, 1, 2, 3, 4, 5)])
     assert step.block_tables.tolist() == [[7, 3]]
     step = update(tables, row(2, 5, 1, None, (9,)), row(0, 0, 1, (6,), (4,)), admissions=[admit(0, 6)])
@@ -33,7 +34,7 @@ def test_tables_grow_and_start_anew_with_each_admission():
 
 
 def test_sources_are_encoded_by_the_first_row_of_their_sequence():
-    tables = SlotTables(4, 8, torch.device("cpu"))
+    tables = SlotTables(4, 8, CpuBackend())
     first = Admission(101, 1, SamplingParams(), 0, (0,), 1, source=(5, 6, 7), source_blocks=(6, 4))
     second = Admission(103, 3, SamplingParams(), 0, (0, 9), 1, source=(8, 8), source_blocks=(2,))
     begins = (row(3, 0, 2, (0, 9), (1,)), row(1, 0, 1, (0,), (3,)))
@@ -54,14 +55,14 @@ def test_sources_are_encoded_by_the_first_row_of_their_sequence():
 
 
 def test_positions_follow_each_sequence():
-    tables = SlotTables(4, 8, torch.device("cpu"))
+    tables = SlotTables(4, 8, CpuBackend())
     step = update(tables, row(0, 5, 3, (1, 2, 3), (0,)), row(1, 0, 2, (4, 5), (1,)), row(2, 9, 1, None, (2,)))
     assert positions(step).tolist() == [5, 6, 7, 0, 1, 9]
 
 
 def test_tokens_still_on_the_device_are_taken_from_there():
-    tables = SlotTables(4, 8, torch.device("cpu"))
-    tables.last_tokens[:] = torch.tensor([10, 11, 12, 13])
+    tables = SlotTables(4, 8, CpuBackend())
+    tables.last_tokens[:] = torch.tensor([10, 11, 12, 13, 0])
     mixed = (row(3, 0, 2, (1, 2)), row(1, 4, 1, None), row(0, 7, 1, (9,)), row(2, 4, 1, None))
     assert tables.input_ids(mixed).tolist() == [1, 2, 11, 9, 12]
     assert tables.input_ids(mixed[1::2]).tolist() == [11, 12]

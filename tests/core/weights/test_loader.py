@@ -9,7 +9,7 @@ from torch import nn
 
 from tgi_core.errors import WeightsError
 from tgi_core.testing.tiny import make_checkpoint
-from tgi_core.weights.loader import load_weights
+from tgi_core.weights.loader import Checkpoint, load_weights
 from tgi_core.weights.reader import WeightReader
 
 
@@ -44,7 +44,7 @@ class Model(nn.Module):
 
 def load(**tensors):
     model, fractions = Model(), []
-    load_weights(model, Reader(**tensors), ("model.", ""), fractions.append)
+    load_weights(model, Checkpoint(Reader(**tensors), ("model.", "")), fractions.append)
     return model.inner[0].weight.tolist(), fractions
 
 

@@ -103,7 +103,7 @@ class AttentionBackend(ABC):
     """One attention implementation on one device, for one model."""
 
     def __init__(self, query: KernelQuery) -> None:
-        self.block_size = query.block_size
+        self.block_size, self.device = query.block_size, torch.device(query.torch_device)
         self.dtype: torch.dtype = getattr(torch, query.dtype)
         self.specs: list[AttentionSpec] = []
 

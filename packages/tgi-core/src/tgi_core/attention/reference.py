@@ -44,7 +44,7 @@ class ReferenceAttention(AttentionBackend):
         shapes = {
             part: (2, num_blocks * self.block_size, part.kv_heads, part.head_size) for part in self._parts if part
         }
-        self.caches = {part: torch.zeros(shape, dtype=self.dtype) for part, shape in shapes.items()}
+        self.caches = {part: torch.zeros(shape, dtype=self.dtype, device=self.device) for part, shape in shapes.items()}
 
     def prepare(self, step: StepInput) -> _Metadata:
         queries, source = _slices(step.query_starts), step.source
@@ -62,7 +62,7 @@ class ReferenceAttention(AttentionBackend):
             positions = torch.arange(int(length))
             blocks = torch.from_numpy(tables[index].astype("int64"))
             slots = blocks[positions // self.block_size] * self.block_size + positions % self.block_size
-            keys.append(_Keys(rows[index], slots, new_rows[index]))
+            keys.append(_Keys(rows[index], slots.to(self.device), new_rows[index]))
         return keys
 
     def forward(
@@ -94,9 +94,10 @@ def _attend(spec: AttentionSpec, q: Tensor, k: Tensor, v: Tensor, bias: Tensor |
     scores = q.float().transpose(0, 1) @ keys.transpose(1, 2) * spec.scale  # [H, Q, S]
     if spec.soft_cap:
         scores = spec.soft_cap * torch.tanh(scores / spec.soft_cap)
-    distance = torch.arange(len(k)) - torch.arange(len(k) - len(q), len(k)).unsqueeze(1)  # [Q, S], 0 = itself
+    positions = torch.arange(len(k) - len(q), len(k), device=q.device)
+    distance = torch.arange(len(k), device=q.device) - positions.unsqueeze(1)  # [Q, S], 0 = itself
     if spec.alibi_slopes:
-        scores = scores + torch.tensor(spec.alibi_slopes).view(-1, 1, 1) * distance
+        scores = scores + torch.tensor(spec.alibi_slopes, device=q.device).view(-1, 1, 1) * distance
     if bias is not None:
         columns = bias.shape[1]
         scores = scores + bias[:, (distance + bias_origin(spec, columns)).clamp(0, columns - 1)]

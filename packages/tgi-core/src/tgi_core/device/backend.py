@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tgi_core.device.capabilities import Capabilities
+
+
+@dataclass(frozen=True)
+class Download:
+    """Tensors on their way to the host; on devices that share its memory they are there."""
+
+    tensors: tuple[Tensor, ...]  #: on the host, to be read after `wait`
+    done: Callable[[], bool] = lambda: True
+    wait: Callable[[], object] = lambda: None  #: a device fault is raised here
 
 
 class DeviceBackend(ABC):
@@ -25,3 +38,26 @@ class DeviceBackend(ABC):
     def prepare_model(self, model: nn.Module) -> nn.Module:
         """Last change to a loaded model: graph wrapping, marks between layers, compilation."""
         return model
+
+    def synchronize(self) -> None:  # noqa: B027 - nothing to wait for where the device is the host
+        """Wait until the device has done all that it was told."""
+
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        """Record what `run` makes the device do, and return what repeats it on the same memory.
+
+        The host's part of `run` is not repeated; `run` has been called before, so that nothing is compiled now.
+        """
+        return run
+
+    def upload(self, array: npt.NDArray[Any], out: Tensor | None = None) -> Tensor:
+        """An array on the device, in `out` if there is one, without waiting for the device; the array is left alone."""
+        tensor = torch.from_numpy(array)
+        return tensor.to(self.torch_device) if out is None else out.copy_(tensor)
+
+    def download(self, tensors: Sequence[Tensor]) -> Download:
+        """Tensors as they are after what the device was told so far; their memory may be used again at once."""
+        return Download(tuple(tensor.to("cpu", copy=True) for tensor in tensors))
+
+    def copy_weight(self, out: Tensor, stored: Tensor) -> None:
+        """Copy a few megabytes of a checkpoint into a model; see `WeightReader.copy`."""
+        out.copy_(stored)

@@ -94,7 +94,9 @@ def build(
     spec, fallback = select_model_or_fallback(plugins, architecture(files.config), probe.kind)
     model_config = _fallback_config(config, files, group) if fallback else _model_config(config, files, reader)
     dtype, _ = resolve_dtype(config, model_config, backend.capabilities)
-    query = kernel_query(model_config, probe.kind, dtype, backend.capabilities.block_sizes[0])
+    query = kernel_query(
+        model_config, probe.kind, dtype, backend.capabilities.block_sizes[0], str(backend.torch_device)
+    )
     kernels, choices = select_kernels(plugins, query, config.kernels, reference_only=config.disable_custom_kernels)
     attention: AttentionBackend = kernels.attention(query)
     free_bytes = backend.free_bytes()
@@ -104,6 +106,8 @@ def build(
         linear,
         attention,
         getattr(torch, dtype),
+        backend.torch_device,
+        backend.copy_weight,
         group,
         folder=files.folder,
         trust_remote_code=config.trust_remote_code,
@@ -126,6 +130,7 @@ def build(
     )
     resolved = resolve(config, model_config, capabilities, facts)
     model.load_weights(reader, lambda fraction: progress("weights", fraction, files.model_id))
+    backend.synchronize()
     backend.prepare_model(model.eval())
     if attention.specs:
         attention.allocate(resolved.num_blocks)
@@ -164,13 +169,16 @@ def _make_model(spec: ModelSpec, config: ModelConfig, context: BuildContext) -> 
     return model
 
 
-def kernel_query(model: ModelConfig, device: str, dtype: str, block_size: int) -> KernelQuery:
+def kernel_query(
+    model: ModelConfig, device: str, dtype: str, block_size: int, torch_device: str = "cpu"
+) -> KernelQuery:
     """What this model asks of kernels on a device."""
     return KernelQuery(
         device=device,
         dtype=dtype,
         head_size=model.head_size,
         block_size=block_size,
+        torch_device=torch_device,
         sliding_window=any(model.sliding_windows),
         soft_cap=bool(model.raw.get("attn_logit_softcapping")),
         encoder_decoder=model.is_encoder_decoder,
@@ -266,7 +274,7 @@ def _runner(
 ) -> Runner:
     device, slots, vocab = backend.torch_device, resolved.max_batch_size, model.config.vocab_size
     most_tokens = resolved.max_total_tokens + kv_surplus(model.config, resolved.block_size)
-    tables = SlotTables(slots, -(-most_tokens // resolved.block_size), device)
+    tables = SlotTables(slots, -(-most_tokens // resolved.block_size), backend)
     context = SamplingContext(
         vocab_size=vocab,
         device=device,
@@ -276,7 +284,8 @@ def _runner(
         watermark_delta=config.watermark_delta,
         rules=rules,
     )
-    runner: Runner = resolve_target(model.runner or backend.runner)(model, attention, sampler(context), tables)
+    target = model.runner or backend.runner
+    runner: Runner = resolve_target(target)(model, attention, sampler(context), tables, backend)
     return runner
 
 

@@ -24,6 +24,7 @@ class KernelQuery:
     dtype: str  #: "float32" | "bfloat16" | "float16"
     head_size: int
     block_size: int
+    torch_device: str = "cpu"  #: where PyTorch keeps this device's tensors
     sliding_window: bool = False
     soft_cap: bool = False
     encoder_decoder: bool = False  #: it has encoder and cross-attention layers

@@ -71,7 +71,7 @@ class Linear(nn.Module):
             source.sibling(name).require("weight", *((inputs, outputs) if self.transposed else (outputs, inputs)))
         rows = sum(part.size for parts in self.parts for part in parts)
         weight = source.staging(rows, self.in_features, self.dtype)
-        bias = torch.empty(rows, dtype=self.dtype) if self.has_bias else None
+        bias = source.empty(rows, dtype=self.dtype) if self.has_bias else None
         for name, outputs, blocks in stored:
             sibling = source.sibling(name)
             for block in blocks:

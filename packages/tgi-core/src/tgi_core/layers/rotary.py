@@ -36,18 +36,20 @@ class RotaryEmbedding:
         UnsupportedModel: the rule is not known, or config.json lacks one of its parameters.
     """
 
-    def __init__(self, config: RotaryConfig) -> None:
+    def __init__(self, config: RotaryConfig, device: torch.device) -> None:
         if config.rule not in RULES:
             known = ", ".join(sorted(RULES))
             raise UnsupportedModel(f"rotary scaling rule {config.rule!r} is not implemented; known are {known}")
         try:
-            self.inverse_frequencies, self.factor, self.late = RULES[config.rule](config)
+            found = RULES[config.rule](config)
         except KeyError as error:
             raise UnsupportedModel(
                 f"rotary scaling rule {config.rule!r} needs {error.args[0]!r} in config.json"
             ) from None
         except (TypeError, ValueError, ZeroDivisionError) as error:
             raise UnsupportedModel(f"config.json's rotary scaling is malformed ({error}); download it again") from error
+        self.inverse_frequencies, self.factor = found.inverse.to(device), found.factor
+        self.late = found.late and Late(found.late.first, found.late.inverse_frequencies.to(device))
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         inverse = self.inverse_frequencies

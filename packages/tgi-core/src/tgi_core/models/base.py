@@ -12,7 +12,7 @@ from tgi_core.attention.base import ForwardContext
 from tgi_core.device.capabilities import Capabilities
 from tgi_core.layers.build import BuildContext
 from tgi_core.model_config import ModelConfig
-from tgi_core.weights.loader import load_weights
+from tgi_core.weights.loader import Checkpoint, load_weights
 from tgi_core.weights.reader import WeightReader
 
 
@@ -26,7 +26,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, config: ModelConfig, build: BuildContext) -> None:
         super().__init__()
-        self.config = config
+        self.config, self._device, self._copy_weight = config, build.device, build.copy_weight
 
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:
@@ -61,4 +61,5 @@ class CausalLM(LanguageModel):
 
     def load_weights(self, reader: WeightReader, progress: Callable[[float], None] = lambda fraction: None) -> None:
         """Fill the model; see `tgi_core.weights.loader.load_weights`."""
-        load_weights(self, reader, self.checkpoint_prefixes, progress)
+        checkpoint = Checkpoint(reader, self.checkpoint_prefixes, self._device, self._copy_weight)
+        load_weights(self, checkpoint, progress)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from tgi_core.attention.base import EncoderInput, Int32Array, SourceInput, StepInput
+from tgi_core.device.backend import DeviceBackend
 from tgi_core.step import Row, StepPlan
+
+Upload = Callable[[npt.NDArray[Any]], torch.Tensor]  #: see `DeviceBackend.upload`
 
 
 class SlotTables:
     """Block tables on the host, last tokens on the device; updated, never rebuilt."""
 
-    def __init__(self, slots: int, blocks_per_sequence: int, device: torch.device) -> None:
+    def __init__(self, slots: int, blocks_per_sequence: int, backend: DeviceBackend) -> None:
         self._tables = np.zeros((slots, blocks_per_sequence), dtype=np.int32)
         self._lengths = np.zeros(slots, dtype=np.int64)
         self._sources = _Sources(slots, blocks_per_sequence)
-        self.last_tokens = torch.zeros(slots, dtype=torch.int64, device=device)
+        self.upload = backend.upload
+        #: [slots + 1]; the last one belongs to rows that pad a batch
+        self.last_tokens = torch.zeros(slots + 1, dtype=torch.int64, device=backend.torch_device)
 
     def update(self, plan: StepPlan) -> None:
         """Take over what a plan says of slots and blocks."""
@@ -44,12 +50,16 @@ class SlotTables:
 
     def encoder_input(self, rows: tuple[Row, ...]) -> EncoderInput | None:
         """The sources of the rows that begin."""
-        return self._sources.encoder_input([row.slot for row in rows if row.start == 0], self.last_tokens.device)
+        return self._sources.encoder_input([row.slot for row in rows if row.start == 0], self.upload)
+
+    def slots(self, rows: Iterable[Row]) -> torch.Tensor:
+        """The slots of these rows: [B] int64."""
+        return self.upload(np.array([row.slot for row in rows], dtype=np.int64))
 
     def input_ids(self, rows: tuple[Row, ...]) -> torch.Tensor:
         """The tokens of these rows: [T] int64; those still on the device are not waited for."""
         if all(row.tokens is None for row in rows):
-            return self.last_tokens[[row.slot for row in rows]]
+            return self.last_tokens[self.slots(rows)]
         host: list[int] = []
         late: list[tuple[int, int]] = []
         for row in rows:
@@ -58,9 +68,9 @@ class SlotTables:
                 host.append(0)
             else:
                 host.extend(row.tokens)
-        ids = torch.tensor(host, dtype=torch.int64, device=self.last_tokens.device)
+        ids = self.upload(np.array(host, dtype=np.int64))
         if late:
-            at, slots = torch.tensor(late, device=ids.device).unbind(1)
+            at, slots = self.upload(np.array(late, dtype=np.int64)).unbind(1)
             ids[at] = self.last_tokens[slots]
         return ids
 
@@ -86,14 +96,14 @@ class _Sources:
             return None
         return SourceInput(_offsets(lens * begins), lens, self._tables[slots, : int(self._widths[slots].max())])
 
-    def encoder_input(self, slots: Sequence[int], device: torch.device) -> EncoderInput | None:
+    def encoder_input(self, slots: Sequence[int], upload: Upload) -> EncoderInput | None:
         """The sources of these slots, one after the other."""
         sources = [self._tokens[slot] for slot in slots if self._tokens[slot]]
         if not sources:
             return None
-        ids = torch.tensor([token for source in sources for token in source], dtype=torch.int64, device=device)
-        positions = torch.cat([torch.arange(len(source), device=device) for source in sources])
-        return EncoderInput(ids, positions, tuple(map(len, sources)))
+        ids = np.array([token for source in sources for token in source], dtype=np.int64)
+        positions = np.concatenate([np.arange(len(source)) for source in sources])
+        return EncoderInput(upload(ids), upload(positions), tuple(map(len, sources)))
 
 
 def _offsets(lengths: Int32Array) -> Int32Array:
@@ -103,8 +113,8 @@ def _offsets(lengths: Int32Array) -> Int32Array:
     return offsets
 
 
-def positions(step: StepInput) -> torch.Tensor:
-    """The position of every token of a step: [T] int64."""
+def positions(step: StepInput) -> npt.NDArray[np.int64]:
+    """The position of every token of a step: [T]."""
     lengths = np.diff(step.query_starts)
     first = step.context_lens - lengths - step.query_starts[:-1]
-    return torch.from_numpy(np.repeat(first, lengths).astype(np.int64) + np.arange(step.num_tokens))
+    return np.repeat(first, lengths).astype(np.int64) + np.arange(step.num_tokens)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from tgi_core.attention.base import AttentionBackend
+from tgi_core.device.backend import DeviceBackend
 from tgi_core.models.cached_decoder import CachedBatch
 from tgi_core.models.fallback_cached import CachedTransformersLM
-from tgi_core.runner.eager import EagerRunner
+from tgi_core.runner.eager import EagerRunner, Launched
 from tgi_core.runner.slots import SlotTables
 from tgi_core.sampling.sampler import Sampler
-from tgi_core.step import Admission, Row, RowResult
+from tgi_core.step import Admission, Row
 
 
 @dataclass
@@ -34,9 +35,14 @@ class TransformersCacheRunner(EagerRunner):
     """
 
     def __init__(
-        self, model: CachedTransformersLM, attention: AttentionBackend, sampler: Sampler, slots: SlotTables
+        self,
+        model: CachedTransformersLM,
+        attention: AttentionBackend,
+        sampler: Sampler,
+        slots: SlotTables,
+        backend: DeviceBackend,
     ) -> None:
-        super().__init__(model, attention, sampler, slots)
+        super().__init__(model, attention, sampler, slots, backend)
         self._cached = model
         self._groups: list[_Group] = []
         self._tokens: dict[int, list[int]] = {}  # slot -> all tokens of its sequence
@@ -51,7 +57,7 @@ class TransformersCacheRunner(EagerRunner):
         self._groups = [group for group in self._groups if not owners.isdisjoint(group.ids)]
         return super()._admit(admission)
 
-    def _run(self, rows: tuple[Row, ...]) -> list[RowResult]:
+    def _launch(self, rows: tuple[Row, ...]) -> Launched:
         try:
             return self._computed(rows)
         except Exception:
@@ -59,13 +65,13 @@ class TransformersCacheRunner(EagerRunner):
             self._groups = [group for group in self._groups if ids.isdisjoint(group.ids)]
             raise
 
-    def _computed(self, rows: tuple[Row, ...]) -> list[RowResult]:
-        results = {row.sequence_id: RowResult(row.sequence_id) for row in rows}
+    def _computed(self, rows: tuple[Row, ...]) -> Launched:
         by_id = {row.sequence_id: row for row in rows}
         held = by_id.keys() & {member for group in self._groups for member in group.ids}
         fresh = [row for row in rows if row.sequence_id not in held]
         order: list[Row] = []
         logits: list[Tensor] = []
+        scores: dict[int, list[Tensor]] = {}  # sequence -> log-probabilities of its prompt
         if held:
             self._settle(held)
             for group in self._groups:
@@ -74,14 +80,19 @@ class TransformersCacheRunner(EagerRunner):
                 logits.append(self._decode(members, group.batch))
         for members in self._alike(fresh):
             order += members
-            logits.append(self._prefill(members, results))
-        self._add_tokens(
-            order, torch.cat(logits).to(self.slots.last_tokens.device), [results[row.sequence_id] for row in order]
+            logits.append(self._prefill(members, scores))
+        choice = self._sample(order, torch.cat(logits).to(self.slots.last_tokens.device))
+        places = {row.sequence_id: index for index, row in enumerate(rows)}
+        launched = self._launched(
+            rows,
+            [places[row.sequence_id] for row in order],
+            choice,
+            {places[sequence_id]: found for sequence_id, found in scores.items()},
         )
-        for row in order:
-            if (token := results[row.sequence_id].token_id) is not None:
-                self._tokens[row.slot].append(token)
-        return [results[row.sequence_id] for row in rows]
+        for row, result in zip(rows, launched.collect(), strict=True):
+            if result.token_id is not None:
+                self._tokens[row.slot].append(result.token_id)
+        return launched
 
     # ---- prefill --------------------------------------------------------------------------------------------------
 
@@ -94,7 +105,7 @@ class TransformersCacheRunner(EagerRunner):
 
         return [list(group) for _, group in groupby(sorted(rows, key=key), key)]
 
-    def _prefill(self, rows: list[Row], results: dict[int, RowResult]) -> Tensor:
+    def _prefill(self, rows: list[Row], scores: dict[int, list[Tensor]]) -> Tensor:
         """The logits [B, V] after all tokens of these sequences, which form a group from now on."""
         decoder = self._cached.decoder
         tokens = torch.tensor([self._tokens[row.slot][: row.start + row.length] for row in rows])
@@ -103,7 +114,7 @@ class TransformersCacheRunner(EagerRunner):
         logits, batch = decoder.prefill(tokens, sources, all_logits=every)
         if every:
             for row, of_row in zip(rows, logits, strict=True):
-                self._add_prompt_logprobs((row,), [row.length], of_row, [results[row.sequence_id]])
+                scores[row.sequence_id] = self._prompt_logprobs((row,), [row.length], of_row)[0]
         self._groups.append(_Group([row.sequence_id for row in rows], batch))
         return logits[:, -1]
 

@@ -14,16 +14,39 @@ from tgi_core.sampling.randomness import uniforms
 from tgi_core.sampling.state import SamplingContext, SlotState
 from tgi_core.step import Admission
 
+HIDDEN = -1e30  #: log-probability under which a token was filtered out
+
 Greedy = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The tokens of B rows."""
+    """The tokens of B rows, on the device."""
 
-    ids: Tensor  #: [B] int64, on the device
-    logprobs: list[float]
-    top_logprobs: list[list[TokenLogprob]]
+    ids: Tensor  #: [B] int64
+    logprobs: Tensor  #: [B] float32
+    top: tuple[Tensor, Tensor] | None = None  #: log-probabilities and ids [B, n] of the most likely tokens
+    top_counts: tuple[int, ...] = ()  #: how many of them each row asked for
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What `with_tensors` takes."""
+        return (self.ids, self.logprobs, *(self.top or ()))
+
+    def with_tensors(self, ids: Tensor, logprobs: Tensor, *top: Tensor) -> Choice:
+        """The same in other memory."""
+        return Choice(ids, logprobs, (top[0], top[1]) if top else None, self.top_counts)
+
+    @property
+    def top_logprobs(self) -> list[list[TokenLogprob]]:
+        """The most likely tokens of each row that asked for them, without filtered ones."""
+        if self.top is None:
+            return [[]] * len(self.ids)
+        rows = zip(self.top_counts, self.top[0].tolist(), self.top[1].tolist(), strict=True)
+        return [
+            [TokenLogprob(token, logprob) for logprob, token in zip(values, ids, strict=True) if logprob > HIDDEN][:n]
+            for n, values, ids in rows
+        ]
 
 
 @dataclass(frozen=True)
@@ -72,14 +95,22 @@ class Sampler:
         """logits [B, V] of these slots, which may be overwritten -> one token each."""
         batch = self._batch_of(slots)
         if batch.is_plain:
-            ids, logprobs = self.greedy(logits)
-            choice = Choice(ids, logprobs.tolist(), [[]] * len(slots))
+            choice = Choice(*self.greedy(logits))
         else:
             choice = self._choose(batch, self._process(batch, logits.float()))
-        self.context.counts.add(batch.states, choice.ids)
-        for state in batch.states:
-            state.generated += 1
+        self.chosen(slots, choice)
         return choice
+
+    def is_plain(self, slots: Sequence[int]) -> bool:
+        """Whether `sample` does for these slots nothing but `greedy`."""
+        return self._batch_of(slots).is_plain
+
+    def chosen(self, slots: Sequence[int], choice: Choice) -> None:
+        """Note the tokens that these slots were given, by `sample` or, where `is_plain`, by somebody else."""
+        states = self._batch_of(slots).states
+        self.context.counts.add(states, choice.ids)
+        for state in states:
+            state.generated += 1
 
     def _batch_of(self, slots: Sequence[int]) -> _Batch:
         states = tuple(self._states[slot] for slot in slots)
@@ -116,8 +147,11 @@ class Sampler:
             rows = list(batch.sampled_rows)
             states = [batch.states[row] for row in rows]
             ids[rows] = _draw(logprobs[rows], states)
-        chosen: list[float] = logprobs.gather(-1, ids.unsqueeze(-1)).squeeze(-1).tolist()
-        return Choice(ids, chosen, _top(batch, logprobs))
+        chosen = logprobs.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+        if not batch.most_top:
+            return Choice(ids, chosen)
+        values, best = logprobs.topk(min(batch.most_top, logprobs.shape[-1]))
+        return Choice(ids, chosen, (values, best), tuple(state.params.top_n_tokens for state in batch.states))
 
 
 def _draw(logprobs: Tensor, states: Sequence[SlotState]) -> Tensor:
@@ -126,17 +160,3 @@ def _draw(logprobs: Tensor, states: Sequence[SlotState]) -> Tensor:
     at = torch.from_numpy(uniforms([s.seed for s in states], [s.generated for s in states]))
     target = at.to(logprobs.device).unsqueeze(-1) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_(max=logprobs.shape[-1] - 1)
-
-
-def _top(batch: _Batch, logprobs: Tensor) -> list[list[TokenLogprob]]:
-    """The n most likely tokens of each row that asked for them, without filtered ones."""
-    if not batch.most_top:
-        return [[]] * len(batch.states)
-    values, ids = logprobs.topk(min(batch.most_top, logprobs.shape[-1]))
-    pairs = zip(batch.states, values.tolist(), ids.tolist(), strict=True)
-    return [
-        [TokenLogprob(token, logprob) for logprob, token in zip(row_values, row_ids, strict=True) if logprob > -1e30][
-            : state.params.top_n_tokens
-        ]
-        for state, row_values, row_ids in pairs
-    ]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CPU = torch.device("cpu")
+
 #: tensors that checkpoints carry and nobody needs: what can be computed, copies, and biases without a meaning
 DERIVED = re.compile(
     r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias|\.attention\.(masked_)?bias"
@@ -32,12 +34,24 @@ class Loadable(Protocol):
 
 
 class Checkpoint:
-    """A reader that finds tensors with and without the model's prefix and remembers which were used."""
+    """A reader that finds tensors with and without the model's prefix and remembers which were used.
 
-    def __init__(self, reader: WeightReader, prefixes: Sequence[str]) -> None:
-        self.reader, self.prefixes = reader, tuple(prefixes)
+    Args:
+        prefixes: put before a layer's path in the model to get its name in the checkpoint; tried in order.
+        device: where the model lies.
+        copy_weight: see `WeightReader.copy`.
+    """
+
+    def __init__(
+        self,
+        reader: WeightReader,
+        prefixes: Sequence[str],
+        device: torch.device = CPU,
+        copy_weight: Callable[[Tensor, Tensor], object] = Tensor.copy_,
+    ) -> None:
+        self.reader, self.prefixes, self.device, self.copy_weight = reader, tuple(prefixes), device, copy_weight
         self.used: set[str] = set()
-        self._staging = torch.empty(0, dtype=torch.uint8)
+        self._staging = torch.empty(0, dtype=torch.uint8, device=device)
 
     def staging(self, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
         """Memory [rows, columns] for a matrix on its way into a kernel's own layout; the next call reuses it.
@@ -46,7 +60,7 @@ class Checkpoint:
         """
         size_bytes = rows * columns * dtype.itemsize
         if len(self._staging) < size_bytes:
-            self._staging = torch.empty(size_bytes, dtype=torch.uint8)
+            self._staging = torch.empty(size_bytes, dtype=torch.uint8, device=self.device)
         return self._staging[:size_bytes].view(dtype).view(rows, columns)
 
     def find(self, name: str) -> str | None:
@@ -80,7 +94,7 @@ class Checkpoint:
             shape: of the tensor, where only the block of it that begins `at` is wanted.
         """
         found = self.require(name, shape or tuple(out.shape))
-        self.reader.copy(found, out, at)
+        self.reader.copy(found, out, at, self.copy_weight)
         self.used.add(found)
 
 
@@ -103,6 +117,10 @@ class Source:
         """See `Checkpoint.staging`."""
         return self.checkpoint.staging(rows, columns, dtype)
 
+    def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        """Memory of the model's device, for `copy`."""
+        return torch.empty(shape, dtype=dtype, device=self.checkpoint.device)
+
     def require(self, name: str, *shape: int) -> None:
         """Refuse a tensor that is missing or has another shape, before memory is taken; see `Checkpoint.require`."""
         self.checkpoint.require(f"{self.path}.{name}", shape)
@@ -110,7 +128,7 @@ class Source:
     def read(self, name: str, *shape: int, dtype: torch.dtype) -> Tensor:
         """The tensor `name` of this layer, in memory of its own; see `Checkpoint.require`."""
         self.require(name, *shape)
-        out = torch.empty(shape, dtype=dtype)
+        out = self.empty(*shape, dtype=dtype)
         self.copy(name, out)
         return out
 
@@ -120,26 +138,21 @@ class Source:
 
 
 def load_weights(
-    model: nn.Module,
-    reader: WeightReader,
-    prefixes: Sequence[str],
-    progress: Callable[[float], None] = lambda fraction: None,
+    model: nn.Module, checkpoint: Checkpoint, progress: Callable[[float], None] = lambda fraction: None
 ) -> None:
     """Fill `model` layer by layer; peak memory is the model plus one layer.
 
     Args:
-        prefixes: put before a layer's path in the model to get its name in the checkpoint; tried in order.
         progress: called with the fraction done.
 
     Raises:
         WeightsError: a tensor is missing or has another shape.
     """
-    checkpoint = Checkpoint(reader, prefixes)
     layers = list(_loadable(model))
     for done, (path, layer) in enumerate(layers, 1):
         layer.load(Source(checkpoint, path))
         progress(done / len(layers))
-    unused = sorted(name for name in reader.names - checkpoint.used if not DERIVED.search(name))
+    unused = sorted(name for name in checkpoint.reader.names - checkpoint.used if not DERIVED.search(name))
     if unused:
         log.warning("%d tensors of the checkpoint are not used: %s", len(unused), ", ".join(unused[:5]))
 

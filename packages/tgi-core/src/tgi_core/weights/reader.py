@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,12 +50,19 @@ class WeightReader(ABC):
             WeightsError: the checkpoint has no such tensor.
         """
 
-    def copy(self, name: str, out: Tensor, at: tuple[int, ...] = ()) -> None:
+    def copy(
+        self,
+        name: str,
+        out: Tensor,
+        at: tuple[int, ...] = (),
+        copy_weight: Callable[[Tensor, Tensor], object] = Tensor.copy_,
+    ) -> None:
         """Copy a tensor, or the block of it that begins `at` and has `out`'s shape, a few megabytes at a time.
 
         Args:
             out: of any dtype and device.
             at: a place in each dimension; () = the tensor is copied whole.
+            copy_weight: (out, stored) for a few megabytes on the host that may change as soon as it returns.
 
         Raises:
             WeightsError: the checkpoint has no such tensor, or the block is not in it.
@@ -67,7 +74,7 @@ class WeightReader(ABC):
         if not fits or (not at and shape != tuple(out.shape)):
             raise WeightsError(f"{name} is stored as {list(shape)}, but the model needs {list(out.shape)}")
         if out.dim() == 0:
-            out.copy_(self.get(name))
+            copy_weight(out, self.get(name))
             return
         block = tuple(slice(start, start + size) for start, size in zip(first[1:], out.shape[1:], strict=True))
         row_elements = math.prod(shape[1:])
@@ -75,7 +82,7 @@ class WeightReader(ABC):
         for start in range(0, len(out), step):
             stop = min(start + step, len(out))
             stored = self.get(name, rows=slice(first[0] + start, first[0] + stop))
-            out[start:stop].copy_(stored[:, *block])
+            copy_weight(out[start:stop], stored[:, *block])
 
 
 def open_weights(files: ModelFiles) -> WeightReader:
