@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Iterable
 
 from tgi_core.plugins import hookimpl
-from tgi_core.plugins.specs import DeviceProbe
+from tgi_core.plugins.specs import DeviceProbe, KernelSpec, ModelSpec
 from tgi_cuda.probe import probe
 
 
 @hookimpl
 def tgi_probe_device() -> DeviceProbe:
-    """NVIDIA GPUs.  Until this package has a backend for them, they are named but not offered."""
-    found = probe()
-    if not found.available:
-        return found
-    reason = f"{', '.join(found.products)}: found, but this version of tgi-cuda has no backend yet; use --device cpu"
-    return dataclasses.replace(found, products=(), reason=reason)
+    """NVIDIA GPUs."""
+    return probe()
+
+
+@hookimpl
+def tgi_register_kernels() -> Iterable[KernelSpec]:
+    """Triton's; what has none runs on PyTorch's operators."""
+    from tgi_core.triton.registry import triton_kernels
+
+    return triton_kernels("cuda")
+
+
+@hookimpl
+def tgi_register_models() -> Iterable[ModelSpec]:
+    """The families of core that have been run on a GPU."""
+    from tgi_cuda.models import MODELS
+
+    return MODELS

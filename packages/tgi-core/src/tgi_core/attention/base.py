@@ -6,7 +6,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -99,6 +99,18 @@ def bias_origin(spec: AttentionSpec, columns: int) -> int:
     return columns // 2 if spec.kind == "encoder" else columns - 1
 
 
+class FixedMetadata(Protocol):
+    """Metadata of decodes in memory that stays where it is."""
+
+    metadata: Any  #: for `AttentionBackend.forward`
+
+    def fill(self, step: StepInput) -> None:
+        """Take over a step of decodes; rows that it does not have are padding, for which nothing is read or written."""
+
+    def clear(self) -> None:
+        """Make all rows padding."""
+
+
 class AttentionBackend(ABC):
     """One attention implementation on one device, for one model."""
 
@@ -131,6 +143,18 @@ class AttentionBackend(ABC):
     @abstractmethod
     def prepare(self, step: StepInput) -> Any:
         """Metadata of a step: built once, outside any captured graph, then read by every layer."""
+
+    def fixed(self, rows: int, width: int, variant: int) -> FixedMetadata | None:
+        """Metadata for captured graphs of decodes: `rows` sequences of at most `width` blocks; None if it has none.
+
+        Args:
+            variant: what `variant` returned.
+        """
+        return None
+
+    def variant(self, rows: int, longest: int) -> int:
+        """Which graph serves decodes of `rows` sequences, the longest of so many tokens."""
+        return 0
 
     @abstractmethod
     def forward(

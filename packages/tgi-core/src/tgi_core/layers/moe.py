@@ -25,6 +25,8 @@ class SparseMoE(nn.Module):
         size: of an expert's inner layer, over all ranks.
     """
 
+    waits_for_device = True  #: for the number of tokens of each expert
+
     def __init__(self, config: ModelConfig, build: BuildContext, size: int) -> None:
         super().__init__()
         raw = config.raw

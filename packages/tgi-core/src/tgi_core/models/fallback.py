@@ -51,6 +51,7 @@ class PagedTransformersLM(CausalLM):
     """
 
     note = FALLBACK.note
+    waits_for_device = True  #: as far as anybody knows
 
     def __init__(self, config: ModelConfig, build: BuildContext, model: Any) -> None:
         super().__init__(config, build)

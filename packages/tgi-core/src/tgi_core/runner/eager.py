@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tgi_core.attention.base import AttentionBackend, ForwardContext
+from tgi_core.attention.base import AttentionBackend, ForwardContext, StepInput
 from tgi_core.device.backend import DeviceBackend, Download
 from tgi_core.models.base import LanguageModel
 from tgi_core.runner.base import Handle, Runner
@@ -118,7 +118,9 @@ class EagerRunner(Runner):
         return [batch for row in rows for batch in self._launch_or_isolate((row,), failures)]
 
     def _launch(self, rows: tuple[Row, ...]) -> Launched:
-        step = self.slots.step_input(rows)
+        return self._launch_eagerly(rows, self.slots.step_input(rows))
+
+    def _launch_eagerly(self, rows: tuple[Row, ...], step: StepInput) -> Launched:
         context = ForwardContext(
             self.backend.upload(positions(step)), self.attention.prepare(step), self.slots.encoder_input(rows)
         )

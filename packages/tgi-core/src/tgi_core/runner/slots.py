@@ -20,11 +20,12 @@ class SlotTables:
     """Block tables on the host, last tokens on the device; updated, never rebuilt."""
 
     def __init__(self, slots: int, blocks_per_sequence: int, backend: DeviceBackend) -> None:
+        self.padding_slot, self.blocks_per_sequence = slots, blocks_per_sequence
         self._tables = np.zeros((slots, blocks_per_sequence), dtype=np.int32)
         self._lengths = np.zeros(slots, dtype=np.int64)
         self._sources = _Sources(slots, blocks_per_sequence)
         self.upload = backend.upload
-        #: [slots + 1]; the last one belongs to rows that pad a batch
+        #: [slots + 1] with `padding_slot`, which belongs to rows that pad a batch
         self.last_tokens = torch.zeros(slots + 1, dtype=torch.int64, device=backend.torch_device)
 
     def update(self, plan: StepPlan) -> None:

@@ -114,7 +114,8 @@ class TransformersCacheRunner(EagerRunner):
         logits, batch = decoder.prefill(tokens, sources, all_logits=every)
         if every:
             for row, of_row in zip(rows, logits, strict=True):
-                scores[row.sequence_id] = self._prompt_logprobs((row,), [row.length], of_row)[0]
+                for found in self._prompt_logprobs((row,), [row.length], of_row).values():
+                    scores[row.sequence_id] = found
         self._groups.append(_Group([row.sequence_id for row in rows], batch))
         return logits[:, -1]
 

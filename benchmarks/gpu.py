@@ -1,0 +1,301 @@
+"""Speed of the engine on a GPU, with random weights of real shapes, beside what memory and matrix units allow.
+
+    python benchmarks/gpu.py --shape 8b --rows decode,prefill,batch --profile 32
+
+Weights are written once, as safetensors, into --folder; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import struct
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from tgi_core.config import EngineConfig
+from tgi_core.engine.engine import Engine
+from tgi_core.request import Request
+from tgi_core.sampling_params import SamplingParams
+from tgi_core.testing.tiny import write_tokenizer
+
+BATCHES = (1, 8, 32, 128, 256)
+SHAPES = {
+    "8b": {
+        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "vocab_size": 49152, "max_position_embeddings": 16384, "tie_word_embeddings": False,
+    },
+    "135m": {
+        "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+        "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192, "tie_word_embeddings": True,
+    },
+}  # fmt: skip
+
+
+class Chip(NamedTuple):
+    """Measured, not quoted."""
+
+    bytes_per_s: float
+    flop_per_s: float
+
+
+class Shape:
+    """A Llama of these sizes."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.config = {
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "rms_norm_eps": 1e-5,
+            "rope_theta": 500000.0, "torch_dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2, **SHAPES[name],
+        }  # fmt: skip
+        heads = self.config["num_attention_heads"]
+        self.head = self.config["hidden_size"] // heads
+        self.kv_size = self.config["num_key_value_heads"] * self.head
+
+    def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        c, n = self.config, self.config["hidden_size"]
+        yield "model.embed_tokens.weight", (c["vocab_size"], n)
+        for i in range(c["num_hidden_layers"]):
+            at = f"model.layers.{i}."
+            for name, rows in (("q", n), ("k", self.kv_size), ("v", self.kv_size), ("o", n)):
+                yield f"{at}self_attn.{name}_proj.weight", (rows, n)
+            for name in ("gate", "up"):
+                yield f"{at}mlp.{name}_proj.weight", (c["intermediate_size"], n)
+            yield f"{at}mlp.down_proj.weight", (n, c["intermediate_size"])
+            yield f"{at}input_layernorm.weight", (n,)
+            yield f"{at}post_attention_layernorm.weight", (n,)
+        yield "model.norm.weight", (n,)
+        if not c["tie_word_embeddings"]:
+            yield "lm_head.weight", (c["vocab_size"], n)
+
+    @property
+    def read_elements(self) -> int:
+        """Weights that a decode reads."""
+        sizes = {name: torch.Size(shape).numel() for name, shape in self.tensors()}
+        if not self.config["tie_word_embeddings"]:
+            del sizes["model.embed_tokens.weight"]
+        return sum(sizes.values())
+
+    @property
+    def token_bytes(self) -> int:
+        """Of KV cache."""
+        return 2 * 2 * self.kv_size * self.config["num_hidden_layers"]
+
+    def write(self, folder: Path) -> Path:
+        """A checkpoint; kept if it is there."""
+        folder = folder / self.name
+        if (folder / "config.json").exists():
+            return folder
+        folder.mkdir(parents=True)
+        write_tokenizer(folder)
+        header, at = {}, 0
+        for name, shape in self.tensors():
+            size = 2 * torch.Size(shape).numel()
+            header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [at, at + size]}
+            at += size
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        with (folder / "model.safetensors").open("wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            for name, shape in self.tensors():
+                weight = torch.randn(shape, dtype=torch.bfloat16, device="cuda") * shape[-1] ** -0.5
+                weight = weight + 1 if name.endswith("norm.weight") else weight
+                file.write(weight.view(torch.int16).cpu().numpy().tobytes())
+        (folder / "config.json").write_text(json.dumps(self.config))
+        return folder
+
+
+def measure_chip() -> Chip:
+    """Copying 2 GiB, and a matrix product of 8192."""
+    x, y = (torch.empty(1 << 30, dtype=torch.bfloat16, device="cuda") for _ in range(2))
+    copy_s = _median(lambda: y.copy_(x))
+    a, b = (torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda") for _ in range(2))
+    product_s = _median(lambda: a @ b)
+    return Chip(2 * x.nbytes / copy_s, 2 * 8192**3 / product_s)
+
+
+def _median(run: Callable[[], object], repeats: int = 10) -> float:
+    times = []
+    for _ in range(repeats):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+class Bench:
+    """One engine and its rows."""
+
+    def __init__(self, shape: Shape, folder: Path, chip: Chip, repeats: int) -> None:
+        self.shape, self.chip, self.repeats, self.ids = shape, chip, repeats, 0
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        self.engine = Engine(EngineConfig(model_id=str(folder), device="cuda", prefix_caching=True))
+        self.row("load and first step", time.perf_counter() - started, 0, "s")
+        self.row("KV capacity", self.engine.info.max_batch_total_tokens, 0, "tokens")
+        kinds = sorted({f"{op}={name}" for op, name in self.engine.info.kernels.items() if name != "reference"})
+        print(f"# {shape.name}: {', '.join(kinds)}", flush=True)
+
+    def row(self, name: str, value: float, limit: float, unit: str) -> None:
+        beside = f"{limit:12.2f}" if limit else " " * 12
+        print(f"{self.shape.name:5} {name:44} {value:12.2f} {beside} {unit}", flush=True)
+
+    def add(self, prompt: int, output: int, *, prefix: int | None = None, **params: float | bool | int) -> None:
+        self.ids += 1
+        generator = torch.Generator().manual_seed(prefix if prefix is not None else 1000 + self.ids)
+        ids = torch.randint(3, 49000, (prompt,), generator=generator).tolist()
+        wish = SamplingParams(max_new_tokens=output, ignore_eos=True, **params)
+        self.engine.add(Request(id=self.ids, prompt_ids=ids, params=wish))
+
+    def drain(self) -> int:
+        """Run to the end; the number of tokens."""
+        tokens = 0
+        while self.engine.has_work:
+            for output in self.engine.step():
+                if output.error:
+                    raise RuntimeError(output.error)
+                tokens += len(output.token_ids)
+        return tokens
+
+    def timed(self, run: Callable[[], float]) -> float:
+        """Median of the repeats, after a first one that counts for nothing."""
+        run()
+        return statistics.median(run() for _ in range(self.repeats))
+
+    def decode_steps(self, batch: int, first: int = 32, steps: int = 128) -> float:
+        """Seconds of a decode step."""
+        for _ in range(batch):
+            self.add(first, steps + 16)
+        while self.engine.scheduler.waiting or self.engine.stats.kind != "decode":
+            self.engine.step()
+        for _ in range(8):
+            self.engine.step()
+        started, count = time.perf_counter(), steps - 16
+        for _ in range(count):
+            self.engine.step()
+        elapsed = time.perf_counter() - started
+        self.drain()
+        return elapsed / count
+
+    def decode(self) -> None:
+        weights = 2 * self.shape.read_elements
+        for batch in BATCHES:
+            step = self.timed(lambda batch=batch: self.decode_steps(batch))
+            limit = (weights + batch * 96 * self.shape.token_bytes) / self.chip.bytes_per_s
+            self.row(f"decode step, batch {batch}, context 32-160", 1e3 * step, 1e3 * limit, "ms")
+        step = self.timed(lambda: self.decode_steps(1, 8000, 64)) if self.engine.info.max_total_tokens > 8100 else 0
+        limit = (weights + 8032 * self.shape.token_bytes) / self.chip.bytes_per_s
+        self.row("decode step, batch 1, context 8000", 1e3 * step, 1e3 * limit, "ms")
+
+    def first_token(self, prompt: int, *, prefix: int | None = None, tail: int = 0) -> float:
+        if prefix is not None:
+            self.add(prompt, 1, prefix=prefix)
+            self.drain()
+        self.add(prompt + tail, 1, prefix=prefix)
+        started = time.perf_counter()
+        self.drain()
+        return time.perf_counter() - started
+
+    def prefill(self) -> None:
+        flop = 2 * self.shape.read_elements
+        weights_s = 2 * self.shape.read_elements / self.chip.bytes_per_s
+        ttft = self.timed(lambda: self.first_token(128))
+        self.row("time to first token, 128", 1e3 * ttft, 1e3 * max(weights_s, 128 * flop / self.chip.flop_per_s), "ms")
+        long = min(8000, self.engine.info.max_input_tokens)
+        limit = (long * flop + self.attention_flop(long)) / self.chip.flop_per_s
+        self.row(f"time to first token, {long}", 1e3 * self.timed(lambda: self.first_token(long)), 1e3 * limit, "ms")
+
+        def eight() -> float:
+            for _ in range(8):
+                self.add(4096, 1)
+            started = time.perf_counter()
+            self.drain()
+            return 8 * 4096 / (time.perf_counter() - started)
+
+        limit = self.chip.flop_per_s / (flop + self.attention_flop(4096) / 4096)
+        self.row("prefill, 8 of 4096", self.timed(eight), limit, "tokens/s")
+
+    def attention_flop(self, length: int) -> float:
+        """Of one sequence's prefill."""
+        return 4 * length * length / 2 * self.shape.config["hidden_size"] * self.shape.config["num_hidden_layers"]
+
+    def batch(self) -> None:
+        sampled = {"do_sample": True, "temperature": 0.8, "top_p": 0.9}
+        for count, prompt, output, params, name in (
+            (256, 512, 128, {}, "greedy"), (256, 512, 128, sampled, "top-p"), (512, 128, 128, {}, "greedy"),
+            (64, 2048, 256, {}, "greedy"),
+        ):  # fmt: skip
+
+            def run(count: int = count, prompt: int = prompt, output: int = output, params: dict = params) -> float:
+                for _ in range(count):
+                    self.add(prompt, output, **params)
+                started = time.perf_counter()
+                tokens = self.drain()
+                return tokens / (time.perf_counter() - started)
+
+            self.row(f"{count} requests of {prompt} + {output}, {name}", self.timed(run), 0, "tokens/s out")
+
+    def profile(self, batch: int) -> None:
+        """Kernels of ten decode steps."""
+        from torch.profiler import ProfilerActivity, profile
+
+        for _ in range(batch):
+            self.add(96, 80)
+        while self.engine.scheduler.waiting or self.engine.stats.kind != "decode":
+            self.engine.step()
+        for _ in range(8):
+            self.engine.step()
+        with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
+            for _ in range(10):
+                self.engine.step()
+            torch.cuda.synchronize()
+        self.drain()
+        print(f"# profile of 10 decodes of batch {batch}: share of kernels, microseconds a step, launches a step")
+        kernels: dict[str, list[float]] = {}
+        spans = []
+        for event in found.events():
+            if event.device_type == torch.autograd.DeviceType.CUDA:
+                kernels.setdefault(event.name[:70], []).append(event.time_range.elapsed_us())
+                spans.append((event.time_range.start, event.time_range.end))
+        spans.sort()
+        busy = sum(sum(times) for times in kernels.values())
+        wall = spans[-1][1] - spans[0][0]
+        for name, times in sorted(kernels.items(), key=lambda item: -sum(item[1]))[:14]:
+            print(f"{100 * sum(times) / busy:5.1f} % {sum(times) / 10:9.1f} us {len(times) / 10:7.1f}  {name}")
+        print(f"# kernels {busy / 10:.0f} us a step, from first to last {wall / 10:.0f} us a step", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", action="append", choices=SHAPES, help="default: all")
+    parser.add_argument("--rows", default="decode,prefill,batch", help="which rows; default: all")
+    parser.add_argument("--profile", type=int, action="append", default=[], metavar="BATCH")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "tgi-bench")
+    args = parser.parse_args()
+    chip = measure_chip()
+    torch.cuda.empty_cache()
+    print(f"# {torch.cuda.get_device_name()}, torch {torch.__version__}: {chip.bytes_per_s / 1e12:.2f} TB/s copied, "
+          f"{chip.flop_per_s / 1e12:.0f} TFLOP/s bfloat16")  # fmt: skip
+    print(f"{'shape':5} {'row':44} {'ours':>12} {'limit':>12}")
+    for name in args.shape or SHAPES:
+        shape = Shape(name)
+        bench = Bench(shape, shape.write(args.folder), chip, args.repeats)
+        for row in filter(None, args.rows.split(",")):
+            getattr(bench, row)()
+        for batch in args.profile:
+            bench.profile(batch)
+        del bench
+        torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Gated activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK = 1024
+
+
+@triton.jit
+def _activate_and_multiply(gate_up, out, size, row_stride, KIND: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < size
+    dtype = gate_up.dtype.element_ty
+    gate = tl.load(gate_up + row * row_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * row_stride + size + columns, mask=inside, other=0.0).to(tl.float32)
+    if KIND == "silu":
+        active = gate * tl.sigmoid(gate)
+    elif KIND == "gelu":
+        active = gate * 0.5 * (1.0 + tl.erf(gate * 0.7071067811865476))
+    else:  # (1 + tanh(z)) / 2 = sigmoid(2 z)
+        active = gate * tl.sigmoid(1.5957691216057308 * (gate + 0.044715 * gate * gate * gate))
+    product = active.to(dtype).to(tl.float32) * up  # rounded before it is multiplied, as the reference is
+    tl.store(out + row * size + columns, product.to(dtype), mask=inside)
+
+
+def _gated(kind: str) -> Callable[[Tensor], Tensor]:
+    def run(gate_up: Tensor) -> Tensor:
+        gate_up = gate_up if gate_up.stride(-1) == 1 else gate_up.contiguous()
+        rows, size = gate_up.shape[0], gate_up.shape[1] // 2
+        out = torch.empty((rows, size), dtype=gate_up.dtype, device=gate_up.device)
+        if rows:
+            grid = (rows, triton.cdiv(size, BLOCK))
+            _activate_and_multiply[grid](gate_up, out, size, gate_up.stride(0), KIND=kind, BLOCK=BLOCK, num_warps=4)
+        return out
+
+    return run
+
+
+silu_and_mul = _gated("silu")
+gelu_and_mul = _gated("gelu")
+gelu_tanh_and_mul = _gated("gelu_tanh")

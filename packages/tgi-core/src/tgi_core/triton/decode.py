@@ -1,0 +1,132 @@
+"""Attention of one query in each sequence, the keys divided over programs ("split-KV", FlashDecoding).
+
+Letters as in `prefill`.  A program: P heads of a group of one sequence, and one of S splits of its keys.  The new key
+and value come from the projection; the program that has the last split puts them into the cache.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from tgi_core.triton.scores import HIDDEN, accumulate, adjust, key_slots, product
+
+
+@triton.jit
+def _split_size(visible, S: tl.constexpr, N: tl.constexpr):
+    """Keys of each split, a multiple of N."""
+    return tl.cdiv(tl.cdiv(visible, S), N) * N
+
+
+@triton.jit(do_not_specialize=["q_token", "k_token", "v_token", "columns", "origin", "window"])
+def decode(
+    q, k, v, keys, values, output, partial, sums, members, query_starts, lens, tables, info,
+    q_token, k_token, v_token, scale, soft_cap, slopes, bias, columns, origin, window,
+    H: tl.constexpr, HKV: tl.constexpr, G: tl.constexpr, P: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, S: tl.constexpr, BLOCK_SIZE: tl.constexpr, WIDTH_AT: tl.constexpr,
+    HAS_NEW: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFT_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
+    HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """Sequences without keys are padding: nothing is read or written for them."""
+    chunks: tl.constexpr = (G + P - 1) // P
+    member = tl.program_id(0)
+    kv_head = tl.program_id(1) // chunks
+    chunk = tl.program_id(1) % chunks
+    split = tl.program_id(2)
+    sequence = tl.load(members + member)
+    context = tl.load(lens + sequence)
+    begin = 0
+    if HAS_WINDOW:
+        begin = tl.maximum(context - window, 0) // N * N
+    size = _split_size(context - begin, S, N)
+    begin += split * size
+    if begin < context:
+        token = tl.load(query_starts + sequence).to(tl.int64)
+        end = tl.minimum(begin + size, context)
+        old = tl.minimum(end, context - 1) if HAS_NEW else end
+        row = tl.arange(0, M)
+        in_group = chunk * P + row
+        inside = (row < P) & (in_group < G)
+        head = tl.where(inside, kv_head * G + in_group, 0)
+        position = context - 1
+        positions = tl.zeros([M], tl.int32) + position
+        dims = tl.arange(0, DP)
+        real = dims < D
+        mask = inside[:, None] & real[None, :]
+        queries = tl.load(q + token * q_token + head[:, None] * D + dims[None, :], mask=mask, other=0.0)
+        width = tl.load(info + WIDTH_AT)
+        best = tl.full([M], HIDDEN, tl.float32)
+        total = tl.zeros([M], tl.float32)
+        out = tl.zeros([M, DP], tl.float32)
+        for start in range(begin, old, N):
+            n = start + tl.arange(0, N)
+            seen = n < old
+            slot = key_slots(tables, sequence, width, n, seen, BLOCK_SIZE)
+            there = slot * (HKV * D) + kv_head * D
+            kt = tl.load(keys + there[None, :] + dims[:, None], mask=seen[None, :] & real[:, None], other=0.0)
+            vs = tl.load(values + there[:, None] + dims[None, :], mask=seen[:, None] & real[None, :], other=0.0)
+            scores = adjust(
+                product(queries, kt, UPCAST), head, positions, n, scale, soft_cap, slopes, bias, columns, origin,
+                HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS,
+            )  # fmt: skip
+            visible = seen[None, :]
+            if HAS_WINDOW:
+                visible = visible & (n[None, :] > position - window)
+            best, total, out = accumulate(tl.where(visible, scores, HIDDEN), vs, best, total, out, UPCAST)
+        if HAS_NEW:
+            if end == context:
+                k_new = tl.load(k + token * k_token + kv_head * D + dims, mask=real, other=0.0)
+                v_new = tl.load(v + token * v_token + kv_head * D + dims, mask=real, other=0.0)
+                n = position + tl.zeros([1], tl.int32)
+                scores = tl.sum(queries.to(tl.float32) * k_new.to(tl.float32)[None, :], 1)[:, None]
+                scores = adjust(
+                    scores, head, positions, n, scale, soft_cap, slopes, bias, columns, origin,
+                    HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS,
+                )  # fmt: skip
+                higher = tl.maximum(best, tl.max(scores, 1))
+                weight = tl.exp2(tl.max(scores, 1) - higher)
+                shrink = tl.exp2(best - higher)
+                total = total * shrink + weight
+                out = out * shrink[:, None] + weight[:, None] * v_new.to(tl.float32)[None, :]
+                best = higher
+                if chunk == 0:
+                    block = tl.load(tables + sequence * width + position // BLOCK_SIZE).to(tl.int64)
+                    slot = block * BLOCK_SIZE + position % BLOCK_SIZE
+                    tl.store(keys + slot * (HKV * D) + kv_head * D + dims, k_new, mask=real)
+                    tl.store(values + slot * (HKV * D) + kv_head * D + dims, v_new, mask=real)
+        out = out / total[:, None]
+        if S == 1:
+            there = output + token * (H * D) + head[:, None] * D + dims[None, :]
+            tl.store(there, out.to(output.dtype.element_ty), mask=mask)
+        else:
+            at = (member * H + head).to(tl.int64) * S + split
+            tl.store(partial + at[:, None] * D + dims[None, :], out, mask=mask)
+            tl.store(sums + at, best + tl.log2(total), mask=inside)
+
+
+@triton.jit(do_not_specialize=["window"])
+def combine(
+    partial, sums, output, members, query_starts, lens, window,
+    H: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, N: tl.constexpr, S: tl.constexpr, HAS_WINDOW: tl.constexpr,
+):  # fmt: skip
+    """Adds up the splits of one head of one sequence."""
+    member = tl.program_id(0)
+    head = tl.program_id(1)
+    sequence = tl.load(members + member)
+    context = tl.load(lens + sequence)
+    if context > 0:
+        begin = 0
+        if HAS_WINDOW:
+            begin = tl.maximum(context - window, 0) // N * N
+        used = tl.cdiv(context - begin, _split_size(context - begin, S, N))
+        split = tl.arange(0, S)
+        there = split < used
+        dims = tl.arange(0, DP)
+        at = (member * H + head).to(tl.int64) * S + split
+        logs = tl.load(sums + at, mask=there, other=HIDDEN)
+        weights = tl.exp2(logs - tl.max(logs, 0))
+        mask = there[:, None] & (dims < D)[None, :]
+        parts = tl.load(partial + at[:, None] * D + dims[None, :], mask=mask, other=0.0)
+        out = tl.sum(parts * weights[:, None], 0) / tl.sum(weights, 0)
+        token = tl.load(query_starts + sequence).to(tl.int64)
+        tl.store(output + (token * H + head) * D + dims, out.to(output.dtype.element_ty), mask=dims < D)

@@ -1,0 +1,121 @@
+"""Attention of any number of queries in each sequence.
+
+Letters: H query heads, G of them for each of Hkv key heads, D head size, DP the next power of two.  The rows of a tile
+are P heads of one group for M // P tokens, so that they share keys and values.  Keys lie in blocks of a cache (PAGED),
+or beside the queries, as an encoder's do.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from tgi_core.triton.scores import HIDDEN, accumulate, adjust, key_slots, product
+
+
+@triton.jit
+def _attend(
+    q, keys, values, tables, best, total, out, begin, end, last, sequence, width, head, positions, kv_head, k_token,
+    v_token, first_key, scale, soft_cap, slopes, bias, columns, origin, window,
+    D: tl.constexpr, DP: tl.constexpr, N: tl.constexpr, HKV: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    PAGED: tl.constexpr, CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, MASKED: tl.constexpr,
+    HAS_SOFT_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr, HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """Keys from `begin` to `end`, of which those from `last` on do not exist; unless MASKED, all queries see all."""
+    dims = tl.arange(0, DP)
+    for start in range(begin, end, N):
+        n = start + tl.arange(0, N)
+        seen = n < last
+        if PAGED:
+            slot = key_slots(tables, sequence, width, n, seen, BLOCK_SIZE)
+            k_row, v_row = slot * (HKV * D) + kv_head * D, slot * (HKV * D) + kv_head * D
+        else:
+            k_row, v_row = (first_key + n) * k_token + kv_head * D, (first_key + n) * v_token + kv_head * D
+        if MASKED:
+            k_mask = seen[None, :] & (dims < D)[:, None]
+            v_mask = seen[:, None] & (dims < D)[None, :]
+            k = tl.load(keys + k_row[None, :] + dims[:, None], mask=k_mask, other=0.0)
+            v = tl.load(values + v_row[:, None] + dims[None, :], mask=v_mask, other=0.0)
+        elif D == DP:
+            k = tl.load(keys + k_row[None, :] + dims[:, None])
+            v = tl.load(values + v_row[:, None] + dims[None, :])
+        else:
+            k = tl.load(keys + k_row[None, :] + dims[:, None], mask=(dims < D)[:, None], other=0.0)
+            v = tl.load(values + v_row[:, None] + dims[None, :], mask=(dims < D)[None, :], other=0.0)
+        scores = adjust(
+            product(q, k, UPCAST), head, positions, n, scale, soft_cap, slopes, bias, columns, origin,
+            HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS,
+        )  # fmt: skip
+        if MASKED:
+            visible = seen[None, :]
+            if CAUSAL:
+                visible = visible & (n[None, :] <= positions[:, None])
+            if HAS_WINDOW:
+                visible = visible & (n[None, :] > positions[:, None] - window)
+            scores = tl.where(visible, scores, HIDDEN)
+        best, total, out = accumulate(scores, v, best, total, out, UPCAST)
+    return best, total, out
+
+
+@triton.jit(do_not_specialize=["q_token", "k_token", "v_token", "columns", "origin", "window"])
+def prefill(
+    q, keys, values, output, tile_sequence, tile_start, query_starts, lens, key_starts, tables, info,
+    q_token, k_token, v_token, scale, soft_cap, slopes, bias, columns, origin, window,
+    H: tl.constexpr, HKV: tl.constexpr, G: tl.constexpr, P: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, BLOCK_SIZE: tl.constexpr, WIDTH_AT: tl.constexpr, PAGED: tl.constexpr,
+    CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFT_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
+    HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """A program: one tile of queries, P heads."""
+    chunks: tl.constexpr = (G + P - 1) // P
+    tile = tl.program_id(0)
+    kv_head = tl.program_id(1) // chunks
+    in_group = tl.program_id(1) % chunks * P + tl.arange(0, M) % P
+    sequence = tl.load(tile_sequence + tile)
+    start = tl.load(tile_start + tile)
+    first = tl.load(query_starts + sequence)
+    length = tl.load(query_starts + sequence + 1) - first
+    context = tl.load(lens + sequence)
+    row = tl.arange(0, M)
+    token = start + row // P
+    inside = (token < length) & (row < M // P * P) & (in_group < G)
+    head = tl.where(inside, kv_head * G + in_group, 0)
+    before = context - length if CAUSAL else 0
+    positions = before + token
+    dims = tl.arange(0, DP)
+    mask = inside[:, None] & (dims < D)[None, :]
+    rows = (first + token).to(tl.int64)
+    queries = tl.load(q + rows[:, None] * q_token + head[:, None] * D + dims[None, :], mask=mask, other=0.0)
+
+    best = tl.full([M], HIDDEN, tl.float32)
+    total = tl.zeros([M], tl.float32)
+    out = tl.zeros([M, DP], tl.float32)
+    begin = 0
+    last = context
+    whole = context  # keys up to here are seen by every query
+    if CAUSAL:
+        last = tl.minimum(context, before + start + M // P)
+        whole = before + start + 1
+    if HAS_WINDOW:
+        begin = tl.maximum(before + start - window + 1, 0) // N * N
+        whole = begin
+    middle = tl.maximum(whole // N * N, begin)
+    width = 0
+    first_key = 0
+    if PAGED:
+        width = tl.load(info + WIDTH_AT)
+    else:
+        first_key = tl.load(key_starts + sequence).to(tl.int64)
+    best, total, out = _attend(
+        queries, keys, values, tables, best, total, out, begin, middle, last, sequence, width, head, positions, kv_head,
+        k_token, v_token, first_key, scale, soft_cap, slopes, bias, columns, origin, window,
+        D, DP, N, HKV, BLOCK_SIZE, PAGED, CAUSAL, HAS_WINDOW, False, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS, UPCAST,
+    )  # fmt: skip
+    best, total, out = _attend(
+        queries, keys, values, tables, best, total, out, middle, last, last, sequence, width, head, positions, kv_head,
+        k_token, v_token, first_key, scale, soft_cap, slopes, bias, columns, origin, window,
+        D, DP, N, HKV, BLOCK_SIZE, PAGED, CAUSAL, HAS_WINDOW, True, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS, UPCAST,
+    )  # fmt: skip
+    out = out / total[:, None]
+    there = output + rows[:, None] * (H * D) + head[:, None] * D + dims[None, :]
+    tl.store(there, out.to(output.dtype.element_ty), mask=mask)

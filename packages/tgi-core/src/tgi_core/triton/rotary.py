@@ -1,0 +1,47 @@
+"""Rotary position embedding, in place.  A program turns a few heads of one token."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+HEADS = 8  #: of one program
+
+
+@triton.jit
+def _rotate(
+    q, k, cos, sin, q_token, q_head, k_token, k_head, q_heads, k_heads, half,
+    Q_PROGRAMS: tl.constexpr, HEADS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0).to(tl.int64)
+    program = tl.program_id(1)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < half
+    c = tl.load(cos + token * half + columns, mask=inside, other=0.0)[None, :]
+    s = tl.load(sin + token * half + columns, mask=inside, other=0.0)[None, :]
+    if program < Q_PROGRAMS:
+        x, stride, heads, first = q + token * q_token, q_head, q_heads, program * HEADS
+    else:
+        x, stride, heads, first = k + token * k_token, k_head, k_heads, (program - Q_PROGRAMS) * HEADS
+    head = first + tl.arange(0, HEADS)
+    there = x + (head * stride)[:, None] + columns[None, :]
+    mask = (head < heads)[:, None] & inside[None, :]
+    low = tl.load(there, mask=mask, other=0.0).to(tl.float32)
+    high = tl.load(there + half, mask=mask, other=0.0).to(tl.float32)
+    tl.store(there, (low * c - high * s).to(x.dtype.element_ty), mask=mask)
+    tl.store(there + half, (high * c + low * s).to(x.dtype.element_ty), mask=mask)
+
+
+def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """See `Kernels.rotary`; q and k are overwritten."""
+    if not len(q):
+        return q, k
+    half = cos.shape[-1]
+    q, k = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k))
+    q_programs = triton.cdiv(q.shape[1], HEADS)
+    _rotate[(len(q), q_programs + triton.cdiv(k.shape[1], HEADS))](
+        q, k, cos, sin, q.stride(0), q.stride(1), k.stride(0), k.stride(1), q.shape[1], k.shape[1], half,
+        Q_PROGRAMS=q_programs, HEADS=HEADS, BLOCK=triton.next_power_of_2(half), num_warps=1,
+    )  # fmt: skip
+    return q, k

@@ -1,0 +1,56 @@
+"""What prefill and decode share: scores of a tile of queries against a block of keys, and the running softmax."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+HIDDEN = tl.constexpr(-1.0e30)  #: finite, so that rows without a key in a block make no NaN
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def adjust(
+    scores, heads, positions, keys, scale, soft_cap, slopes, bias, columns, origin,
+    HAS_SOFT_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr, HAS_BIAS: tl.constexpr,
+):  # fmt: skip
+    """Products [M, N] of queries (heads [M], positions [M]) and keys [N] -> scores in base 2."""
+    scores *= scale
+    if HAS_SOFT_CAP:  # cap * tanh(s / cap)
+        scores = soft_cap * (2.0 * tl.sigmoid(2.0 * scores / soft_cap) - 1.0)
+    if HAS_SLOPES:
+        distance = (keys[None, :] - positions[:, None]).to(tl.float32)
+        scores += tl.load(slopes + heads)[:, None] * distance
+    if HAS_BIAS:
+        column = tl.minimum(tl.maximum(keys[None, :] - positions[:, None] + origin, 0), columns - 1)
+        scores += tl.load(bias + heads[:, None] * columns + column)
+    return scores * LOG2_E
+
+
+@triton.jit
+def product(a, b, UPCAST: tl.constexpr):
+    """a @ b in float32.  UPCAST: multiply float32, for Triton's interpreter, which takes bfloat16 for integers."""
+    if UPCAST:
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee")
+    return tl.dot(a, b, input_precision="ieee")
+
+
+@triton.jit
+def accumulate(scores, values, best, total, out, UPCAST: tl.constexpr):
+    """Take a block of keys into a running softmax (arXiv 2205.14135).
+
+    scores [M, N] in base 2, values [N, D]; best and total [M], out [M, D] so far -> the same.
+    """
+    higher = tl.maximum(best, tl.max(scores, 1))
+    weights = tl.exp2(scores - higher[:, None])
+    shrink = tl.exp2(best - higher)
+    total = total * shrink + tl.sum(weights, 1)
+    out = out * shrink[:, None] + product(weights.to(values.dtype), values, UPCAST)
+    return higher, total, out
+
+
+@triton.jit
+def key_slots(tables, sequence, width, keys, seen, BLOCK_SIZE: tl.constexpr):
+    """Where keys [N] of a sequence lie in the cache; those that are not seen lie anywhere in it."""
+    block = tl.load(tables + sequence * width + keys // BLOCK_SIZE, mask=seen, other=0).to(tl.int64)
+    return block * BLOCK_SIZE + keys % BLOCK_SIZE

@@ -1,0 +1,205 @@
+"""A step as the attention kernels read it: which sequences have one query and which more, and where keys lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tgi_core.attention.base import Int32Array, SourceInput, StepInput
+from tgi_core.triton.packed import Packed, aligned, arange
+
+CAUSAL_WIDTH, CROSS_WIDTH = 0, 1  #: where `info` holds the width of block tables
+INFO = 16
+
+
+@dataclass
+class Tiles:
+    """Queries of sequences with more than one, cut into tiles."""
+
+    sequence: Tensor
+    start: Tensor  #: first query of each tile in its sequence
+    count: int
+
+
+@dataclass
+class KeysOf:
+    """What layers of one kind read."""
+
+    info: Tensor
+    width_at: int
+    lens: Tensor  #: [B] keys of each sequence
+    tables: Tensor
+    query_starts: Tensor  #: [B + 1]
+    members: Tensor  #: sequences with one query
+    decodes: int  #: how many these are
+    splits: int = 1
+    key_starts: Tensor | None = None  #: [B + 1] of keys beside the queries; None where they lie in blocks
+    slots: Tensor | None = None  #: of new keys, where they are to be stored
+    tiles: dict[int, Tiles] = field(default_factory=dict)  #: by tokens of a tile
+
+
+Metadata = dict[str, KeysOf]  #: by kind of layer
+
+
+class StepBuilder:
+    """Makes `Metadata` of a `StepInput`.
+
+    Args:
+        tile_tokens: the tokens of a tile that layers ask for.
+    """
+
+    def __init__(self, block_size: int, device: torch.device, tile_tokens: Iterable[int]) -> None:
+        self.block_size, self.device, self.tile_tokens = block_size, device, tuple(tile_tokens)
+
+    def build(self, step: StepInput, splits: int) -> Metadata:
+        """Everything in one copy to the device."""
+        packed, source = Packed(), step.source
+        info = np.zeros(INFO, dtype=np.int32)
+        info[CAUSAL_WIDTH] = step.block_tables.shape[1]
+        info[CROSS_WIDTH] = source.block_tables.shape[1] if source else 0
+        packed.add(info)
+        queries, lens, tables = step.query_starts, step.context_lens, step.block_tables
+        drafts = {"causal": self._add(packed, queries, queries, lens, tables, only_prompts=True)}
+        if source is not None:
+            drafts["cross"] = self._add(packed, queries, source.starts, source.lens, source.block_tables)
+            if source.starts[-1]:
+                drafts["encoder"] = self._add_encoder(packed, source)
+        arrays = packed.copy_to(self.device)
+        return {
+            kind: self._keys(arrays, draft, CROSS_WIDTH if kind == "cross" else CAUSAL_WIDTH, splits)
+            for kind, draft in drafts.items()
+        }
+
+    def _add(
+        self, packed: Packed, queries: Int32Array, new: Int32Array, lens: Int32Array, tables: Int32Array,
+        *, only_prompts: bool = False,
+    ) -> dict[str, int | dict[int, int]]:  # fmt: skip
+        """`only_prompts`: keys are stored here if there is more than a single query, which stores its own."""
+        lengths = np.diff(queries)
+        singles = np.flatnonzero(lengths == 1).astype(np.int32)
+        draft: dict[str, int | dict[int, int]] = {
+            "lens": packed.add(lens),
+            "tables": packed.add(tables),
+            "query_starts": packed.add(queries),
+            "members": packed.add(singles),
+            "decodes": len(singles),
+        }
+        if new[-1] and not (only_prompts and len(singles) == len(lengths)):
+            draft["slots"] = packed.add(self._slots(new, lens, tables))
+        draft["tiles"] = self._add_tiles(packed, np.where(lengths > 1, lengths, 0))
+        return draft
+
+    def _add_encoder(self, packed: Packed, source: SourceInput) -> dict[str, int | dict[int, int]]:
+        lens = np.diff(source.starts)
+        starts, empty = packed.add(source.starts), np.zeros(0, dtype=np.int32)
+        return {
+            "lens": packed.add(lens),
+            "tables": packed.add(empty),
+            "query_starts": starts,
+            "key_starts": starts,
+            "members": packed.add(empty),
+            "decodes": 0,
+            "tiles": self._add_tiles(packed, lens),
+        }
+
+    def _add_tiles(self, packed: Packed, lengths: Int32Array) -> dict[int, int]:
+        """tokens of a tile -> number of the first of two arrays"""
+        found = {}
+        for tokens in self.tile_tokens if lengths.any() else ():
+            sequence, start = cut(lengths, tokens)
+            found[tokens] = packed.add(sequence)
+            packed.add(start)
+        return found
+
+    def _slots(self, new: Int32Array, lens: Int32Array, tables: Int32Array) -> Int32Array:
+        """Where new keys go, which are the last of their sequences."""
+        sequence = np.repeat(np.arange(len(lens)), np.diff(new))
+        position = lens[sequence] - new[1:][sequence] + np.arange(len(sequence))
+        slots = tables[sequence, position // self.block_size] * self.block_size + position % self.block_size
+        return slots.astype(np.int32)
+
+    def _keys(self, arrays: list[Tensor], draft: dict[str, int | dict[int, int]], width_at: int, splits: int) -> KeysOf:
+        at = {name: value for name, value in draft.items() if isinstance(value, int)}
+        tiles = draft["tiles"]
+        return KeysOf(
+            info=arrays[0],
+            width_at=width_at,
+            lens=arrays[at["lens"]],
+            tables=arrays[at["tables"]],
+            query_starts=arrays[at["query_starts"]],
+            members=arrays[at["members"]],
+            decodes=at["decodes"],
+            splits=splits,
+            key_starts=arrays[at["key_starts"]] if "key_starts" in at else None,
+            slots=arrays[at["slots"]] if "slots" in at else None,
+            tiles={
+                tokens: Tiles(arrays[number], arrays[number + 1], len(arrays[number]))
+                for tokens, number in (tiles.items() if isinstance(tiles, dict) else ())
+            },
+        )
+
+
+class FixedDecodes:
+    """Metadata of decodes in memory that stays where it is, which a captured graph reads.
+
+    Args:
+        rows: sequences; those that a step does not have are padding, which has no keys.
+        width: blocks of the longest sequence.
+        cross: the model attends to sources too.
+    """
+
+    def __init__(self, rows: int, width: int, splits: int, device: torch.device, *, cross: bool) -> None:
+        self.rows, self.device = rows, device
+        kinds = ("causal", "cross") if cross else ("causal",)
+        self._memory = {
+            kind: torch.zeros(INFO + aligned(rows) + rows * width, dtype=torch.int32, device=device) for kind in kinds
+        }
+        starts, *_ = _packed(arange(rows + 1)).copy_to(device)
+        self.metadata: Metadata = {
+            kind: KeysOf(
+                info=memory[:INFO],
+                width_at=CAUSAL_WIDTH,
+                lens=memory[INFO : INFO + rows],
+                tables=memory[INFO + aligned(rows) :],
+                query_starts=starts,
+                members=starts[:rows],
+                decodes=rows,
+                splits=splits,
+            )
+            for kind, memory in self._memory.items()
+        }
+
+    def fill(self, step: StepInput) -> None:
+        """Take over a step of decodes, at most `rows` of them."""
+        self._fill("causal", step.context_lens, step.block_tables)
+        if step.source is not None:
+            self._fill("cross", step.source.lens, step.source.block_tables)
+
+    def clear(self) -> None:
+        """Only padding."""
+        for memory in self._memory.values():
+            memory.zero_()
+
+    def _fill(self, kind: str, lens: Int32Array, tables: Int32Array) -> None:
+        info, padded = np.zeros(INFO, dtype=np.int32), np.zeros(self.rows, dtype=np.int32)
+        info[CAUSAL_WIDTH], padded[: len(lens)] = tables.shape[1], lens
+        _packed(info, padded, tables).copy_to(self.device, self._memory[kind])
+
+
+def _packed(*arrays: Int32Array) -> Packed:
+    packed = Packed()
+    for array in arrays:
+        packed.add(array)
+    return packed
+
+
+def cut(lengths: Int32Array, tokens: int) -> tuple[Int32Array, Int32Array]:
+    """Sequence and first token of every tile."""
+    counts = -(-lengths // tokens)
+    sequence = np.repeat(np.arange(len(lengths), dtype=np.int32), counts)
+    first_tile = np.repeat(np.cumsum(counts) - counts, counts)
+    return sequence, ((np.arange(len(sequence)) - first_tile) * tokens).astype(np.int32)

@@ -1,0 +1,35 @@
+"""Puts keys and values into the cache."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _store(k, v, keys, values, slots, k_token, v_token, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+    token = tl.program_id(0).to(tl.int64)
+    slot = tl.load(slots + token).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < SIZE
+    tl.store(keys + slot * SIZE + columns, tl.load(k + token * k_token + columns, mask=inside), mask=inside)
+    tl.store(values + slot * SIZE + columns, tl.load(v + token * v_token + columns, mask=inside), mask=inside)
+
+
+def store(k: Tensor, v: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
+    """k and v [T, Hkv, D], heads side by side, into keys and values [blocks, block_size, Hkv, D] at slots [T] int32."""
+    size = k.shape[1] * k.shape[2]
+    block = triton.next_power_of_2(size)
+    _store[(len(k),)](
+        k,
+        v,
+        keys,
+        values,
+        slots,
+        k.stride(0),
+        v.stride(0),
+        SIZE=size,
+        BLOCK=block,
+        num_warps=min(8, max(1, block // 256)),
+    )

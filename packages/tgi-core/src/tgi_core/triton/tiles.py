@@ -1,0 +1,30 @@
+"""How much of a problem one program takes, so that it fits into the chip's shared memory."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+SHARE = 0.9  #: of shared memory that is planned for
+
+
+class Tile(NamedTuple):
+    """Of an attention kernel."""
+
+    rows: int  #: of queries
+    keys: int  #: at a time
+    warps: int
+    stages: int  #: blocks of keys on their way
+
+
+#: the fastest first
+PREFILL = (Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(128, 32, 8, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
+DECODE = (Tile(16, 64, 4, 3), Tile(16, 64, 4, 2), Tile(16, 32, 4, 2), Tile(16, 16, 4, 1))
+
+
+def fitting(tiles: tuple[Tile, ...], padded_head: int, itemsize: int, shared_bytes: int) -> Tile:
+    """The first tile whose queries, keys and values fit; else the last one."""
+    for tile in tiles:
+        elements = (tile.rows + 2 * tile.keys * tile.stages) * padded_head
+        if elements * itemsize <= SHARE * shared_bytes and tile.rows * padded_head <= 1 << 14:
+            return tile
+    return tiles[-1]

@@ -1,0 +1,83 @@
+"""Every family on a GPU against transformers."""
+
+import pytest
+import torch
+
+from tgi_core.config import EngineConfig
+from tgi_core.engine.engine import Engine
+from tgi_core.request import Request
+from tgi_core.sampling_params import SamplingParams
+from tgi_core.testing.tiny import VOCABULARY, make_checkpoint
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU"),
+]
+
+STEPS = 32
+PROMPTS = [[(7 * i + j * j) % VOCABULARY for j in range(length)] for i, length in enumerate((1, 5, 33, 90))]
+SETTINGS = {
+    "whole prompts": {},
+    "chunked": {"max_batch_prefill_tokens": 7},
+    "reference kernels": {"disable_custom_kernels": True},
+    "preempted and resumed": {"max_total_tokens": 160, "max_batch_total_tokens": 224, "prefix_caching": False},
+}
+
+
+@pytest.fixture(scope="module")
+def expected(folder):
+    """Greedy tokens of each prompt."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return [greedy(model, prompt) for prompt in PROMPTS]
+
+
+@torch.inference_mode()
+def greedy(model, prompt):
+    ids = torch.tensor([prompt])
+    out = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=STEPS,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    return out[0, len(prompt) :].tolist()
+
+
+def run(folder, device="cuda", dtype="float32", params=None, **settings):
+    engine = Engine(EngineConfig(model_id=str(folder), device=device, dtype=dtype, **settings))
+    params = params or SamplingParams(max_new_tokens=STEPS, ignore_eos=True)
+    for number, prompt in enumerate(PROMPTS):
+        engine.add(Request(id=number, prompt_ids=prompt, params=params))
+    found = [[] for _ in PROMPTS]
+    while engine.has_work:
+        for output in engine.step():
+            assert not output.error
+            found[output.request_id] += output.token_ids
+    return found
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_greedy_tokens(folder, expected, name):
+    assert run(folder, **SETTINGS[name]) == expected
+
+
+@pytest.mark.parametrize("family", ["t5", "umt5"])
+def test_encoder_decoders_are_as_on_the_cpu(tmp_path, family):
+    folder = make_checkpoint(tmp_path, family)
+    assert run(folder) == run(folder, device="cpu", disable_custom_kernels=True)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_runs_with_sampling_and_penalties(tmp_path, dtype):
+    params = SamplingParams(
+        max_new_tokens=STEPS, ignore_eos=True, do_sample=True, seed=1, temperature=0.8, top_p=0.9, top_k=50,
+        repetition_penalty=1.2, top_n_tokens=2,
+    )  # fmt: skip
+    folder = make_checkpoint(tmp_path, "llama")
+    first, again = (run(folder, dtype=dtype, params=params) for _ in range(2))
+    assert first == again
+    assert all(len(tokens) == STEPS for tokens in first)

@@ -1,0 +1,85 @@
+"""Recorded decodes, on a device that pretends to work by itself and repeats a recording by running it again."""
+
+import dataclasses
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
+from tgi_core.config import EngineConfig
+from tgi_core.cpu.backend import CpuBackend
+from tgi_core.engine.engine import Engine
+from tgi_core.kernels import registry
+from tgi_core.request import Request
+from tgi_core.runner.graph import GraphRunner
+from tgi_core.sampling_params import SamplingParams
+from tgi_core.testing.tiny import make_checkpoint
+from tgi_core.triton.registry import triton_kernels
+
+PROMPTS = [[(7 * i + j * j) % 384 for j in range(length)] for i, length in enumerate((1, 5, 33))]
+WISHES = [
+    SamplingParams(max_new_tokens=9, ignore_eos=True),
+    SamplingParams(
+        max_new_tokens=5, ignore_eos=True, do_sample=True, seed=7, temperature=0.7, top_p=0.9, top_n_tokens=2
+    ),
+    SamplingParams(max_new_tokens=12, ignore_eos=True, repetition_penalty=1.3),
+]
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """Makes the CPU a device with graphs."""
+    if torch.cuda.is_available():
+        pytest.skip("Triton's interpreter has to be chosen before kernels are compiled for the GPU")
+    capabilities = replace(CpuBackend.capabilities, asynchronous=True, batch_buckets=(1, 2, 4))
+    monkeypatch.setattr(CpuBackend, "capabilities", capabilities)
+    monkeypatch.setattr(CpuBackend, "runner", "tgi_core.runner.graph:GraphRunner")
+    attention = [spec for spec in triton_kernels("cpu") if spec.op == "attention"]
+    monkeypatch.setattr(registry, "KERNELS", (*registry.KERNELS, *attention))
+
+
+def serve(folder, wishes, **settings):
+    """(engine, tokens of each request); requests arrive a step after one another."""
+    engine = Engine(EngineConfig(model_id=str(folder), device="cpu", dtype="float32", **settings))
+    waiting = [
+        Request(id=number, prompt_ids=prompt, params=params)
+        for number, (prompt, params) in enumerate(zip(PROMPTS, wishes, strict=True), 1)
+    ]
+    found = {request.id: [] for request in waiting}
+    while waiting or engine.has_work:
+        if waiting:
+            engine.add(waiting.pop(0))
+        for output in engine.step():
+            assert not output.error
+            found[output.request_id].append((output.token_ids, [round(x, 3) for x in output.logprobs]))
+    return engine, found
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+@pytest.mark.parametrize("wishes", [[WISHES[0]] * 3, WISHES], ids=["greedy", "mixed"])
+def test_tokens_are_those_of_the_plain_runner(tmp_path, family, wishes, request):
+    folder = make_checkpoint(tmp_path, family)
+    _, expected = serve(folder, wishes)
+    request.getfixturevalue("pretend")
+    engine, found = serve(folder, wishes, kernels={"attention": "triton"})
+    assert isinstance(engine.runner, GraphRunner)
+    assert engine.runner._graphs
+    assert all(graph is not None for graph in engine.runner._graphs.values())
+    assert found == expected
+
+
+def test_models_that_wait_for_the_device_are_called_layer_by_layer(tmp_path, pretend):
+    engine, _ = serve(make_checkpoint(tmp_path, "mixtral"), [WISHES[0]] * 3, kernels={"attention": "triton"})
+    assert set(engine.runner._graphs.values()) == {None}
+
+
+def test_larger_batches_than_the_largest_bucket_run_without_a_graph(tmp_path, pretend, monkeypatch):
+    monkeypatch.setattr(CpuBackend, "capabilities", dataclasses.replace(CpuBackend.capabilities, batch_buckets=(2,)))
+    engine, found = serve(make_checkpoint(tmp_path, "llama"), [WISHES[0]] * 3, kernels={"attention": "triton"})
+    assert {rows for rows, _, _ in engine.runner._graphs} == {2}
+    assert all(len(tokens) == 9 for tokens in found.values())

@@ -1,0 +1,101 @@
+"""Compiles every kernel for one target; prints shared memory and, where the target says so, spills."""
+
+import sys
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from tgi_core.triton import activation, decode, norm, prefill, rotary, sample, store, tiles
+
+SHARED = {"sm_75": 65536, "sm_80": 166912, "sm_90": 232448, "gfx90a": 65536, "gfx942": 65536}
+POINTERS = {
+    "keys", "values", "output", "out", "x", "weight", "bias", "residual", "q", "k", "v", "gate_up", "logits"
+}  # fmt: skip
+FLOATS = {"cos", "sin", "partial", "sums", "slopes", "logprobs"}
+INTEGERS = {"tile_sequence", "tile_start", "query_starts", "lens", "key_starts", "tables", "info", "members", "slots"}
+FLOAT_VALUES = {"eps", "scale", "soft_cap"}
+
+
+def target_of(name):
+    if name.startswith("sm_"):
+        return GPUTarget("cuda", int(name[3:]), 32)
+    return GPUTarget("hip", name, 64)
+
+
+def signature(kernel, constants, dtype):
+    types = {}
+    for parameter in kernel.params:
+        name = parameter.name
+        if name in constants or parameter.is_constexpr:
+            types[name] = "constexpr"
+        elif name in INTEGERS:
+            types[name] = "*i32"
+        elif name == "ids":
+            types[name] = "*i64"
+        elif name in FLOATS or (name == "bias" and kernel is not norm._norm):
+            types[name] = "*fp32"
+        elif name in POINTERS:
+            types[name] = f"*{dtype}"
+        else:
+            types[name] = "fp32" if name in FLOAT_VALUES else "i32"
+    return types
+
+
+def compile_one(kernel, constants, target, dtype, warps=4, stages=3):
+    types = signature(kernel, constants, dtype)
+    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(types.values()) if kind.startswith("*")}
+    source = ASTSource(fn=kernel, signature=types, constexprs=constants, attrs=aligned)
+    options = {"num_warps": warps, "num_stages": stages}
+    compiled = triton.compile(source, target=target_of(target), options=options)
+    limit = SHARED[target]
+    print(target, kernel.__name__, dtype, constants.get("D", ""), "shared", compiled.metadata.shared, "of", limit)
+    if compiled.metadata.shared > limit:
+        raise SystemExit(f"{kernel.__name__} wants {compiled.metadata.shared} bytes of shared memory on {target}")
+
+
+def attention(target, dtype, size, **options):
+    padded = max(16, triton.next_power_of_2(size))
+    flags = {"HAS_WINDOW": False, "HAS_SOFT_CAP": False, "HAS_SLOPES": False, "HAS_BIAS": False, **options}
+    absent = {name for name, flag in (("slopes", "HAS_SLOPES"), ("bias", "HAS_BIAS")) if not flags[flag]}
+    shape = {
+        "H": 32,
+        "HKV": 8,
+        "G": 4,
+        "P": 4,
+        "D": size,
+        "DP": padded,
+        "BLOCK_SIZE": 32,
+        "WIDTH_AT": 0,
+        "UPCAST": False,
+    }
+    many, single = (tiles.fitting(kind, padded, 2, SHARED[target]) for kind in (tiles.PREFILL, tiles.DECODE))
+    common = {**shape, **flags, **dict.fromkeys(absent)}
+    for splits in (1, 16):
+        gone = dict.fromkeys(("partial", "sums") if splits == 1 else ())
+        constants = {**common, **gone, "M": single.rows, "N": single.keys, "S": splits, "HAS_NEW": True}
+        compile_one(decode.decode, constants, target, dtype, single.warps, single.stages)
+    constants = {**common, "M": many.rows, "N": many.keys, "PAGED": True, "CAUSAL": True, "key_starts": None}
+    compile_one(prefill.prefill, constants, target, dtype, many.warps, many.stages)
+    constants = {"H": 32, "D": size, "DP": padded, "N": single.keys, "S": 16, "HAS_WINDOW": flags["HAS_WINDOW"]}
+    compile_one(decode.combine, constants, target, dtype, 2)
+
+
+def main(target):
+    dtype = "fp16" if target == "sm_75" else "bf16"
+    plain = {"BLOCK": 4096, "IS_RMS": True, "HAS_RESIDUAL": True, "HAS_BIAS": False, "bias": None}
+    compile_one(norm._norm, plain, target, dtype, 8)
+    compile_one(norm._norm, {"BLOCK": 4096, "IS_RMS": False, "HAS_RESIDUAL": True, "HAS_BIAS": True}, target, dtype, 8)
+    compile_one(rotary._rotate, {"Q_PROGRAMS": 4, "HEADS": 8, "BLOCK": 64}, target, dtype, 1)
+    for kind in ("silu", "gelu", "gelu_tanh"):
+        compile_one(activation._activate_and_multiply, {"KIND": kind, "BLOCK": 1024}, target, dtype)
+    compile_one(sample._greedy, {"BLOCK": 8192}, target, dtype, 16)
+    compile_one(store._store, {"SIZE": 1024, "BLOCK": 1024}, target, dtype)
+    attention(target, dtype, 128)
+    attention(target, dtype, 80, HAS_WINDOW=True)
+    attention(target, dtype, 256, HAS_SOFT_CAP=True)
+    attention(target, dtype, 64, HAS_SLOPES=True, HAS_BIAS=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,195 @@
+"""Paged attention in Triton against the reference, over every kind of batch, head and layer."""
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from tgi_core.attention.base import AttentionSpec, SourceInput, StepInput
+from tgi_core.attention.reference import ReferenceAttention
+from tgi_core.kernels.ops import KernelQuery
+from tgi_core.triton.attention import TritonAttention
+from tgi_core.triton.support import attention_supports
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+NUM_BLOCKS = 64
+
+SPECS = {
+    "gqa": {"heads": 6, "kv_heads": 2, "head_size": 64},
+    "mha, odd head size": {"heads": 3, "kv_heads": 3, "head_size": 40},
+    "mqa, more heads than share a program": {"heads": 18, "kv_heads": 1, "head_size": 16},
+    "window": {"heads": 4, "kv_heads": 2, "head_size": 32, "window": 7},
+    "window of one": {"heads": 4, "kv_heads": 2, "head_size": 32, "window": 1},
+    "alibi": {"heads": 4, "kv_heads": 4, "head_size": 32, "alibi_slopes": (0.5, 0.25, 0.125, 0.0625)},
+    "soft cap": {"heads": 4, "kv_heads": 2, "head_size": 80, "soft_cap": 5.0},
+    "head of 96": {"heads": 2, "kv_heads": 2, "head_size": 96},
+    "head of 128": {"heads": 8, "kv_heads": 2, "head_size": 128},
+    "large head": {"heads": 2, "kv_heads": 1, "head_size": 256},
+}
+#: (new tokens, tokens before) of each sequence, step by step
+STEPS = {
+    "prefill": [[(5, 0), (33, 0), (1, 0), (170, 0)]],
+    "decode": [[(140, 0), (3, 0)], [(1, 140), (1, 3)], [(1, 141), (1, 4)]],
+    "chunks beside decodes": [[(20, 0), (9, 0)], [(1, 20), (130, 9)], [(40, 21), (1, 139), (2, 0)]],
+}
+#: the interpreter is slow, and knows other ways to round than a GPU
+EXACTNESS = [("float32", 16), ("float16", 128), ("bfloat16", 32), ("bfloat16", 64)][: 4 if DEVICE == "cuda" else 1]
+TOLERANCE = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
+
+
+def make(backend_type, spec, dtype, block_size, layers=2, **query):
+    backend = backend_type(
+        KernelQuery(
+            device=DEVICE, torch_device=DEVICE, dtype=dtype, head_size=spec.head_size, block_size=block_size, **query
+        )
+    )
+    for _ in range(layers):
+        backend.add_layer(spec)
+    backend.allocate(NUM_BLOCKS)
+    return backend
+
+
+def step_inputs(steps, block_size):
+    order = np.random.default_rng(0).permutation(NUM_BLOCKS).astype(np.int32)  # blocks of a sequence lie anywhere
+    for step in steps:
+        lengths, before = (np.array(x, dtype=np.int32) for x in zip(*step, strict=True))
+        width = NUM_BLOCKS // 4
+        tables = np.stack([order[i * width : (i + 1) * width] for i in range(len(step))])
+        yield StepInput(_starts(lengths), lengths + before, tables)
+
+
+def _starts(lengths):
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+
+
+def run(backend, spec, steps, dtype, prepare=None):
+    generator = torch.Generator().manual_seed(0)
+    outputs = []
+    for step in step_inputs(steps, backend.block_size):
+        meta = (prepare or backend.prepare)(step)
+        for layer in range(len(backend.specs)):
+            q, k, v = draw(spec, step.num_tokens, dtype, generator)
+            outputs.append(backend.forward(layer, q, k, v, meta)[: step.num_tokens])
+    return torch.cat([output.flatten() for output in outputs]).float().cpu()
+
+
+def draw(spec, tokens, dtype, generator):
+    qkv = torch.randn(tokens, spec.heads + 2 * spec.kv_heads, spec.head_size, generator=generator)
+    return qkv.to(DEVICE, getattr(torch, dtype)).split((spec.heads, spec.kv_heads, spec.kv_heads), dim=1)
+
+
+@pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize(("dtype", "block_size"), EXACTNESS)
+def test_equals_the_reference(spec, steps, dtype, block_size):
+    spec = AttentionSpec(scale=spec["head_size"] ** -0.5, **spec)
+    expected = run(make(ReferenceAttention, spec, dtype, block_size), spec, steps, dtype)
+    found = run(make(TritonAttention, spec, dtype, block_size), spec, steps, dtype)
+    torch.testing.assert_close(found, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("splits", [1, 2, 8])
+@pytest.mark.parametrize("name", ["gqa", "window", "alibi"])
+def test_any_number_of_splits_gives_the_same(name, splits, monkeypatch):
+    spec = AttentionSpec(scale=0.2, **SPECS[name])
+    steps = [[(250, 0), (3, 0), (64, 0)], [(1, 250), (1, 3), (1, 64)]]
+    expected = run(make(ReferenceAttention, spec, "float32", 32), spec, steps, "float32")
+    backend = make(TritonAttention, spec, "float32", 32)
+    monkeypatch.setattr(backend, "variant", lambda rows, longest: splits)
+    torch.testing.assert_close(run(backend, spec, steps, "float32"), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_that_pad_a_fixed_batch_touch_nothing():
+    spec = AttentionSpec(scale=0.2, **SPECS["gqa"])
+    prompts, decodes = [[(40, 0), (3, 0)]], [(1, 40), (1, 3)]
+    plain, fixed = (make(TritonAttention, spec, "float32", 16) for _ in range(2))
+    expected = run(plain, spec, [*prompts, decodes], "float32")
+    run(fixed, spec, prompts, "float32")
+    buffers = fixed.fixed(8, NUM_BLOCKS, 2)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        draw(spec, 43, "float32", generator)
+    *_, step = step_inputs([*prompts, decodes], 16)
+    buffers.fill(step)
+    found = []
+    for layer in range(2):
+        q, k, v = (torch.cat([x, torch.full((6, *x.shape[1:]), float("nan"), device=DEVICE)])
+                   for x in draw(spec, 2, "float32", generator))  # fmt: skip
+        found.append(fixed.forward(layer, q, k, v, buffers.metadata)[:2])
+    found = torch.cat([part.flatten() for part in found]).cpu()
+    torch.testing.assert_close(found, expected[-len(found) :], rtol=1e-5, atol=1e-5)
+    for one, other in zip(plain._caches.values(), fixed._caches.values(), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_a_poisoned_sequence_left_in_a_block_does_not_leak_into_the_next(dtype):
+    backend = make(TritonAttention, AttentionSpec(heads=2, kv_heads=1, head_size=16, scale=1.0), dtype, 32, layers=1)
+
+    def run(tokens, fill=None):
+        step = StepInput(np.array([0, tokens], np.int32), np.array([tokens], np.int32), np.array([[1]], np.int32))
+        qkv = torch.randn(tokens, 4, 16) if fill is None else torch.full((tokens, 4, 16), fill)
+        q, k, v = qkv.to(DEVICE, getattr(torch, dtype)).split((2, 1, 1), dim=1)
+        return backend.forward(0, q, k, v, backend.prepare(step))
+
+    assert run(32, fill=float("nan")).isnan().all()
+    assert not run(3).isnan().any()
+    assert not run(1).isnan().any()
+
+
+SOURCES = (5, 33, 150, 1)
+#: (sequence, decoder tokens, decoder tokens before) step by step; the encoder reads where there are none before
+SOURCE_STEPS = (
+    [(0, 1, 0), (1, 1, 0)],
+    [(0, 1, 1), (2, 1, 0), (1, 1, 1)],
+    [(2, 1, 1)],
+    [(0, 40, 0), (2, 1, 2), (3, 2, 0)],
+    [(0, 1, 40), (1, 1, 2), (3, 1, 2)],
+)
+
+
+@pytest.mark.parametrize(
+    "shape", [{"heads": 4, "kv_heads": 4, "head_size": 64}, {"heads": 6, "kv_heads": 2, "head_size": 24}]
+)
+@pytest.mark.parametrize("columns", [0, 1, 40])
+def test_encoders_and_sources(shape, columns):
+    found, expected = (run_encoder_decoder(kind, shape, columns) for kind in (TritonAttention, ReferenceAttention))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-5)
+
+
+def run_encoder_decoder(backend_type, shape, columns):
+    """Outputs of an encoder, a decoder and a cross-attention layer, for every step."""
+    specs = [AttentionSpec(scale=0.1, kind=kind, **shape) for kind in ("encoder", "causal", "cross")]
+    query = KernelQuery(
+        device=DEVICE, torch_device=DEVICE, dtype="float32", head_size=shape["head_size"], block_size=16,
+        encoder_decoder=True, relative_bias=True,
+    )  # fmt: skip
+    backend = backend_type(query)
+    layers = [backend.add_layer(spec) for spec in specs]
+    backend.allocate(2 * NUM_BLOCKS)
+    generator = torch.Generator().manual_seed(0)
+    bias = torch.randn(shape["heads"], columns, generator=generator).to(DEVICE) if columns else None
+    order = np.random.default_rng(0).permutation(2 * NUM_BLOCKS).astype(np.int32).reshape(len(SOURCES), -1)
+    outputs = []
+    for step in SOURCE_STEPS:
+        sequences, lengths, before = (np.array(x, dtype=np.int32) for x in zip(*step, strict=True))
+        lens = np.array(SOURCES, dtype=np.int32)[sequences]
+        tables = order[sequences]
+        source = SourceInput(_starts(lens * (before == 0)), lens, tables[:, :16])
+        meta = backend.prepare(StepInput(_starts(lengths), lengths + before, tables[:, 16:], source))
+        new, tokens = int(source.starts[-1]), int(lengths.sum())
+        of_source = draw(specs[0], new, "float32", generator)
+        q, k, v = draw(specs[0], tokens, "float32", generator)
+        if new:
+            outputs.append(backend.forward(layers[0], *of_source, meta, bias))
+        outputs.append(backend.forward(layers[1], q, k, v, meta, bias))
+        k, v = of_source[1:] if new else (None, None)
+        outputs.append(backend.forward(layers[2], q, k, v, meta))
+    return [output.cpu() for output in outputs]
+
+
+def test_heads_that_are_too_large_are_refused():
+    query = KernelQuery(device="cuda", dtype="float16", head_size=288, block_size=32)
+    assert "256" in attention_supports(query)

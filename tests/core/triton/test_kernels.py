@@ -1,0 +1,109 @@
+"""The Triton kernels against the reference."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from tgi_core.kernels.reference import activation as reference_activation
+from tgi_core.kernels.reference import norm as reference_norm
+from tgi_core.kernels.reference.rotary import rotary as reference_rotary
+from tgi_core.kernels.reference.sample import greedy as reference_greedy
+from tgi_core.triton import activation, norm
+from tgi_core.triton.rotary import rotary
+from tgi_core.triton.sample import greedy
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TOLERANCE = {
+    torch.float32: {"rtol": 1e-5, "atol": 5e-6},
+    torch.float16: {"rtol": 2e-3, "atol": 2e-3},
+    torch.bfloat16: {"rtol": 1e-2, "atol": 1e-2} if DEVICE == "cuda" else {"rtol": 5e-2, "atol": 1e-1},
+}  # the interpreter cuts bfloat16 where a GPU rounds
+dtypes = pytest.mark.parametrize("dtype", list(TOLERANCE))
+shapes = pytest.mark.parametrize("shape", [(1, 16), (3, 576), (7, 100), (5, 5120)])
+
+
+def randn(*shape, dtype, seed=1):
+    return (torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 3).to(DEVICE, dtype)
+
+
+@dtypes
+@shapes
+def test_rms_norm(shape, dtype):
+    x, weight = randn(*shape, dtype=dtype), randn(shape[1], dtype=dtype)
+    expected = reference_norm.rms_norm(x, weight, 1e-6)
+    torch.testing.assert_close(norm.rms_norm(x, weight, 1e-6), expected, **TOLERANCE[dtype])
+
+
+@dtypes
+@shapes
+def test_norms_of_sums_write_the_sum_over_the_residual(shape, dtype):
+    x, residual, weight = (randn(*s, dtype=dtype, seed=i) for i, s in enumerate((shape, shape, shape[1:])))
+    expected = reference_norm.add_rms_norm(x, residual, weight, 1e-6)
+    with_layer = reference_norm.add_layer_norm(x, residual, weight, weight, 1e-5)
+    layer = norm.add_layer_norm(x, residual.clone(), weight, weight, 1e-5)
+    torch.testing.assert_close(layer, with_layer, **TOLERANCE[dtype])
+    found = norm.add_rms_norm(x, residual, weight, 1e-6)
+    torch.testing.assert_close(found, expected, **TOLERANCE[dtype])
+    assert torch.equal(residual, found[1])
+
+
+@dtypes
+@shapes
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_layer_norm(shape, with_bias, dtype):
+    x, weight = randn(*shape, dtype=dtype) + 5, randn(shape[1], dtype=dtype)
+    bias = randn(shape[1], dtype=dtype) if with_bias else None
+    expected = reference_norm.layer_norm(x, weight, bias, 1e-5)
+    torch.testing.assert_close(norm.layer_norm(x, weight, bias, 1e-5), expected, **TOLERANCE[dtype])
+
+
+@dtypes
+def test_rms_norm_of_strided_heads(dtype):
+    x, weight = randn(5, 9, 64, dtype=dtype)[:, 2:6], randn(64, dtype=dtype)
+    expected = reference_norm.rms_norm(x, weight, 1e-6)
+    torch.testing.assert_close(norm.rms_norm(x, weight, 1e-6), expected, **TOLERANCE[dtype])
+
+
+@dtypes
+@pytest.mark.parametrize(("head_size", "rotated", "heads"), [(64, 64, 4), (80, 32, 17), (40, 20, 8), (96, 96, 1)])
+def test_rotary_of_strided_tokens(head_size, rotated, heads, dtype):
+    qkv = randn(5, heads + 5, head_size, dtype=dtype)
+    angles = torch.randn(5, rotated // 2, generator=torch.Generator().manual_seed(2)).to(DEVICE)
+    q, k, v = qkv.split((heads, 3, 2), dim=1)
+    expected, before = reference_rotary(q, k, angles.cos(), angles.sin()), v.clone()
+    torch.testing.assert_close(rotary(q, k, angles.cos(), angles.sin()), expected, **TOLERANCE[dtype])
+    assert torch.equal(v, before)
+
+
+@dtypes
+@pytest.mark.parametrize("name", ["silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul"])
+@pytest.mark.parametrize("shape", [(1, 16), (3, 5000)])
+def test_activations(name, shape, dtype):
+    x = randn(*shape, dtype=dtype)
+    expected = getattr(reference_activation, name)(x)
+    torch.testing.assert_close(getattr(activation, name)(x), expected, **TOLERANCE[dtype])
+    huge = torch.tensor([[-1e4, -100.0, 0.0, 100.0, 1e4, 3.0, 1, 1, 1, 1, 1, 1]], dtype=dtype, device=DEVICE)
+    torch.testing.assert_close(
+        getattr(activation, name)(huge), getattr(reference_activation, name)(huge), **TOLERANCE[dtype]
+    )
+
+
+@dtypes
+@pytest.mark.parametrize("size", [5, 8192, 20000])
+def test_greedy(size, dtype):
+    logits = randn(3, size, dtype=dtype)
+    logits[1, 2] = logits[1, -1] = 30.0  # the first of equals
+    ids, logprobs = greedy(logits)
+    expected_ids, expected = reference_greedy(logits)
+    assert ids.tolist()[1] == 2
+    assert torch.equal(ids, expected_ids) or torch.equal(logits.gather(1, ids[:, None]), logits.amax(1, keepdim=True))
+    torch.testing.assert_close(logprobs, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_greedy_says_that_a_row_is_not_a_number():
+    logits = randn(4, 50, dtype=torch.float32)
+    logits[0, 7], logits[1], logits[2] = float("nan"), float("nan"), float("-inf")
+    ids, logprobs = greedy(logits)
+    assert logprobs.isnan().tolist() == [True, True, True, False]
+    assert ((ids >= 0) & (ids < 50)).all()
