@@ -69,6 +69,7 @@ def attention(target, dtype, size, **options):
         "WIDTH_AT": 0,
         "UPCAST": False,
     }
+    shape |= {"q_token": 6144, "k_token": 6144, "v_token": 6144, "columns": 32, "origin": 31, "window": 64}
     many, single = (tiles.fitting(kind, padded, 2, SHARED[target]) for kind in (tiles.PREFILL, tiles.DECODE))
     common = {**shape, **flags, **dict.fromkeys(absent)}
     for splits in (1, 16):
@@ -77,20 +78,38 @@ def attention(target, dtype, size, **options):
         compile_one(decode.decode, constants, target, dtype, single.warps, single.stages)
     constants = {**common, "M": many.rows, "N": many.keys, "PAGED": True, "CAUSAL": True, "key_starts": None}
     compile_one(prefill.prefill, constants, target, dtype, many.warps, many.stages)
-    constants = {"H": 32, "D": size, "DP": padded, "N": single.keys, "S": 16, "HAS_WINDOW": flags["HAS_WINDOW"]}
+    constants = {
+        "window": 64,
+        "H": 32,
+        "D": size,
+        "DP": padded,
+        "N": single.keys,
+        "S": 16,
+        "HAS_WINDOW": flags["HAS_WINDOW"],
+    }
     compile_one(decode.combine, constants, target, dtype, 2)
 
 
 def main(target):
     dtype = "fp16" if target == "sm_75" else "bf16"
-    plain = {"BLOCK": 4096, "IS_RMS": True, "HAS_RESIDUAL": True, "HAS_BIAS": False, "bias": None}
+    rows = {"heads": 1, "x_token": 4096, "x_head": 0, "size": 4096}
+    plain = {"BLOCK": 4096, "IS_RMS": True, "HAS_RESIDUAL": True, "HAS_BIAS": False, "bias": None, **rows}
     compile_one(norm._norm, plain, target, dtype, 8)
-    compile_one(norm._norm, {"BLOCK": 4096, "IS_RMS": False, "HAS_RESIDUAL": True, "HAS_BIAS": True}, target, dtype, 8)
-    compile_one(rotary._rotate, {"Q_PROGRAMS": 4, "HEADS": 8, "BLOCK": 64}, target, dtype, 1)
+    compile_one(
+        norm._norm, {"BLOCK": 4096, "IS_RMS": False, "HAS_RESIDUAL": True, "HAS_BIAS": True, **rows}, target, dtype, 8
+    )
+    turn = {"q_token": 6144, "q_head": 128, "k_token": 6144, "k_head": 128, "q_heads": 32, "k_heads": 8, "half": 64}
+    turn |= {"Q_PROGRAMS": 4, "HEADS": 8, "BLOCK": 64}
+    compile_one(rotary._rotate, turn, target, dtype, 1)
     for kind in ("silu", "gelu", "gelu_tanh"):
-        compile_one(activation._activate_and_multiply, {"KIND": kind, "BLOCK": 1024}, target, dtype)
-    compile_one(sample._greedy, {"BLOCK": 8192}, target, dtype, 16)
-    compile_one(store._store, {"SIZE": 1024, "BLOCK": 1024}, target, dtype)
+        compile_one(
+            activation._activate_and_multiply,
+            {"size": 14336, "row_stride": 28672, "KIND": kind, "BLOCK": 1024},
+            target,
+            dtype,
+        )
+    compile_one(sample._greedy, {"size": 49152, "row_stride": 49152, "BLOCK": 8192}, target, dtype, 16)
+    compile_one(store._store, {"k_token": 6144, "v_token": 6144, "SIZE": 1024, "BLOCK": 1024}, target, dtype)
     attention(target, dtype, 128)
     attention(target, dtype, 80, HAS_WINDOW=True)
     attention(target, dtype, 256, HAS_SOFT_CAP=True)

@@ -10,6 +10,7 @@ from tgi_core.kernels.reference import norm as reference_norm
 from tgi_core.kernels.reference.rotary import rotary as reference_rotary
 from tgi_core.kernels.reference.sample import greedy as reference_greedy
 from tgi_core.triton import activation, norm
+from tgi_core.triton.linear import linear
 from tgi_core.triton.rotary import rotary
 from tgi_core.triton.sample import greedy
 
@@ -99,6 +100,17 @@ def test_greedy(size, dtype):
     assert ids.tolist()[1] == 2
     assert torch.equal(ids, expected_ids) or torch.equal(logits.gather(1, ids[:, None]), logits.amax(1, keepdim=True))
     torch.testing.assert_close(logprobs, expected, rtol=1e-4, atol=1e-4)
+
+
+@dtypes
+@pytest.mark.parametrize(("outputs", "inputs"), [(5, 64), (33, 3000)])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_linear(rows, outputs, inputs, dtype):
+    x, weight, bias = (randn(*s, dtype=dtype, seed=s[0]) / 3 for s in ((rows, inputs), (outputs, inputs), (outputs,)))
+    for added in (None, bias):
+        expected = torch.nn.functional.linear(x.double(), weight.double(), added if added is None else added.double())
+        error = (linear(x, linear.pack(weight), added).double() - expected).norm() / expected.norm()
+        assert error < {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}[dtype]
 
 
 def test_greedy_says_that_a_row_is_not_a_number():

@@ -9,11 +9,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tgi_core.triton.launch import Kernel
+
 BLOCK = 1024
 
 
 @triton.jit
-def _activate_and_multiply(gate_up, out, size, row_stride, KIND: tl.constexpr, BLOCK: tl.constexpr):
+def _activate_and_multiply(
+    gate_up, out, size: tl.constexpr, row_stride: tl.constexpr, KIND: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < size
@@ -30,14 +34,17 @@ def _activate_and_multiply(gate_up, out, size, row_stride, KIND: tl.constexpr, B
     tl.store(out + row * size + columns, product.to(dtype), mask=inside)
 
 
+_ACTIVATE = Kernel(_activate_and_multiply)
+
+
 def _gated(kind: str) -> Callable[[Tensor], Tensor]:
     def run(gate_up: Tensor) -> Tensor:
         gate_up = gate_up if gate_up.stride(-1) == 1 else gate_up.contiguous()
         rows, size = gate_up.shape[0], gate_up.shape[1] // 2
         out = torch.empty((rows, size), dtype=gate_up.dtype, device=gate_up.device)
         if rows:
-            grid = (rows, triton.cdiv(size, BLOCK))
-            _activate_and_multiply[grid](gate_up, out, size, gate_up.stride(0), KIND=kind, BLOCK=BLOCK, num_warps=4)
+            constants = {"size": size, "row_stride": gate_up.stride(0), "KIND": kind, "BLOCK": BLOCK}
+            _ACTIVATE.launch((rows, triton.cdiv(size, BLOCK), 1), (gate_up, out), constants)
         return out
 
     return run

@@ -12,9 +12,12 @@ from tgi_core.attention.base import AttentionBackend, AttentionSpec, CachePart, 
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.triton import tiles
 from tgi_core.triton.decode import combine, decode
+from tgi_core.triton.launch import Kernel
 from tgi_core.triton.prefill import prefill
-from tgi_core.triton.step import FixedDecodes, KeysOf, Metadata, StepBuilder, Tiles
+from tgi_core.triton.step import FixedDecodes, KeysOf, Metadata, StepBuilder
 from tgi_core.triton.store import store
+
+PREFILL, DECODE, COMBINE = Kernel(prefill), Kernel(decode), Kernel(combine)
 
 PACKED_HEADS = 16  #: heads of a group that share a program
 MOST_SPLITS = 64
@@ -74,15 +77,18 @@ class TritonAttention(AttentionBackend):
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         part = meta[spec.kind]
         if spec.kind == "encoder" or (cache := self._caches.get(self._parts[layer])) is None:
-            own.prefill(q, k, v, k.stride(0), v.stride(0), out, part, bias)
+            own.prefill(q, k, v, (k.stride(0), v.stride(0)), out, part, bias)
             return out
         if part.slots is not None and k is not None:
             store(k, v, *cache, part.slots)
         if part.decodes:
-            own.decode(q, k, v, *cache, out, part, bias)
+            own.decode(q, k, v, cache, out, part, bias)
         if part.tiles:
-            own.prefill(q, *cache, 0, 0, out, part, bias)
+            own.prefill(q, *cache, (0, 0), out, part, bias)
         return out
+
+
+Constants = dict[str, int | bool]
 
 
 class Chip:
@@ -108,9 +114,11 @@ class _Layer:
         self.single = tiles.fitting(tiles.DECODE, padded, dtype.itemsize, chip.shared_bytes)
         self.tile_tokens = self.many.rows // packed
         self.programs = spec.kv_heads * -(-self.group // packed)  #: of one sequence or tile
-        self.head = {"H": spec.heads, "D": spec.head_size, "DP": padded}
-        self.constants = {
-            **self.head,
+        self.constants: dict[str, int | bool] = {
+            "window": spec.window or 0,
+            "H": spec.heads,
+            "D": spec.head_size,
+            "DP": padded,
             "HKV": spec.kv_heads,
             "G": self.group,
             "P": packed,
@@ -122,53 +130,69 @@ class _Layer:
         }
         self._slopes: Tensor | None = None
 
-    def _scores(self, device: torch.device, bias: Tensor | None) -> tuple[Any, ...]:
-        """The arguments from `scale` on."""
+    def _biases(self, device: torch.device, bias: Tensor | None) -> tuple[Tensor | float | None, ...]:
+        """The last arguments before the constants: slopes, bias, scale and soft cap."""
         spec = self.spec
         if spec.alibi_slopes and self._slopes is None:
             self._slopes = torch.tensor(spec.alibi_slopes, dtype=torch.float32, device=device)
+        return self._slopes, bias, float(spec.scale), float(spec.soft_cap or 0.0)
+
+    def _constants(
+        self, bias: Tensor | None, part: KeysOf, tile: tiles.Tile, **more: int | bool
+    ) -> dict[str, int | bool]:
         columns = bias.shape[1] if bias is not None else 0
-        origin = bias_origin(spec, columns)
-        return spec.scale, spec.soft_cap or 0.0, self._slopes, bias, columns, origin, spec.window or 0
+        return {
+            **self.constants,
+            **more,
+            "columns": columns,
+            "origin": bias_origin(self.spec, columns),
+            "HAS_BIAS": bias is not None,
+            "M": tile.rows,
+            "N": tile.keys,
+            "WIDTH_AT": part.width_at,
+        }
 
     def prefill(
-        self, q: Tensor, keys: Tensor, values: Tensor, k_token: int, v_token: int, out: Tensor, part: KeysOf,
+        self, q: Tensor, keys: Tensor, values: Tensor, strides: tuple[int, int], out: Tensor, part: KeysOf,
         bias: Tensor | None,
     ) -> None:  # fmt: skip
-        """Sequences with more than one query."""
-        cut: Tiles | None = part.tiles.get(self.tile_tokens)
+        """Sequences with more than one query; `strides` of keys and values where they lie beside the queries."""
+        cut, tile = part.tiles.get(self.tile_tokens), self.many
         if cut is None:
             return
-        prefill[(cut.count, self.programs)](
-            q, keys, values, out, cut.sequence, cut.start, part.query_starts, part.lens, part.key_starts, part.tables,
-            part.info, q.stride(0), k_token, v_token, *self._scores(q.device, bias), **self.constants, M=self.many.rows,
-            N=self.many.keys, WIDTH_AT=part.width_at, PAGED=part.key_starts is None, CAUSAL=self.spec.kind == "causal",
-            HAS_BIAS=bias is not None, num_warps=self.many.warps, num_stages=self.many.stages,
+        constants = self._constants(
+            bias, part, tile, q_token=q.stride(0), k_token=strides[0], v_token=strides[1],
+            PAGED=part.key_starts is None, CAUSAL=self.spec.kind == "causal",
         )  # fmt: skip
+        arguments = (
+            q, keys, values, out, cut.sequence, cut.start, part.query_starts, part.lens, part.key_starts, part.tables,
+            part.info, *self._biases(q.device, bias),
+        )  # fmt: skip
+        PREFILL.launch((cut.count, self.programs, 1), arguments, constants, tile.warps, tile.stages)
 
     def decode(
-        self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, out: Tensor, part: KeysOf,
+        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], out: Tensor, part: KeysOf,
         bias: Tensor | None,
     ) -> None:  # fmt: skip
         """Sequences with one query."""
-        has_new, splits, single, (heads, size) = self.spec.kind == "causal", part.splits, self.single, q.shape[1:]
+        has_new, splits, tile, (heads, size) = self.spec.kind == "causal", part.splits, self.single, q.shape[1:]
         partial = sums = None
         if splits > 1:
             partial = torch.empty((part.decodes, heads, splits, size), dtype=torch.float32, device=q.device)
             sums = torch.empty((part.decodes, heads, splits), dtype=torch.float32, device=q.device)
-        scores = self._scores(q.device, bias)
-        decode[(part.decodes, self.programs, splits)](
-            q, k if has_new else None, v if has_new else None, keys, values, out, partial, sums, part.members,
-            part.query_starts, part.lens, part.tables, part.info, q.stride(0), k.stride(0) if has_new else 0,
-            v.stride(0) if has_new else 0, *scores, **self.constants, M=single.rows, N=single.keys, S=splits,
-            WIDTH_AT=part.width_at, HAS_NEW=has_new, HAS_BIAS=bias is not None, num_warps=single.warps,
-            num_stages=single.stages,
+        constants = self._constants(
+            bias, part, tile, q_token=q.stride(0), k_token=k.stride(0) if has_new else 0,
+            v_token=v.stride(0) if has_new else 0, S=splits, HAS_NEW=has_new,
         )  # fmt: skip
+        arguments = (
+            q, k if has_new else None, v if has_new else None, *cache, out, partial, sums, part.members,
+            part.query_starts, part.lens, part.tables, part.info, *self._biases(q.device, bias),
+        )  # fmt: skip
+        DECODE.launch((part.decodes, self.programs, splits), arguments, constants, tile.warps, tile.stages)
         if splits > 1:
-            combine[(part.decodes, heads)](
-                partial, sums, out, part.members, part.query_starts, part.lens, scores[-1], **self.head,
-                N=single.keys, S=splits, HAS_WINDOW=self.spec.window is not None, num_warps=2,
-            )  # fmt: skip
+            names = ("window", "H", "D", "DP", "N", "S", "HAS_WINDOW")
+            arguments = (partial, sums, out, part.members, part.query_starts, part.lens)
+            COMBINE.launch((part.decodes, heads, 1), arguments, {name: constants[name] for name in names}, 2)
 
 
 def _heads_together(x: Tensor | None) -> Any:

@@ -18,11 +18,13 @@ def _split_size(visible, S: tl.constexpr, N: tl.constexpr):
     return tl.cdiv(tl.cdiv(visible, S), N) * N
 
 
-@triton.jit(do_not_specialize=["q_token", "k_token", "v_token", "columns", "origin", "window"])
+@triton.jit
 def decode(
     q, k, v, keys, values, output, partial, sums, members, query_starts, lens, tables, info,
-    q_token, k_token, v_token, scale, soft_cap, slopes, bias, columns, origin, window,
-    H: tl.constexpr, HKV: tl.constexpr, G: tl.constexpr, P: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
+    slopes, bias, scale, soft_cap,
+    q_token: tl.constexpr, k_token: tl.constexpr, v_token: tl.constexpr, columns: tl.constexpr, origin: tl.constexpr,
+    window: tl.constexpr, H: tl.constexpr, HKV: tl.constexpr, G: tl.constexpr, P: tl.constexpr, D: tl.constexpr,
+    DP: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, S: tl.constexpr, BLOCK_SIZE: tl.constexpr, WIDTH_AT: tl.constexpr,
     HAS_NEW: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFT_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
     HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
@@ -104,10 +106,11 @@ def decode(
             tl.store(sums + at, best + tl.log2(total), mask=inside)
 
 
-@triton.jit(do_not_specialize=["window"])
+@triton.jit
 def combine(
-    partial, sums, output, members, query_starts, lens, window,
-    H: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, N: tl.constexpr, S: tl.constexpr, HAS_WINDOW: tl.constexpr,
+    partial, sums, output, members, query_starts, lens,
+    window: tl.constexpr, H: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, N: tl.constexpr, S: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
 ):  # fmt: skip
     """Adds up the splits of one head of one sequence."""
     member = tl.program_id(0)

@@ -7,11 +7,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tgi_core.triton.launch import Kernel
+
 
 @triton.jit
 def _norm(
-    x, residual, weight, bias, out, heads, x_token, x_head, size, eps,
-    BLOCK: tl.constexpr, IS_RMS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_BIAS: tl.constexpr,
+    x, residual, weight, bias, out, eps,
+    heads: tl.constexpr, x_token: tl.constexpr, x_head: tl.constexpr, size: tl.constexpr, BLOCK: tl.constexpr,
+    IS_RMS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
@@ -32,6 +35,9 @@ def _norm(
     if HAS_BIAS:
         y += tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * size + columns, y.to(dtype), mask=inside)
+
+
+_NORM = Kernel(_norm)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -68,9 +74,15 @@ def _launch(
     block = triton.next_power_of_2(size)
     count = out.numel() // size
     if count:
-        _norm[(count,)](
-            rows, residual, weight, bias, out, heads, rows.stride(0), rows.stride(1) if heads > 1 else 0, size, eps,
-            BLOCK=block, IS_RMS=is_rms, HAS_RESIDUAL=residual is not None, HAS_BIAS=bias is not None,
-            num_warps=min(16, max(1, block // 512)),
-        )  # fmt: skip
+        constants = {
+            "heads": heads,
+            "x_token": rows.stride(0),
+            "x_head": rows.stride(1) if heads > 1 else 0,
+            "size": size,
+            "BLOCK": block,
+            "IS_RMS": is_rms,
+            "HAS_RESIDUAL": residual is not None,
+            "HAS_BIAS": bias is not None,
+        }
+        _NORM.launch((count, 1, 1), (rows, residual, weight, bias, out, eps), constants, min(16, max(1, block // 512)))
     return out

@@ -57,11 +57,13 @@ def _attend(
     return best, total, out
 
 
-@triton.jit(do_not_specialize=["q_token", "k_token", "v_token", "columns", "origin", "window"])
+@triton.jit
 def prefill(
     q, keys, values, output, tile_sequence, tile_start, query_starts, lens, key_starts, tables, info,
-    q_token, k_token, v_token, scale, soft_cap, slopes, bias, columns, origin, window,
-    H: tl.constexpr, HKV: tl.constexpr, G: tl.constexpr, P: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
+    slopes, bias, scale, soft_cap,
+    q_token: tl.constexpr, k_token: tl.constexpr, v_token: tl.constexpr, columns: tl.constexpr, origin: tl.constexpr,
+    window: tl.constexpr, H: tl.constexpr, HKV: tl.constexpr, G: tl.constexpr, P: tl.constexpr, D: tl.constexpr,
+    DP: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, BLOCK_SIZE: tl.constexpr, WIDTH_AT: tl.constexpr, PAGED: tl.constexpr,
     CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFT_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
     HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,

@@ -12,6 +12,7 @@ _OPS = {
     "rotary": "rotary",
     **dict.fromkeys(("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul"), "activation"),
     "greedy": "sample",
+    "linear": "linear",
 }
 
 

@@ -6,13 +6,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tgi_core.triton.launch import Kernel
+
 HEADS = 8  #: of one program
 
 
 @triton.jit
 def _rotate(
-    q, k, cos, sin, q_token, q_head, k_token, k_head, q_heads, k_heads, half,
-    Q_PROGRAMS: tl.constexpr, HEADS: tl.constexpr, BLOCK: tl.constexpr,
+    q, k, cos, sin,
+    q_token: tl.constexpr, q_head: tl.constexpr, k_token: tl.constexpr, k_head: tl.constexpr, q_heads: tl.constexpr,
+    k_heads: tl.constexpr, half: tl.constexpr, Q_PROGRAMS: tl.constexpr, HEADS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     program = tl.program_id(1)
@@ -33,6 +36,9 @@ def _rotate(
     tl.store(there + half, (high * c + low * s).to(x.dtype.element_ty), mask=mask)
 
 
+_ROTATE = Kernel(_rotate)
+
+
 def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """See `Kernels.rotary`; q and k are overwritten."""
     if not len(q):
@@ -40,8 +46,17 @@ def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tens
     half = cos.shape[-1]
     q, k = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k))
     q_programs = triton.cdiv(q.shape[1], HEADS)
-    _rotate[(len(q), q_programs + triton.cdiv(k.shape[1], HEADS))](
-        q, k, cos, sin, q.stride(0), q.stride(1), k.stride(0), k.stride(1), q.shape[1], k.shape[1], half,
-        Q_PROGRAMS=q_programs, HEADS=HEADS, BLOCK=triton.next_power_of_2(half), num_warps=1,
-    )  # fmt: skip
+    constants = {
+        "q_token": q.stride(0),
+        "q_head": q.stride(1),
+        "k_token": k.stride(0),
+        "k_head": k.stride(1),
+        "q_heads": q.shape[1],
+        "k_heads": k.shape[1],
+        "half": half,
+        "Q_PROGRAMS": q_programs,
+        "HEADS": HEADS,
+        "BLOCK": triton.next_power_of_2(half),
+    }
+    _ROTATE.launch((len(q), q_programs + triton.cdiv(k.shape[1], HEADS), 1), (q, k, cos, sin), constants, warps=1)
     return q, k

@@ -7,11 +7,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tgi_core.triton.launch import Kernel
+
 BLOCK = 8192
 
 
 @triton.jit
-def _greedy(logits, ids, logprobs, size, row_stride, BLOCK: tl.constexpr):
+def _greedy(logits, ids, logprobs, size: tl.constexpr, row_stride: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     best = float("-inf")
     index = size
@@ -31,11 +33,15 @@ def _greedy(logits, ids, logprobs, size, row_stride, BLOCK: tl.constexpr):
     tl.store(logprobs + row, tl.where(best == float("-inf"), float("nan"), -tl.log(total)))
 
 
+_GREEDY = Kernel(_greedy)
+
+
 def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
     """See `Kernels.greedy`."""
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     ids = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
     logprobs = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
     if len(logits):
-        _greedy[(len(logits),)](logits, ids, logprobs, logits.shape[1], logits.stride(0), BLOCK=BLOCK, num_warps=16)
+        constants = {"size": logits.shape[1], "row_stride": logits.stride(0), "BLOCK": BLOCK}
+        _GREEDY.launch((len(logits), 1, 1), (logits, ids, logprobs), constants, warps=16)
     return ids, logprobs

@@ -156,7 +156,8 @@ class FixedDecodes:
         self.rows, self.device = rows, device
         kinds = ("causal", "cross") if cross else ("causal",)
         self._memory = {
-            kind: torch.zeros(INFO + aligned(rows) + rows * width, dtype=torch.int32, device=device) for kind in kinds
+            kind: torch.zeros(INFO + aligned(rows) + aligned(rows * width), dtype=torch.int32, device=device)
+            for kind in kinds
         }
         starts, *_ = _packed(arange(rows + 1)).copy_to(device)
         self.metadata: Metadata = {

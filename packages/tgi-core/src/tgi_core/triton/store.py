@@ -6,9 +6,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tgi_core.triton.launch import Kernel
+
 
 @triton.jit
-def _store(k, v, keys, values, slots, k_token, v_token, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+def _store(
+    k, v, keys, values, slots, k_token: tl.constexpr, v_token: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots + token).to(tl.int64)
     columns = tl.arange(0, BLOCK)
@@ -17,19 +21,13 @@ def _store(k, v, keys, values, slots, k_token, v_token, SIZE: tl.constexpr, BLOC
     tl.store(values + slot * SIZE + columns, tl.load(v + token * v_token + columns, mask=inside), mask=inside)
 
 
+_STORE = Kernel(_store)
+
+
 def store(k: Tensor, v: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
     """k and v [T, Hkv, D], heads side by side, into keys and values [blocks, block_size, Hkv, D] at slots [T] int32."""
     size = k.shape[1] * k.shape[2]
     block = triton.next_power_of_2(size)
-    _store[(len(k),)](
-        k,
-        v,
-        keys,
-        values,
-        slots,
-        k.stride(0),
-        v.stride(0),
-        SIZE=size,
-        BLOCK=block,
-        num_warps=min(8, max(1, block // 256)),
-    )
+    warps = min(8, max(1, block // 256))
+    constants = {"k_token": k.stride(0), "v_token": v.stride(0), "SIZE": size, "BLOCK": block}
+    _STORE.launch((len(k), 1, 1), (k, v, keys, values, slots), constants, warps)
