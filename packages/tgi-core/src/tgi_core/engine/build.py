@@ -86,8 +86,7 @@ def build(
         progress=lambda fraction, detail: progress("download", fraction, detail),
     )
     files = name_architecture(files)
-    quantization_spec = select_quantization(plugins, config.quantize, files.config)
-    quantization = _quantization(quantization_spec, files)
+    quantization = _quantization(select_quantization(plugins, config.quantize, files.config), files)
     reader = open_weights(files)
     if quantization:
         reader = quantization.open(reader)
@@ -111,7 +110,6 @@ def build(
         group,
         folder=files.folder,
         trust_remote_code=config.trust_remote_code,
-        device=backend.torch_device,
         devices=len(probe.products),
     )
     model = _make_model(spec, shard_config(model_config, group), context)
