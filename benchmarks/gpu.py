@@ -274,6 +274,7 @@ class Bench:
 
 
 def main() -> None:
+    """Print the rows that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", action="append", choices=SHAPES, help="default: all")
     parser.add_argument("--rows", default="decode,prefill,batch", help="which rows; default: all")

@@ -6,7 +6,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from tgi_core.triton import activation, decode, norm, prefill, rotary, sample, store, tiles
+from tgi_core.triton import activation, decode, linear, norm, prefill, rotary, sample, store, tiles
 
 SHARED = {"sm_75": 65536, "sm_80": 166912, "sm_90": 232448, "gfx90a": 65536, "gfx942": 65536}
 POINTERS = {
@@ -70,9 +70,10 @@ def attention(target, dtype, size, **options):
         "UPCAST": False,
     }
     shape |= {"q_token": 6144, "k_token": 6144, "v_token": 6144, "columns": 32, "origin": 31, "window": 64}
-    many, single = (tiles.fitting(kind, padded, 2, SHARED[target]) for kind in (tiles.PREFILL, tiles.DECODE))
+    kinds = (tiles.PREFILL, tiles.DECODE, tiles.LONELY_DECODE)
+    many, crowded, lonely = (tiles.fitting(kind, padded, 2, SHARED[target]) for kind in kinds)
     common = {**shape, **flags, **dict.fromkeys(absent)}
-    for splits in (1, 16):
+    for splits, single in ((1, crowded), (16, lonely)):
         gone = dict.fromkeys(("partial", "sums") if splits == 1 else ())
         constants = {**common, **gone, "M": single.rows, "N": single.keys, "S": splits, "HAS_NEW": True}
         compile_one(decode.decode, constants, target, dtype, single.warps, single.stages)
@@ -109,6 +110,8 @@ def main(target):
             dtype,
         )
     compile_one(sample._greedy, {"size": 49152, "row_stride": 49152, "BLOCK": 8192}, target, dtype, 16)
+    product = {"M": 4096, "N": 4096, "ROWS": 1, "COLUMNS": 1024, "HAS_BIAS": False, "bias": None}
+    compile_one(linear._row_product, product, target, dtype)
     compile_one(store._store, {"k_token": 6144, "v_token": 6144, "SIZE": 1024, "BLOCK": 1024}, target, dtype)
     attention(target, dtype, 128)
     attention(target, dtype, 80, HAS_WINDOW=True)

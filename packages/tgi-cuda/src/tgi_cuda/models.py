@@ -1,4 +1,4 @@
-"""The model families that have been compared with transformers on a GPU: core's classes with this package's kernels."""
+"""The model families that have been compared on a GPU: core's classes with this package's kernels."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ PREFILL, DECODE, COMBINE = Kernel(prefill), Kernel(decode), Kernel(combine)
 
 PACKED_HEADS = 16  #: heads of a group that share a program
 MOST_SPLITS = 64
-SPLIT_KEYS = 128  #: at least, so that a split is worth its overhead
+SPLIT_KEYS = 64  #: at least, so that a split is worth its overhead
 PROGRAMS = 2  #: on each multiprocessor that keep memory busy
 LONG_KEYS = 4096  #: from here on a sequence is split however many there are, as it would hold up the others
 LONG_SPLITS = 4
@@ -112,7 +112,9 @@ class _Layer:
         padded = max(16, triton.next_power_of_2(spec.head_size))
         self.many = tiles.fitting(tiles.PREFILL, padded, dtype.itemsize, chip.shared_bytes)
         self.single = tiles.fitting(tiles.DECODE, padded, dtype.itemsize, chip.shared_bytes)
+        self.lonely = tiles.fitting(tiles.LONELY_DECODE, padded, dtype.itemsize, chip.shared_bytes)
         self.tile_tokens = self.many.rows // packed
+        self.multiprocessors = chip.multiprocessors
         self.programs = spec.kv_heads * -(-self.group // packed)  #: of one sequence or tile
         self.constants: dict[str, int | bool] = {
             "window": spec.window or 0,
@@ -175,7 +177,9 @@ class _Layer:
         bias: Tensor | None,
     ) -> None:  # fmt: skip
         """Sequences with one query."""
-        has_new, splits, tile, (heads, size) = self.spec.kind == "causal", part.splits, self.single, q.shape[1:]
+        has_new, splits, (heads, size) = self.spec.kind == "causal", part.splits, q.shape[1:]
+        few = part.decodes * self.programs * splits <= self.multiprocessors
+        tile = self.lonely if few else self.single
         partial = sums = None
         if splits > 1:
             partial = torch.empty((part.decodes, heads, splits, size), dtype=torch.float32, device=q.device)

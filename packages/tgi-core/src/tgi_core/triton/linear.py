@@ -11,7 +11,9 @@ from torch import Tensor
 from tgi_core.kernels.reference.linear import Linear
 from tgi_core.triton.launch import Kernel
 
-ROWS, COLUMNS, WARPS = 2, 1024, 4  #: of the weight, in a program
+COLUMNS, WARPS = 1024, 4  #: of the weight that a program reads at a time
+LONG_ROW = 2048  #: inputs from which on a program takes one row of the weight
+ROWS = 4  #: that a program takes of shorter ones
 
 
 @triton.jit
@@ -47,14 +49,15 @@ class RowLinear(Linear):
         if x.shape[0] != 1 or x.dim() != 2:
             return F.linear(x, packed, bias)
         out = torch.empty((1, len(packed)), dtype=x.dtype, device=x.device)
+        rows = 1 if packed.shape[1] >= LONG_ROW else ROWS
         constants = {
             "M": packed.shape[0],
             "N": packed.shape[1],
-            "ROWS": ROWS,
+            "ROWS": rows,
             "COLUMNS": COLUMNS,
             "HAS_BIAS": bias is not None,
         }
-        grid = triton.cdiv(len(packed), ROWS), 1, 1
+        grid = triton.cdiv(len(packed), rows), 1, 1
         _ROW_PRODUCT.launch(grid, (x.contiguous(), packed, bias, out), constants, WARPS)
         return out
 

@@ -16,15 +16,22 @@ class Tile(NamedTuple):
     stages: int  #: blocks of keys on their way
 
 
-#: the fastest first
-PREFILL = (Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(128, 32, 8, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
-DECODE = (Tile(16, 64, 4, 3), Tile(16, 64, 4, 2), Tile(16, 32, 4, 2), Tile(16, 16, 4, 1))
+#: the fastest first, as measured on an H100
+PREFILL = (Tile(128, 64, 4, 3), Tile(128, 64, 4, 2), Tile(128, 32, 8, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
+DECODE = (Tile(16, 32, 1, 3), Tile(16, 32, 2, 2), Tile(16, 16, 4, 1))
+#: for decodes that leave multiprocessors without work: fewer and larger reads
+LONELY_DECODE = (Tile(16, 128, 4, 2), Tile(16, 64, 4, 2), *DECODE[1:])
+
+WIDE_HEAD_BYTES = 256  #: of a padded head, from which on a decode takes two warps at least
 
 
 def fitting(tiles: tuple[Tile, ...], padded_head: int, itemsize: int, shared_bytes: int) -> Tile:
     """The first tile whose queries, keys and values fit; else the last one."""
+    found = tiles[-1]
     for tile in tiles:
         elements = (tile.rows + 2 * tile.keys * tile.stages) * padded_head
         if elements * itemsize <= SHARE * shared_bytes and tile.rows * padded_head <= 1 << 14:
-            return tile
-    return tiles[-1]
+            found = tile
+            break
+    wide = padded_head * itemsize > WIDE_HEAD_BYTES
+    return found._replace(warps=max(2, found.warps)) if wide else found

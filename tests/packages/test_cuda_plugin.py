@@ -1,0 +1,45 @@
+"""What tgi-cuda registers, and how it is chosen."""
+
+import pytest
+
+from tgi_core import builtin
+from tgi_core.kernels.ops import KernelQuery
+from tgi_core.kernels.select import select_kernels
+from tgi_core.models.select import select_model
+from tgi_core.plugins.manager import load_plugins
+from tgi_core.triton import support
+from tgi_cuda import plugin
+
+
+@pytest.fixture(scope="module")
+def plugins():
+    return load_plugins([builtin, plugin], [])
+
+
+def query(**changes):
+    return KernelQuery(**{"device": "cuda", "dtype": "bfloat16", "head_size": 128, "block_size": 32, **changes})
+
+
+def test_triton_is_chosen_where_it_is_installed(plugins, monkeypatch):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    _, choices = select_kernels(plugins, query())
+    assert (
+        choices["attention"].spec.name == choices["add_rms_norm"].spec.name == choices["greedy"].spec.name == "triton"
+    )
+    assert choices["linear_int8"].spec.name == "reference"
+    assert "made for this device" in choices["attention"].rejected[0]
+
+
+def test_the_reference_serves_what_triton_cannot_and_says_why(plugins, monkeypatch):
+    monkeypatch.setattr(support, "find_spec", lambda name: None)
+    _, choices = select_kernels(plugins, query())
+    assert choices["attention"].spec.name == "reference"
+    assert "Triton is not installed" in choices["attention"].rejected[0]
+    monkeypatch.undo()
+    _, choices = select_kernels(plugins, query(head_size=288), {"linear": "reference"})
+    assert any("256" in reason for reason in choices["attention"].rejected)
+
+
+def test_families_are_registered_for_the_gpu(plugins):
+    assert select_model(plugins, "LlamaForCausalLM", "cuda").device == "cuda"
+    assert select_model(plugins, "LlamaForCausalLM", "cpu").device == "any"
