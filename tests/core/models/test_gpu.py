@@ -12,6 +12,8 @@ from tgi_core.testing.tiny import VOCABULARY, make_checkpoint
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU"),
+    # what transformers 5.17 does on importing its GPTBigCode
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning"),
 ]
 
 STEPS = 32
@@ -48,7 +50,7 @@ def test_greedy_tokens(folder, expected, name):
     assert run(folder, **SETTINGS[name]) == expected
 
 
-@pytest.mark.parametrize("family", ["t5", "umt5"])
+@pytest.mark.parametrize("family", ["t5", "mt5", "umt5"])
 def test_encoder_decoders_are_as_on_the_cpu(tmp_path, family):
     folder = make_checkpoint(tmp_path, family)
     assert run(folder) == run(folder, device="cpu", disable_custom_kernels=True)

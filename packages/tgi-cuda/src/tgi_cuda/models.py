@@ -6,4 +6,7 @@ from dataclasses import replace
 
 from tgi_core.models.families import FAMILIES
 
-MODELS = tuple(replace(family, device="cuda") for family in FAMILIES)
+#: not run on a GPU yet; core serves them there, and `tgi models` does not call them optimised
+NOT_RUN = {"GPTBigCodeForCausalLM", "MT5ForConditionalGeneration"}
+
+MODELS = tuple(replace(family, device="cuda") for family in FAMILIES if NOT_RUN.isdisjoint(family.architectures))
