@@ -107,7 +107,7 @@ class LayerNorm(nn.Module):
 
     def load(self, source: Source) -> None:
         if not self.is_affine:
-            self.weight = torch.ones(self.size, dtype=self.dtype)
+            self.weight = source.empty(self.size, dtype=self.dtype).fill_(1.0)
             return
         source = source.sibling(self.name) if self.name else source
         self.weight = source.read("weight", self.size, dtype=self.dtype)
