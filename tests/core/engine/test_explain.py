@@ -1,5 +1,6 @@
 """What `tgi plugins`, `kernels`, `models` and `doctor` print."""
 
+import json
 import subprocess
 import sys
 
@@ -21,6 +22,14 @@ def test_plugins_and_the_device_that_would_be_used(plugins):
     report = plugins_report(plugins)
     assert "tgi-core (built in)" in report
     assert "would use cpu: no hardware plugin is installed" in report
+
+
+def test_kernels_of_an_encoder_decoder_that_only_generation_config_tells_how_to_begin(plugins, tmp_path):
+    folder = make_checkpoint(tmp_path, "t5")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"decoder_start_token_id": None, "bos_token_id": None}))
+    (folder / "generation_config.json").write_text(json.dumps({"decoder_start_token_id": 0}))
+    assert "T5ForConditionalGeneration" in kernels_report(str(folder), plugins)
 
 
 def test_kernels_of_every_op(plugins):

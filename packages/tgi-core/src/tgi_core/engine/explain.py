@@ -98,7 +98,7 @@ def _kernels_of_model(model_id: str, plugins: Plugins, device: str | None) -> st
             files.config, files.folder, trust_remote_code=False, generation_config=files.generation_config
         )
         if fallback
-        else parse_model_config(files.config)
+        else parse_model_config(files.config, files.generation_config)
     )
     dtype, dtype_why = resolve_dtype(EngineConfig(), model, capabilities)
     query = kernel_query(model, probe.kind, dtype, capabilities.block_sizes[0])
