@@ -132,9 +132,10 @@ class AttentionBackend(ABC):
             for spec in self.specs
         ]
 
-    @abstractmethod
     def block_bytes(self) -> int:
-        """Bytes of one block over all layers."""
+        """Bytes of one block over all layers, for backends that store keys and values as they come."""
+        elements = sum(2 * part.kv_heads * part.head_size for part in set(self.cache_parts()) if part)
+        return elements * self.block_size * self.dtype.itemsize
 
     @abstractmethod
     def allocate(self, num_blocks: int) -> None:

@@ -35,10 +35,6 @@ class ReferenceAttention(AttentionBackend):
         super().__init__(query)
         self.caches: dict[CachePart | None, Tensor] = {}
 
-    def block_bytes(self) -> int:
-        elements = sum(2 * part.kv_heads * part.head_size for part in set(self.cache_parts()) if part)
-        return elements * self.block_size * self.dtype.itemsize
-
     def allocate(self, num_blocks: int) -> None:
         self._parts = self.cache_parts()
         shapes = {

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tgi_core.attention.base import AttentionBackend, AttentionSpec, CachePart, Int32Array, StepInput, bias_origin
+from tgi_core.attention.tiles import cut_into_tiles
 from tgi_core.cpu import kernels
 from tgi_core.cpu.native import Layer, Step, library
 from tgi_core.kernels.ops import KernelQuery
@@ -135,7 +136,7 @@ class CpuAttention(AttentionBackend):
         meta.arrays.extend((tables, query_starts, key_starts, context_lens, token_sequence))
         for group in [group for used, group in self._kinds if used == kind]:
             tile_tokens = max(1, TILE_ROWS // group)
-            tile_sequence, tile_start = _tiles(np.diff(query_starts), tile_tokens)
+            tile_sequence, tile_start = cut_into_tiles(np.diff(query_starts), tile_tokens)
             meta.arrays.extend((tile_sequence, tile_start))
             meta.steps[kind, group] = Step(
                 tables=tables.ctypes.data,
@@ -190,12 +191,3 @@ def lazy_zeros(size_bytes: int) -> Tensor:
 
 def _padded(size: int) -> int:
     return -(-size // TILE) * TILE
-
-
-def _tiles(lengths: Int32Array, tile_tokens: int) -> tuple[Int32Array, Int32Array]:
-    """Sequence and first token of every tile."""
-    counts = -(-lengths // tile_tokens)
-    sequence = np.repeat(np.arange(len(lengths), dtype=np.int32), counts)
-    first_tile = np.repeat(np.cumsum(counts) - counts, counts)
-    start = (np.arange(len(sequence)) - first_tile) * tile_tokens
-    return sequence, start.astype(np.int32)

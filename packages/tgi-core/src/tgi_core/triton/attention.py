@@ -42,10 +42,6 @@ class TritonAttention(AttentionBackend):
         self._cross |= spec.kind == "cross"
         return super().add_layer(spec)
 
-    def block_bytes(self) -> int:
-        elements = sum(2 * part.kv_heads * part.head_size for part in set(self.cache_parts()) if part)
-        return elements * self.block_size * self.dtype.itemsize
-
     def allocate(self, num_blocks: int) -> None:
         self._parts = self.cache_parts()
         for part in filter(None, self._parts):

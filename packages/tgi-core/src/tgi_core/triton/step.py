@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tgi_core.attention.base import Int32Array, SourceInput, StepInput
+from tgi_core.attention.tiles import cut_into_tiles
 from tgi_core.triton.packed import Packed, aligned, arange
 
 CAUSAL_WIDTH, CROSS_WIDTH = 0, 1  #: where `info` holds the width of block tables
@@ -110,7 +111,7 @@ class StepBuilder:
         """tokens of a tile -> number of the first of two arrays"""
         found = {}
         for tokens in self.tile_tokens if lengths.any() else ():
-            sequence, start = cut(lengths, tokens)
+            sequence, start = cut_into_tiles(lengths, tokens)
             found[tokens] = packed.add(sequence)
             packed.add(start)
         return found
@@ -196,11 +197,3 @@ def _packed(*arrays: Int32Array) -> Packed:
     for array in arrays:
         packed.add(array)
     return packed
-
-
-def cut(lengths: Int32Array, tokens: int) -> tuple[Int32Array, Int32Array]:
-    """Sequence and first token of every tile."""
-    counts = -(-lengths // tokens)
-    sequence = np.repeat(np.arange(len(lengths), dtype=np.int32), counts)
-    first_tile = np.repeat(np.cumsum(counts) - counts, counts)
-    return sequence, ((np.arange(len(sequence)) - first_tile) * tokens).astype(np.int32)
