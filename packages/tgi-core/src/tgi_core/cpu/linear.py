@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,84 +14,66 @@ from tgi_core.kernels.reference.linear import quantize_rows
 
 
 class Packed(NamedTuple):
-    """A weight in the layout of native/linear.cpp."""
+    """A weight in the layout of native/linear.cpp, or with scales in that of native/int8.cpp."""
 
-    data: Tensor
     outputs: int
     inputs: int
+    data: Tensor
+    scales: Tensor | None = None
 
 
-class NativeLinear:
-    """In C++, for one row or thousands: bfloat16 on AMX or AVX512-BF16, float32 on plain vectors."""
+class _Native:
+    """A product in C++ of x with a packed weight."""
+
+    kernel: ClassVar[str]
+
+    def __call__(self, x: Tensor, packed: Packed, bias: Tensor | None) -> Tensor:
+        outputs, inputs, data, scales = packed
+        if x.stride(1) != 1:
+            x = x.contiguous()
+        out = x.new_empty(x.shape[0], outputs)
+        getattr(library(), self.kernel)(
+            is_bf16(x),
+            x.data_ptr(),
+            x.stride(0),
+            data.data_ptr(),
+            *(() if scales is None else (scales.data_ptr(),)),
+            bias.data_ptr() if bias is not None else None,
+            out.data_ptr(),
+            x.shape[0],
+            outputs,
+            inputs,
+        )
+        return out
+
+
+class NativeLinear(_Native):
+    """For one row or thousands: bfloat16 on AMX or AVX512-BF16, float32 on plain vectors."""
+
+    kernel = "tgi_linear"
 
     def pack(self, weight: Tensor) -> Packed:
         weight = weight.contiguous()
         outputs, inputs = weight.shape
         data = torch.empty(library().tgi_packed_size(outputs, inputs), dtype=weight.dtype)
         library().tgi_pack(is_bf16(weight), weight.data_ptr(), data.data_ptr(), outputs, inputs)
-        return Packed(data, outputs, inputs)
-
-    def __call__(self, x: Tensor, packed: Packed, bias: Tensor | None) -> Tensor:
-        data, outputs, inputs = packed
-        if x.stride(1) != 1:
-            x = x.contiguous()
-        out = x.new_empty(x.shape[0], outputs)
-        library().tgi_linear(
-            is_bf16(x),
-            x.data_ptr(),
-            x.stride(0),
-            data.data_ptr(),
-            bias.data_ptr() if bias is not None else None,
-            out.data_ptr(),
-            x.shape[0],
-            outputs,
-            inputs,
-        )
-        return out
+        return Packed(outputs, inputs, data)
 
 
-native_linear = NativeLinear()
+class NativeInt8Linear(_Native):
+    """Products of int8 with x as two int8 digits, which round it less than bfloat16 does."""
 
+    kernel = "tgi_linear_int8"
 
-class PackedInt8(NamedTuple):
-    """An int8 weight in the layout of native/int8.cpp."""
-
-    data: Tensor
-    scales: Tensor
-    outputs: int
-    inputs: int
-
-
-class NativeInt8Linear:
-    """In C++: products of int8 with x as two int8 digits, which round it less than bfloat16 does."""
-
-    def pack(self, weight: Tensor) -> PackedInt8:
+    def pack(self, weight: Tensor) -> Packed:
         rounded, scales = quantize_rows(weight)
         outputs, inputs = weight.shape
         data = torch.empty(library().tgi_packed_size_int8(outputs, inputs), dtype=torch.uint8)
         library().tgi_pack_int8(rounded.data_ptr(), data.data_ptr(), outputs, inputs)
-        return PackedInt8(data, scales, outputs, inputs)
-
-    def __call__(self, x: Tensor, packed: PackedInt8, bias: Tensor | None) -> Tensor:
-        data, scales, outputs, inputs = packed
-        if x.stride(1) != 1:
-            x = x.contiguous()
-        out = x.new_empty(x.shape[0], outputs)
-        library().tgi_linear_int8(
-            is_bf16(x),
-            x.data_ptr(),
-            x.stride(0),
-            data.data_ptr(),
-            scales.data_ptr(),
-            bias.data_ptr() if bias is not None else None,
-            out.data_ptr(),
-            x.shape[0],
-            outputs,
-            inputs,
-        )
-        return out
+        return Packed(outputs, inputs, data, scales)
 
 
+native_linear = NativeLinear()
 native_linear_int8 = NativeInt8Linear()
 
 

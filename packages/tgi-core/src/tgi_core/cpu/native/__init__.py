@@ -6,6 +6,7 @@ The libraries are built when the package is (see hatch_build.py), one for each k
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from ctypes import POINTER, Structure, c_float, c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -78,11 +79,12 @@ def unavailable() -> str:
     """Why the compiled kernels cannot be used; "" if they can."""
     if not processor.variants():
         return "compiled for AVX2 at least, which this processor lacks"
-    if not any(_path(variant).is_file() for variant in processor.variants()):
+    compiled = [loaded for _, loaded in _compiled()]
+    if not compiled:
         return "not compiled: no C++ compiler was found when tgi-core was installed"
     if _load():
         return ""
-    if any(_is_stale(variant) for variant in processor.variants()):
+    if any(map(_is_stale, compiled)):
         return "compiled from other sources than these: install tgi-core again"
     return "this system does not let programs use the processor's matrix registers"
 
@@ -103,26 +105,25 @@ def library() -> ctypes.CDLL:
     return loaded[1]
 
 
-def _is_stale(variant: str) -> bool:
+def _compiled() -> Iterator[tuple[str, ctypes.CDLL]]:
+    """(variant, library) for this processor, best first."""
+    for variant in processor.variants():
+        path = Path(__file__).parent / f"kernels_{variant}.so"
+        if path.is_file():
+            yield variant, ctypes.CDLL(str(path))
+
+
+def _is_stale(loaded: ctypes.CDLL) -> bool:
     """Whether a library lacks kernels, as one does that was compiled before the sources changed."""
-    if not _path(variant).is_file():
-        return False
-    loaded = ctypes.CDLL(str(_path(variant)))
     return not all(hasattr(loaded, name) for name in _SIGNATURES)
-
-
-def _path(variant: str) -> Path:
-    return Path(__file__).parent / f"kernels_{variant}.so"
 
 
 @cache
 def _load() -> tuple[str, ctypes.CDLL] | None:
     """The first variant that is compiled and runs here."""
-    for variant in processor.variants():
-        if _path(variant).is_file():
-            loaded = ctypes.CDLL(str(_path(variant)))
-            if not _is_stale(variant) and loaded.tgi_usable():
-                for name, (result, *arguments) in _SIGNATURES.items():
-                    getattr(loaded, name).restype, getattr(loaded, name).argtypes = result, arguments
-                return variant, loaded
+    for variant, loaded in _compiled():
+        if not _is_stale(loaded) and loaded.tgi_usable():
+            for name, (result, *arguments) in _SIGNATURES.items():
+                getattr(loaded, name).restype, getattr(loaded, name).argtypes = result, arguments
+            return variant, loaded
     return None
