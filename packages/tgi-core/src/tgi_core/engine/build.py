@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-import msgspec
 import torch
 
 from tgi_core import builtin
@@ -138,8 +137,7 @@ def build(
     sampler = partial(Sampler, greedy=kernels.greedy, processors=load_processors(processors))
     rules = token_rules((files.generation_config, files.config), eos, model_config.vocab_size)
     runner = _runner(config, resolved, model, attention, backend, sampler, rules)
-    info = _info(resolved, model_config, backend, choices, fallback, not config.disable_custom_kernels)
-    info = msgspec.structs.replace(info, extra_parameters=extra_parameters(processors))
+    info = _info(config, resolved, model_config, backend, choices, fallback, extra_parameters(processors))
     return Parts(files, scheduler, runner, info, plugins)
 
 
@@ -288,12 +286,13 @@ def _runner(
 
 
 def _info(
+    config: EngineConfig,
     resolved: ResolvedConfig,
     model: ModelConfig,
     backend: DeviceBackend,
     choices: dict[str, KernelChoice],
     fallback: str,
-    custom_kernels: bool,
+    extra: dict[str, str],
 ) -> EngineInfo:
     shared = set(EngineInfo.__struct_fields__) & set(ResolvedConfig.__struct_fields__)
     return EngineInfo(
@@ -305,6 +304,7 @@ def _info(
         kernels={op: choice.spec.name for op, choice in choices.items()},
         load_s=0.0,
         fallback=fallback,
-        custom_kernels=custom_kernels,
+        custom_kernels=not config.disable_custom_kernels,
+        extra_parameters=extra,
         decoder_start_ids=list(model.decoder_start_ids),
     )

@@ -98,7 +98,7 @@ class Sampler:
             choice = Choice(*self.greedy(logits))
         else:
             choice = self._choose(batch, self._process(batch, logits.float()))
-        self.chosen(slots, choice)
+        self._note(batch.states, choice)
         return choice
 
     def is_plain(self, slots: Sequence[int]) -> bool:
@@ -106,8 +106,10 @@ class Sampler:
         return self._batch_of(slots).is_plain
 
     def chosen(self, slots: Sequence[int], choice: Choice) -> None:
-        """Note the tokens that these slots were given, by `sample` or, where `is_plain`, by somebody else."""
-        states = self._batch_of(slots).states
+        """Note the tokens that these slots, which are `is_plain`, were given without `sample`."""
+        self._note(self._batch_of(slots).states, choice)
+
+    def _note(self, states: Sequence[SlotState], choice: Choice) -> None:
         self.context.counts.add(states, choice.ids)
         for state in states:
             state.generated += 1

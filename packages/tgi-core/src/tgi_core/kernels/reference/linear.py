@@ -26,13 +26,14 @@ ROWS = 4096  #: quantised at a time
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """weight [M, N] -> (int8 [M, N], scales [M] float32), with weight ~ int8 * scale, to the nearest."""
-    rounded, scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
+    rounded = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    scales = torch.empty(len(weight), device=weight.device)
     for start in range(0, len(weight), ROWS):
         rows = weight[start : start + ROWS].float()
         scale = (rows.abs().amax(1) / LARGEST).clamp_(min=torch.finfo(torch.float32).tiny)
         rounded[start : start + ROWS] = (rows / scale.unsqueeze(1)).round_()
         scales[start : start + ROWS] = scale
-    return rounded.to(weight.device), scales.to(weight.device)
+    return rounded, scales
 
 
 class Int8Linear:
