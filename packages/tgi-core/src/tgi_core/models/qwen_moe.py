@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from tgi_core.layers.build import BuildContext
@@ -37,10 +39,12 @@ def has_experts(layer: int, config: ModelConfig) -> bool:
 class Qwen2MoeDecoderLayer(LlamaDecoderLayer):
     """A Llama layer with experts, or without."""
 
+    experts: ClassVar[type[SparseMoE]] = SharedExpertMoE
+
     def feed_forward(self, layer: int, config: ModelConfig, build: BuildContext) -> nn.Module:
         if not has_experts(layer, config):
             return GatedMLP(config, build)
-        return SharedExpertMoE(config, build, config.raw["moe_intermediate_size"])
+        return self.experts(config, build, config.raw["moe_intermediate_size"])
 
 
 class Qwen2MoeForCausalLM(LlamaForCausalLM):
@@ -49,15 +53,11 @@ class Qwen2MoeForCausalLM(LlamaForCausalLM):
     decoder_layer = Qwen2MoeDecoderLayer
 
 
-class Qwen3MoeDecoderLayer(LlamaDecoderLayer):
-    """A Llama layer with experts, or without."""
+class Qwen3MoeDecoderLayer(Qwen2MoeDecoderLayer):
+    """The same with norms on queries and keys, and no expert that every token uses."""
 
     attention = Qwen3Attention
-
-    def feed_forward(self, layer: int, config: ModelConfig, build: BuildContext) -> nn.Module:
-        if not has_experts(layer, config):
-            return GatedMLP(config, build)
-        return SparseMoE(config, build, config.raw["moe_intermediate_size"])
+    experts = SparseMoE
 
 
 class Qwen3MoeForCausalLM(LlamaForCausalLM):
