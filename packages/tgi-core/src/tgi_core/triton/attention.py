@@ -84,7 +84,7 @@ class TritonAttention(AttentionBackend):
         return out
 
 
-Constants = dict[str, int | bool]
+Constants = dict[str, int | bool]  #: of a kernel, by name
 
 
 class Chip:
@@ -112,7 +112,7 @@ class _Layer:
         self.tile_tokens = self.many.rows // packed
         self.multiprocessors = chip.multiprocessors
         self.programs = spec.kv_heads * -(-self.group // packed)  #: of one sequence or tile
-        self.constants: dict[str, int | bool] = {
+        self.constants: Constants = {
             "window": spec.window or 0,
             "H": spec.heads,
             "D": spec.head_size,
@@ -135,9 +135,7 @@ class _Layer:
             self._slopes = torch.tensor(spec.alibi_slopes, dtype=torch.float32, device=device)
         return self._slopes, bias, float(spec.scale), float(spec.soft_cap or 0.0)
 
-    def _constants(
-        self, bias: Tensor | None, part: KeysOf, tile: tiles.Tile, **more: int | bool
-    ) -> dict[str, int | bool]:
+    def _constants(self, bias: Tensor | None, part: KeysOf, tile: tiles.Tile, **more: int | bool) -> Constants:
         columns = bias.shape[1] if bias is not None else 0
         return {
             **self.constants,
