@@ -13,6 +13,7 @@ if not torch.cuda.is_available():
 
 from tgi_core.config import EngineConfig
 from tgi_core.cpu.backend import CpuBackend
+from tgi_core.device.backend import DeviceBackend
 from tgi_core.engine.engine import Engine
 from tgi_core.kernels import registry
 from tgi_core.request import Request
@@ -38,7 +39,7 @@ def pretend(monkeypatch):
         pytest.skip("Triton's interpreter has to be chosen before kernels are compiled for the GPU")
     capabilities = replace(CpuBackend.capabilities, asynchronous=True, batch_buckets=(1, 2, 4))
     monkeypatch.setattr(CpuBackend, "capabilities", capabilities)
-    monkeypatch.setattr(CpuBackend, "runner", "tgi_core.runner.graph:GraphRunner")
+    monkeypatch.setattr(CpuBackend, "capture", DeviceBackend.capture)
     attention = [spec for spec in triton_kernels("cpu") if spec.op == "attention"]
     monkeypatch.setattr(registry, "KERNELS", (*registry.KERNELS, *attention))
 

@@ -5,8 +5,6 @@ What an encoder reads is put into blocks too, which only its layer and step use.
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 from ctypes import byref
 from dataclasses import dataclass
 
@@ -14,9 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tgi_core.attention.base import AttentionBackend, AttentionSpec, CachePart, Int32Array, StepInput, bias_origin
+from tgi_core.attention.base import (
+    AttentionBackend,
+    AttentionSpec,
+    CachePart,
+    FixedMetadata,
+    Int32Array,
+    StepInput,
+    bias_origin,
+)
 from tgi_core.attention.tiles import cut_into_tiles
 from tgi_core.cpu import kernels
+from tgi_core.cpu.memory import lazy_zeros
 from tgi_core.cpu.native import Layer, Step, library
 from tgi_core.kernels.ops import KernelQuery
 
@@ -37,6 +44,31 @@ class _Metadata:
 
     steps: dict[tuple[str, int], Step]  #: by kind of layer, and query heads per KV head
     arrays: list[Int32Array]
+
+
+class _Decodes:
+    """A step of decodes in memory that stays where it is; the kernel does not look at rows that it does not have."""
+
+    def __init__(self, metadata: _Metadata, parts: dict[str, tuple[Int32Array, Int32Array]]) -> None:
+        self.metadata, self._parts = metadata, parts
+
+    def fill(self, step: StepInput) -> None:
+        self._fill("causal", step.context_lens, step.block_tables)
+        if step.source is not None:
+            self._fill("cross", step.source.lens, step.source.block_tables)
+
+    def clear(self) -> None:
+        for own in self.metadata.steps.values():
+            own.tiles = own.tokens = 0
+
+    def _fill(self, kind: str, lens: Int32Array, tables: Int32Array) -> None:
+        own_lens, own_tables = self._parts[kind]
+        own_lens[: len(lens)] = lens
+        own_tables[: len(tables), : tables.shape[1]] = tables
+        for (used, _), own in self.metadata.steps.items():
+            if used == kind:
+                own.tiles = len(lens)
+                own.tokens = len(lens) if kind == "causal" else 0
 
 
 class CpuAttention(AttentionBackend):
@@ -105,6 +137,14 @@ class CpuAttention(AttentionBackend):
             if source.starts[-1]:
                 self._prepare_encoder(meta, source.starts)
         return meta
+
+    def fixed(self, rows: int, width: int, variant: int) -> FixedMetadata:
+        starts, parts = np.arange(rows + 1, dtype=np.int32), {}
+        meta = _Metadata({}, [])
+        for kind in {kind for kind, _ in self._kinds} - {"encoder"}:
+            parts[kind] = np.ones(rows, dtype=np.int32), np.zeros((rows, width), dtype=np.int32)
+            self._add(meta, kind, starts, starts if kind == "causal" else np.zeros_like(starts), *parts[kind])
+        return _Decodes(meta, parts)
 
     def _prepare_encoder(self, meta: _Metadata, starts: Int32Array) -> None:
         """Blocks for the sources that begin, one after the other; all layers use the same."""
@@ -178,15 +218,6 @@ class CpuAttention(AttentionBackend):
 def _kind(spec: AttentionSpec) -> tuple[str, int]:
     """Layers of one kind share a `Step`."""
     return spec.kind, spec.heads // spec.kv_heads
-
-
-def lazy_zeros(size_bytes: int) -> Tensor:
-    """Zeros [size_bytes] of uint8 that take no memory until they are written, then huge pages where there are any."""
-    pages = mmap.mmap(-1, size_bytes)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
-            pages.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(pages, dtype=torch.uint8)
 
 
 def _padded(size: int) -> int:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from tgi_core.cpu import processor
+from tgi_core.cpu.recording import record
 from tgi_core.device.backend import DeviceBackend
 from tgi_core.device.capabilities import Capabilities
 
 _BEST_FIRST = ("bfloat16", "float32") if processor.has_fast_bfloat16() else ("float32", "bfloat16")
+BUCKETS = (*range(1, 9), *range(10, 33, 2), *range(36, 65, 4))  #: of rows: one more costs little memory and time
 
 
 class CpuBackend(DeviceBackend):
@@ -17,16 +22,22 @@ class CpuBackend(DeviceBackend):
     capabilities = Capabilities(
         block_sizes=(32, 64),
         dtypes=_BEST_FIRST,
+        batch_buckets=BUCKETS,
         prefill_tokens=512,
         batch_size=64,
         host_memory=True,
         memory_fraction=0.4,
     )
     torch_device = torch.device("cpu")
+    runner = "tgi_core.runner.graph:GraphRunner"
 
     def __init__(self) -> None:
         self.product = processor.product()
+        self._step_memory: list[Tensor] = []  # of all recordings, as they run one at a time
         torch.set_num_threads(processor.usable_cores())
 
     def free_bytes(self) -> int:
         return processor.available_bytes()
+
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        return record(run, self._step_memory)

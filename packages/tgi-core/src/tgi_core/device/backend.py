@@ -14,6 +14,10 @@ from torch import Tensor, nn
 from tgi_core.device.capabilities import Capabilities
 
 
+class UnrecordableStep(Exception):
+    """What the host does in a step depends on what the device computes."""
+
+
 @dataclass(frozen=True)
 class Download:
     """Tensors on their way to the host; on devices that share its memory they are there."""
@@ -46,6 +50,9 @@ class DeviceBackend(ABC):
         """Record what `run` makes the device do, and return what repeats it on the same memory.
 
         The host's part of `run` is not repeated; `run` has been called before, so that nothing is compiled now.
+
+        Raises:
+            UnrecordableStep: it cannot be repeated.
         """
         return run
 

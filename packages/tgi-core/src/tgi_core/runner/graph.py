@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tgi_core.attention.base import AttentionBackend, FixedMetadata, ForwardContext, StepInput
-from tgi_core.device.backend import DeviceBackend
+from tgi_core.device.backend import DeviceBackend, UnrecordableStep
 from tgi_core.models.base import CausalLM
 from tgi_core.runner.eager import EagerRunner, Launched
 from tgi_core.runner.slots import SlotTables
@@ -110,6 +110,10 @@ class GraphRunner(EagerRunner):
                 tokens.index_copy_(0, slots, graph.choice.ids)
 
         run()
-        graph.replay = self.backend.capture(run)
+        try:
+            graph.replay = self.backend.capture(run)
+        except UnrecordableStep as reason:
+            log.info("decodes of %d rows are called layer by layer: %s", rows, reason)
+            return None
         log.info("recorded decodes of %d rows in %.2f s", rows, time.perf_counter() - started)
         return graph

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from ctypes import POINTER, Structure, c_float, c_int, c_int64, c_void_p
+from contextvars import ContextVar
+from ctypes import POINTER, Structure, Union, c_char_p, c_double, c_float, c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,18 @@ class Step(Structure):
     )
 
 
+class Slot(Union):
+    """`Slot` of replay.cpp."""
+
+    _fields_ = (("whole", c_int64), ("real", c_double), ("pointer", c_void_p))
+
+
+class Call(Structure):
+    """`Call` of replay.cpp."""
+
+    _fields_ = (("kernel", c_void_p), ("slots", Slot * 12))
+
+
 _P, _N = c_void_p, c_int64
 #: result, then arguments
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
@@ -72,7 +85,12 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "tgi_pack_int8": (None, _P, _P, _N, _N),
     "tgi_linear_int8": (None, c_int, _P, _N, _P, _P, _P, _P, _N, _N, _N),
     "tgi_paged_attention": (None, POINTER(Layer), POINTER(Step), _P, _N, _N, _P, _N, _P, _N, _P, _N, _P),
+    "tgi_kernel": (_P, c_char_p),
+    "tgi_replay": (None, POINTER(Call), _N),
 }
+
+#: what `library` returns instead, while calls are written down
+recorder: ContextVar[Any] = ContextVar("recorder", default=None)
 
 
 def unavailable() -> str:
@@ -95,9 +113,13 @@ def variant() -> str:
     return loaded[0] if loaded else ""
 
 
-@cache
-def library() -> ctypes.CDLL:
+def library() -> Any:
     """The best library for this processor, with a thread per usable core."""
+    return recorder.get() or _started()
+
+
+@cache
+def _started() -> ctypes.CDLL:
     loaded = _load()
     if loaded is None:
         raise UnsupportedKernel(f"no compiled CPU kernels: {unavailable()}")

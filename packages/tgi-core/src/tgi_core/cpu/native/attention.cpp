@@ -6,6 +6,7 @@
 //   values [kv_heads, block_size / 2, padded_size]  words of two tokens
 // A block holds the keys and values of one layer after the other.
 // Softmax is computed online (arXiv 1805.02867), a span of blocks at a time; with bf16 the weights are rounded to bf16.
+#include "kernels.h"
 #include "pool.h"
 #include "product.h"
 #include <cmath>

@@ -1,4 +1,5 @@
 // Rotary position embedding in place, and activations.
+#include "kernels.h"
 #include "pool.h"
 #include "vec.h"
 

@@ -7,6 +7,7 @@
 // The weight [M, N] is stored as weight + 128, because the processor's products take one factor without sign; what that
 // adds is 128 times the sum of the row's digits.  It lies as in linear.cpp, with four neighbours to a word:
 // [M/16, N/4, 16, 4], with zeros (128) where M or N do not fill tiles of 16 by 64.
+#include "kernels.h"
 #include "pool.h"
 #include "product.h"
 #include <cmath>

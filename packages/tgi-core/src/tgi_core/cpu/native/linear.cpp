@@ -3,6 +3,7 @@
 // The weight [M, N] is stored once, by columns of 16 outputs: [M/16, N/holds, 16, holds], where a word holds two bf16 or
 // one float, with zeros where M or N do not fill tiles of 16 by 32.  That is what AMX takes as it lies, and what vector
 // instructions read one at a time; each weight byte is read once for up to 32 rows of x.
+#include "kernels.h"
 #include "pool.h"
 #include "product.h"
 #include <vector>

@@ -1,4 +1,5 @@
 // RMS and layer norm with and without the residual sum, rounded where PyTorch's reference rounds.
+#include "kernels.h"
 #include "pool.h"
 #include "vec.h"
 #include <cmath>

@@ -1,4 +1,5 @@
 // The most likely token of each row and its log-probability.
+#include "kernels.h"
 #include "pool.h"
 #include "vec.h"
 #include <cmath>
