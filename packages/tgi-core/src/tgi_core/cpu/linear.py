@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tgi_core.cpu.kernels import is_bf16
+from tgi_core.cpu.memory import weights
 from tgi_core.cpu.native import library
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.reference.linear import quantize_rows
@@ -55,7 +56,7 @@ class NativeLinear(_Native):
     def pack(self, weight: Tensor) -> Packed:
         weight = weight.contiguous()
         outputs, inputs = weight.shape
-        data = torch.empty(library().tgi_packed_size(outputs, inputs), dtype=weight.dtype)
+        data = weights.empty(library().tgi_packed_size(outputs, inputs), weight.dtype)
         library().tgi_pack(is_bf16(weight), weight.data_ptr(), data.data_ptr(), outputs, inputs)
         return Packed(outputs, inputs, data)
 
@@ -68,7 +69,7 @@ class NativeInt8Linear(_Native):
     def pack(self, weight: Tensor) -> Packed:
         rounded, scales = quantize_rows(weight)
         outputs, inputs = weight.shape
-        data = torch.empty(library().tgi_packed_size_int8(outputs, inputs), dtype=torch.uint8)
+        data = weights.empty(library().tgi_packed_size_int8(outputs, inputs), torch.uint8)
         library().tgi_pack_int8(rounded.data_ptr(), data.data_ptr(), outputs, inputs)
         return Packed(outputs, inputs, data, scales)
 

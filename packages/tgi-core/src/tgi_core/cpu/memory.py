@@ -8,6 +8,8 @@ import mmap
 import torch
 from torch import Tensor
 
+CACHE_LINE = 64  #: bytes
+
 
 def lazy_pages(size_bytes: int) -> mmap.mmap:
     """Zeros that take no memory until they are written."""
@@ -21,3 +23,24 @@ def lazy_pages(size_bytes: int) -> mmap.mmap:
 def lazy_zeros(size_bytes: int) -> Tensor:
     """The same as a tensor [size_bytes] of uint8."""
     return torch.frombuffer(lazy_pages(size_bytes), dtype=torch.uint8)
+
+
+class WeightMemory:
+    """Packed weights one after the other, so that huge pages serve small ones too; freed when the last one is."""
+
+    CHUNK_BYTES = 64 << 20
+
+    def __init__(self) -> None:
+        self._chunk, self._used = torch.empty(0, dtype=torch.uint8), 0
+
+    def empty(self, elements: int, dtype: torch.dtype) -> Tensor:
+        """A tensor [elements] with anything in it."""
+        size_bytes = -(-elements * dtype.itemsize // CACHE_LINE) * CACHE_LINE
+        if self._used + size_bytes > len(self._chunk):
+            self._chunk, self._used = lazy_zeros(max(size_bytes, self.CHUNK_BYTES)), 0
+        part = self._chunk[self._used : self._used + elements * dtype.itemsize]
+        self._used += size_bytes
+        return part.view(dtype)
+
+
+weights = WeightMemory()

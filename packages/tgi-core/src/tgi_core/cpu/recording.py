@@ -39,7 +39,7 @@ def record(run: Callable[[], None], memory: list[Tensor]) -> Callable[[], None]:
     Raises:
         UnrecordableStep: what Python does next depends on what was computed.
     """
-    recording = _Recording(library(), Arena(memory))
+    recording = _Recording(library(), memory)
     token = recorder.set(_NativeRecorder(library(), recording))
     try:
         with recording:
@@ -52,12 +52,12 @@ def record(run: Callable[[], None], memory: list[Tensor]) -> Callable[[], None]:
 class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operation of PyTorch, and is told of every call of a compiled kernel."""
 
-    def __init__(self, compiled: ctypes.CDLL, arena: Arena) -> None:
+    def __init__(self, compiled: ctypes.CDLL, memory: list[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._compiled, self._arena = compiled, arena
+        self._compiled, self._arena = compiled, Arena(memory)
         self._actions: list[Callable[[], object]] = []
         self._calls: list[Call] = []
-        self._kept: list[object] = []  # what calls point into and nobody else may keep
+        self._kept: list[object] = [memory]  # what calls point into and nobody else may keep
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
