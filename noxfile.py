@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 import venv
 from pathlib import Path
@@ -120,6 +121,28 @@ def vocabularies(session: nox.Session) -> None:
     if not folder.exists():
         run(session, "python", "tests/fetch_vocabularies.py", str(folder))
     run(session, "pytest", "tests/core/tokenizer/test_vocabularies.py", *session.posargs, TGI_VOCABULARIES=str(folder))
+
+
+@nox.session
+def sanitize(session: nox.Session) -> None:
+    """Test the CPU's kernels compiled with the address and the undefined-behaviour sanitizer, in a copy of the core."""
+    install(session)
+    copy = Path(session.create_tmp()) / "src"
+    shutil.copytree(ROOT / "packages/tgi-core/src", copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.so"))
+    kernels = copy / "tgi_core/cpu/native"
+    flags = "[*hatch_build.FLAGS, '-O1', '-g', '-fsanitize=address,undefined', '-fno-sanitize-recover=undefined']"
+    build = f"import hatch_build, pathlib; hatch_build.compile_kernels(pathlib.Path({str(kernels)!r}), {flags})"
+    with session.chdir("packages/tgi-core"):
+        run(session, "python", "-c", build)
+    names = ("libasan.so", "libubsan.so")
+    found = [session.run("g++", f"-print-file-name={name}", external=True, silent=True).strip() for name in names]
+    variables = {
+        "PYTHONPATH": str(copy),
+        "LD_PRELOAD": ":".join(found),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
+        "OMP_NUM_THREADS": "1",
+    }
+    run(session, "pytest", "-s", *(session.posargs or ["tests/core/cpu"]), **variables)
 
 
 @nox.session

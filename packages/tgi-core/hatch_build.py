@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def platform_tag() -> str:
     return next(iter(sys_tags())).platform
 
 
-def compile_kernels(folder: Path) -> list[Path]:
+def compile_kernels(folder: Path, flags: Sequence[str] = FLAGS) -> list[Path]:
     """Build one shared library per processor variant; those that do not compile are left out."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
     if not compiler:
@@ -57,7 +58,7 @@ def compile_kernels(folder: Path) -> list[Path]:
     built = []
     for name, march in VARIANTS.get(platform.machine().lower(), {"generic": []}).items():
         library = folder / f"kernels_{name}.so"
-        command = [compiler, *FLAGS, *march, "-o", str(library), *sources]
+        command = [compiler, *flags, *march, "-o", str(library), *sources]
         done = subprocess.run(command, check=False, capture_output=True)
         if done.returncode == 0:
             built.append(library)

@@ -4,14 +4,21 @@
 #include "vec.h"
 #include <cmath>
 
-template <class T> static void norm_row(T *out, const T *x, const T *weight, int64_t n, float eps) {
-    v16 squares = v16{};
+// The sum of what `term` makes of each of n elements.
+template <class T, class F> static inline float sum_of(const T *x, int64_t n, F &&term) {
+    v16 sums = v16{};
     int64_t i = 0;
-    float tail = 0;
-    for (; i + 16 <= n; i += 16) { v16 v = load(x + i); squares += v * v; }
-    for (int64_t j = i; j < n; j++) { float f = to_float(x[j]); tail += f * f; }
-    float scale = 1.0f / sqrtf((sum(squares) + tail) / float(n) + eps);
-    for (i = 0; i + 16 <= n; i += 16) store(out + i, rounded(load(x + i) * scale, T{}) * load(weight + i));
+    for (; i + 16 <= n; i += 16) sums += term(load(x + i));
+    float total = sum(sums);
+    for (; i < n; i++) total += term(to_float(x[i]));
+    return total;
+}
+
+template <class T> static void norm_row(T *out, const T *x, const T *weight, int64_t n, float eps) {
+    const float squares = sum_of(x, n, [](auto v) { return v * v; });
+    const float scale = 1.0f / sqrtf(squares / float(n) + eps);
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) store(out + i, rounded(load(x + i) * scale, T{}) * load(weight + i));
     for (; i < n; i++)
         out[i] = from_float<T>(to_float(from_float<T>(to_float(x[i]) * scale)) * to_float(weight[i]));
 }
@@ -37,10 +44,8 @@ static void add_rms_norm(T *out, T *residual, const T *x, const T *weight, int64
 
 template <class T>
 static void layer_norm_row(T *out, const T *x, const T *weight, const T *bias, int64_t n, float eps) {
-    float total = 0, squares = 0;
-    for (int64_t i = 0; i < n; i++) total += to_float(x[i]);
-    const float mean = total / float(n);
-    for (int64_t i = 0; i < n; i++) { const float f = to_float(x[i]) - mean; squares += f * f; }
+    const float mean = sum_of(x, n, [](auto v) { return v; }) / float(n);
+    const float squares = sum_of(x, n, [=](auto v) { return (v - mean) * (v - mean); });
     const float scale = 1.0f / sqrtf(squares / float(n) + eps);
     int64_t i = 0;
     for (; i + 16 <= n; i += 16) {
