@@ -135,7 +135,7 @@ def sanitize(session: nox.Session) -> None:
     with session.chdir("packages/tgi-core"):
         run(session, "python", "-c", build)
     names = ("libasan.so", "libubsan.so")
-    found = [session.run("g++", f"-print-file-name={name}", external=True, silent=True).strip() for name in names]
+    found = [str(session.run("g++", f"-print-file-name={name}", external=True, silent=True)).strip() for name in names]
     variables = {
         "PYTHONPATH": str(copy),
         "LD_PRELOAD": ":".join(found),

@@ -12,10 +12,7 @@ AVX512 = "avx512f avx512bw avx512vl avx512dq avx512cd avx512_bf16 avx512_vnni"
 def variant(tmp_path, monkeypatch):
     """No kernels are needed here, but a machine of our own making."""
     monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(processor, "CPU_MAX", tmp_path / "cpu.max")
-    monkeypatch.setattr(processor.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     monkeypatch.setattr(processor.platform, "machine", lambda: "x86_64")
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for cached in CACHED:
         cached.cache_clear()
     yield
@@ -47,15 +44,3 @@ def test_variants_best_first(tmp_path, flags, variants, fast):
     (tmp_path / "cpuinfo").write_text(f"flags\t: {flags}\n")
     assert processor.variants() == variants
     assert processor.has_fast_bfloat16() is fast
-
-
-@pytest.mark.parametrize(
-    ("quota", "threads", "cores"),
-    [(None, None, 8), ("max 100000", None, 8), ("250000 100000", None, 2), ("10000 100000", None, 1), (None, "3", 3)],
-)
-def test_usable_cores(tmp_path, monkeypatch, quota, threads, cores):
-    if quota:
-        (tmp_path / "cpu.max").write_text(quota)
-    if threads:
-        monkeypatch.setenv("OMP_NUM_THREADS", threads)
-    assert processor.usable_cores() == cores

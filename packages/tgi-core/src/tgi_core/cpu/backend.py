@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tgi_core.cpu import processor
+from tgi_core.cpu import processor, topology
 from tgi_core.cpu.recording import record
 from tgi_core.device.backend import DeviceBackend
 from tgi_core.device.capabilities import Capabilities
@@ -34,7 +34,8 @@ class CpuBackend(DeviceBackend):
     def __init__(self) -> None:
         self.product = processor.product()
         self._step_memory: list[Tensor] = []  # of all recordings, as they run one at a time
-        torch.set_num_threads(processor.usable_cores())
+        torch.set_num_threads(topology.threads())
+        topology.spread_memory()
 
     def free_bytes(self) -> int:
         return processor.available_bytes()

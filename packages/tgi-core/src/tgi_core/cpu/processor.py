@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from functools import cache
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
-CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 _AVX512_BF16 = {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx512_bf16", "avx512_vnni"}
 _X86_64 = {
@@ -42,27 +40,11 @@ def variants() -> tuple[str, ...]:
     return tuple(name for name, needed in _X86_64.items() if needed <= flags())
 
 
-def usable_cores() -> int:
-    """Cores that this process may use: affinity, the container's quota and OMP_NUM_THREADS, at least 1."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wish = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, min(cores, _quota(cores), int(wish) if wish.isdecimal() else cores))
-
-
 def available_bytes() -> int:
     """Memory that can be taken without swapping."""
     import psutil
 
     return int(psutil.virtual_memory().available)
-
-
-def _quota(default: int) -> int:
-    """Whole cores of a cgroup's CPU quota (cgroup v2's cpu.max)."""
-    try:
-        quota, period = CPU_MAX.read_text().split()[:2]
-    except (OSError, ValueError):
-        return default
-    return default if quota == "max" else max(1, int(quota) // int(period))
 
 
 @cache

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tgi_core import builtin
-from tgi_core.cpu import native, processor
+from tgi_core.cpu import native, processor, topology
 from tgi_core.device.select import probe_devices, select_device
 from tgi_core.errors import TGIError
 from tgi_core.kernels.select import KernelChoice, offered_kernels, select_kernels
@@ -69,8 +69,9 @@ def doctor_report(plugins: Plugins | None = None) -> str:
         ("system", platform.platform()),
         *((name, _version(name)) for name in LIBRARIES),
         ("processor", processor.product()),
-        ("cores", f"{processor.usable_cores()} usable"),
+        ("threads", topology.threads_report()),
         ("memory", f"{processor.available_bytes() / 2**30:.1f} GiB available"),
+        ("memory nodes", topology.nodes_report()),
         ("bfloat16", "fast on this processor" if processor.has_fast_bfloat16() else "slow here: float32 is preferred"),
         ("native CPU kernels", native.unavailable() or f"compiled for {native.variant()}"),
         ("huge pages", _huge_pages()),

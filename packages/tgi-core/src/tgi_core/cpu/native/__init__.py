@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tgi_core.cpu import processor
+from tgi_core.cpu import processor, topology
 from tgi_core.errors import UnsupportedKernel
 
 
@@ -123,7 +123,7 @@ def _started() -> ctypes.CDLL:
     loaded = _load()
     if loaded is None:
         raise UnsupportedKernel(f"no compiled CPU kernels: {unavailable()}")
-    loaded[1].tgi_start_threads(processor.usable_cores())
+    loaded[1].tgi_start_threads(topology.threads())
     return loaded[1]
 
 

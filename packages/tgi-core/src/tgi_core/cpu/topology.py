@@ -1,0 +1,112 @@
+"""Cores and memory nodes of this machine, as Linux lists them in /sys, and what is made of them.  Imports no torch."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from pathlib import Path
+
+CPUS = Path("/sys/devices/system/cpu")
+NODES = Path("/sys/devices/system/node")
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
+SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237}  #: number of the system call
+MPOL_INTERLEAVE = 3
+
+
+def logical_cpus() -> set[int]:
+    """Those that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return set(os.sched_getaffinity(0))
+    return set(range(os.cpu_count() or 1))
+
+
+def cores() -> int:
+    """Cores among those; the logical CPUs of one core share its execution units."""
+    return len({_read(CPUS / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in logical_cpus()})
+
+
+def threads() -> int:
+    """How many threads compute: see `threads_report`."""
+    return _threads()[0]
+
+
+def threads_report() -> str:
+    """How many threads compute, and what decided it."""
+    count, why = _threads()
+    return f"{count}, {why}"
+
+
+def memory_nodes() -> list[int]:
+    """NUMA nodes with memory whose cores this process may use; empty where Linux does not tell."""
+    usable = logical_cpus()
+    with_memory = _numbers(_read(NODES / "has_memory"))
+    return sorted(node for node in with_memory if _numbers(_read(NODES / f"node{node}/cpulist")) & usable)
+
+
+def spread_memory() -> str:
+    """Take pages that this process writes from now on from all its nodes in turn, as all its threads read all of them.
+
+    Returns:
+        Why that was not done; "" if it was.
+    """
+    nodes = memory_nodes()
+    if len(nodes) < 2:
+        return "one memory node"
+    return _interleave(nodes)
+
+
+def _interleave(nodes: list[int]) -> str:
+    number = SET_MEMPOLICY.get(platform.machine().lower())
+    if number is None:
+        return f"not known how on {platform.machine()}"
+    mask = ctypes.c_ulong(sum(1 << node for node in nodes))
+    libc = ctypes.CDLL(None, use_errno=True)
+    failed = libc.syscall(number, MPOL_INTERLEAVE, ctypes.byref(mask), ctypes.c_ulong(8 * ctypes.sizeof(mask)))
+    return f"the system refused: {os.strerror(ctypes.get_errno())}" if failed else ""
+
+
+def nodes_report() -> str:
+    """How memory is placed."""
+    nodes = memory_nodes()
+    if len(nodes) < 2:
+        return "1"
+    return f"{len(nodes)}: weights and KV cache are spread over them; numactl --cpunodebind keeps to one"
+
+
+def _threads() -> tuple[int, str]:
+    found, usable = cores(), len(logical_cpus())
+    choices = [(found, "one for each core" + (f" ({usable} logical CPUs)" if usable > found else ""))]
+    quota = _quota()
+    if quota is not None:
+        choices.append((quota, f"the container's quota; {found} cores are visible"))
+    wish = os.environ.get("OMP_NUM_THREADS", "")
+    if wish.isdecimal():
+        choices.append((int(wish), f"as OMP_NUM_THREADS says; there are {found} cores"))
+    count, why = min(choices, key=lambda choice: choice[0])
+    return max(1, count), why
+
+
+def _quota() -> int | None:
+    """Whole cores of a cgroup's CPU quota (cgroup v2's cpu.max)."""
+    quota, _, period = (_read(CPU_MAX) or "max").partition(" ")
+    return int(quota) // int(period) if quota.isdecimal() and period.isdecimal() else None
+
+
+def _numbers(listed: str) -> set[int]:
+    """What Linux means by "0-3,8"; empty for anything else."""
+    found: set[int] = set()
+    for part in filter(None, listed.split(",")):
+        first, _, last = part.partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal():
+            return set()
+        found.update(range(int(first), int(last or first) + 1))
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except (OSError, ValueError):
+        return ""
