@@ -119,7 +119,7 @@ LINEARS = {  # name -> (kernel, what it supports, the weight as it is multiplied
 
 @dtypes
 @pytest.mark.parametrize("name", LINEARS)
-@pytest.mark.parametrize(("outputs", "inputs"), [(96, 64), (16, 32), (50, 40), (7, 100), (576, 1536)])
+@pytest.mark.parametrize(("outputs", "inputs"), [(96, 64), (16, 32), (50, 40), (7, 100), (576, 1536), (48, 4200)])
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 16, 17, 40, 300])
 def test_linear(tokens, outputs, inputs, name, dtype):
     linear, supports, stored = LINEARS[name]

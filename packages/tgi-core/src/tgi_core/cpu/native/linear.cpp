@@ -15,6 +15,8 @@
 
 static const int64_t OUT = 16, IN = 32;  // a tile of the weight
 static const int64_t BLOCK = 256;        // rows of an item
+static const int64_t CHUNK = 1024;       // words of them that are multiplied at a time
+static const int64_t SUMS = 32 * 2 * OUT;
 
 static inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -82,14 +84,23 @@ static void linear(const T *x, int64_t stride, const T *packed, const T *bias, T
         Tiles tiles;
         const int64_t first_row = item % row_blocks * BLOCK, last_row = std::min(first_row + BLOCK, rows);
         const int64_t first = item / row_blocks * per_item, last = std::min(first + per_item, pairs);
-        for (int64_t row = first_row; row < last_row; row += 32)
-            for (int64_t pair = first; pair < last; pair++) {
-                alignas(64) float sums[32 * 2 * OUT];
-                const W *from = (const W *)(x + row * stride), *weight = (const W *)(packed + pair * 2 * depth * OUT);
-                const int64_t count = std::min<int64_t>(last_row - row, 32), words = depth / holds;
-                product(tiles, count, from, stride / holds, weight, OUT, words * OUT, words, sums, 2 * OUT, 2 * OUT, false);
-                finish(sums, bias, out + row * outputs, count, pair * 2 * OUT, outputs);
-            }
+        // a deep x does not fit into the second-level cache: it is multiplied in chunks, which leave sums to the next
+        const int64_t words = depth / holds, chunk = rows > 32 && words > 2 * CHUNK ? CHUNK : words;
+        const int64_t tile = chunk < words ? SUMS : 0;
+        static thread_local std::vector<float> own;
+        own.resize(SUMS + tile * BLOCK / 32 * (last - first));
+        for (int64_t k = 0; k < words; k += chunk) {
+            const int64_t end = std::min(k + chunk, words);
+            float *sums = own.data();
+            for (int64_t row = first_row; row < last_row; row += 32)
+                for (int64_t pair = first; pair < last; pair++, sums += tile) {
+                    const W *from = (const W *)(x + row * stride), *weight = (const W *)(packed + pair * 2 * depth * OUT);
+                    const int64_t count = std::min<int64_t>(last_row - row, 32);
+                    product(tiles, count, from + k, stride / holds, weight + k * OUT, OUT, words * OUT, end - k, sums,
+                            2 * OUT, 2 * OUT, k > 0);
+                    if (end == words) finish(sums, bias, out + row * outputs, count, pair * 2 * OUT, outputs);
+                }
+        }
     });
 }
 
