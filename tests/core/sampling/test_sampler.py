@@ -19,10 +19,11 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from tgi_core.kernels.reference.sample import greedy
+from tgi_core.kernels.reference import sample as reference
+from tgi_core.kernels.reference.sample import LIKELY
 from tgi_core.sampling.processors.bias import MinimumLength
-from tgi_core.sampling.processors.filters import LIKELY, MinP, TopK, TopP, TypicalP
-from tgi_core.sampling.processors.penalties import RepetitionPenalty
+from tgi_core.sampling.processors.filters import MinP, TopK, TopP, TypicalP
+from tgi_core.sampling.processors.penalties import Penalties
 from tgi_core.sampling.processors.registry import LOGITS_PROCESSORS
 from tgi_core.sampling.processors.select import load_processors
 from tgi_core.sampling.processors.temperature import Temperature
@@ -48,8 +49,9 @@ def make_sampler(slots=8, rules=NO_RULES):
         watermark_gamma=0.5,
         watermark_delta=2.0,
         rules=rules,
+        kernels=reference,
     )
-    return Sampler(context, greedy, load_processors(LOGITS_PROCESSORS))
+    return Sampler(context, load_processors(LOGITS_PROCESSORS))
 
 
 def admit(sampler, slot, prompt=(5, 6, 7), output=(), seed=0, **params):
@@ -97,7 +99,7 @@ def test_top_p_sorts_everything_when_the_likely_tokens_do_not_suffice():
 
 def test_repetition_penalty_equals_that_of_transformers():
     logits = logits_of(1)
-    ours = process(RepetitionPenalty, 1, logits, prompt=(5, 6, 5), output=(9,), repetition_penalty=1.7)
+    ours = process(Penalties, 1, logits, prompt=(5, 6, 5), output=(9,), repetition_penalty=1.7)
     expected = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor([[5, 6, 5, 9]]), logits.clone())
     torch.testing.assert_close(ours, expected)
 
@@ -184,7 +186,7 @@ def test_logit_bias_reaches_its_own_row_only():
 
 def test_order_is_that_of_tgi():
     names = [processor.__name__ for processor in make_sampler().processors]
-    tgi = ["Watermark", "RepetitionPenalty", "FrequencyPenalty", "Temperature", "TopK", "TopP", "TypicalP"]
+    tgi = ["Watermark", "Penalties", "Temperature", "TopK", "TopP", "TypicalP"]
     assert [name for name in names if name in tgi] == tgi
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tgi_core.cpu import processor, topology
+from tgi_core.cpu.linear import Packed
 from tgi_core.cpu.recording import record
 from tgi_core.device.backend import DeviceBackend
 from tgi_core.device.capabilities import Capabilities
@@ -34,11 +35,16 @@ class CpuBackend(DeviceBackend):
     def __init__(self) -> None:
         self.product = processor.product()
         self._step_memory: list[Tensor] = []  # of all recordings, as they run one at a time
-        torch.set_num_threads(topology.threads())
         topology.spread_memory()
 
     def free_bytes(self) -> int:
         return processor.available_bytes()
+
+    def prepare_model(self, model: nn.Module) -> nn.Module:
+        """Give PyTorch threads only where it computes: they wait for work on the cores of the compiled kernels."""
+        compiled = any(isinstance(getattr(module, "packed", None), Packed) for module in model.modules())
+        torch.set_num_threads(1 if compiled else topology.threads())
+        return model
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         return record(run, self._step_memory)

@@ -1,4 +1,4 @@
-"""CPU kernels in C++: norms, rotary, activations, greedy choice.  Meanings in `tgi_core.kernels.ops`."""
+"""CPU kernels in C++: norms, rotary, activations, choosing tokens.  Meanings in `tgi_core.kernels.ops`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tgi_core.cpu.native import library, unavailable
-from tgi_core.kernels.ops import KernelQuery
+from tgi_core.kernels.ops import KernelQuery, Penalties, TokenTables
 
 
 def supports(query: KernelQuery) -> str:
@@ -122,3 +122,36 @@ def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
         is_bf16(logits), logits.contiguous().data_ptr(), rows, vocab, ids.data_ptr(), logprobs.data_ptr()
     )
     return ids, logprobs
+
+
+def sample(logits: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """See `Kernels.sample`."""
+    logits = logits.contiguous()
+    rows, vocab = logits.shape
+    ids, logprobs, totals = torch.empty(rows, dtype=torch.int64), torch.empty(rows), torch.empty(rows)
+    library().tgi_sample(
+        logits.data_ptr(), rows, vocab, at.data_ptr(), ids.data_ptr(), logprobs.data_ptr(), totals.data_ptr()
+    )
+    return ids, logprobs, totals
+
+
+def penalize(logits: Tensor, tables: TokenTables, slots: Tensor, penalties: Penalties) -> Tensor:
+    """See `Kernels.penalize`; overwrites logits."""
+    logits = logits.contiguous()
+    pointers = (tensor.data_ptr() for tensor in (*tables, slots, *penalties))
+    library().tgi_penalize(logits.data_ptr(), *logits.shape, *pointers)
+    return logits
+
+
+def top_k(logits: Tensor, k: Tensor) -> Tensor:
+    """See `Kernels.top_k`; overwrites logits."""
+    logits = logits.contiguous()
+    library().tgi_top_k(logits.data_ptr(), *logits.shape, k.data_ptr())
+    return logits
+
+
+def top_p(logits: Tensor, p: Tensor) -> Tensor:
+    """See `Kernels.top_p`; overwrites logits."""
+    logits = logits.contiguous()
+    library().tgi_top_p(logits.data_ptr(), *logits.shape, p.data_ptr())
+    return logits

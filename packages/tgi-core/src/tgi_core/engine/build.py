@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -35,8 +35,9 @@ from tgi_core.quantization.base import Quantization
 from tgi_core.quantization.select import select_quantization
 from tgi_core.runner.base import Runner
 from tgi_core.runner.slots import SlotTables
+from tgi_core.sampling.processors.base import LogitsProcessor
 from tgi_core.sampling.processors.select import extra_parameters, load_processors, offered_processors
-from tgi_core.sampling.rules import TokenRules, token_rules
+from tgi_core.sampling.rules import token_rules
 from tgi_core.sampling.sampler import Sampler
 from tgi_core.sampling.state import SamplingContext, TokenCounts
 from tgi_core.scheduler.finish import FinishRule
@@ -134,9 +135,9 @@ def build(
     eos = end_ids(files.generation_config, files.config) or _tokenizer_end_ids(plugins, config, files)
     scheduler = _scheduler(resolved, model_config, capabilities, eos)
     processors = offered_processors(plugins)
-    sampler = partial(Sampler, greedy=kernels.greedy, processors=load_processors(processors))
     rules = token_rules((files.generation_config, files.config), eos, model_config.vocab_size)
-    runner = _runner(config, resolved, model, attention, backend, sampler, rules)
+    sampling = partial(SamplingContext, rules=rules, kernels=kernels)
+    runner = _runner(config, resolved, model, attention, backend, sampling, load_processors(processors))
     info = _info(config, resolved, model_config, backend, choices, fallback, extra_parameters(processors))
     return Parts(files, scheduler, runner, info, plugins)
 
@@ -265,23 +266,22 @@ def _runner(
     model: LanguageModel,
     attention: AttentionBackend,
     backend: DeviceBackend,
-    sampler: Callable[[SamplingContext], Sampler],
-    rules: TokenRules,
+    sampling: Callable[..., SamplingContext],
+    processors: Sequence[type[LogitsProcessor]],
 ) -> Runner:
     device, slots, vocab = backend.torch_device, resolved.max_batch_size, model.config.vocab_size
     most_tokens = resolved.max_total_tokens + kv_surplus(model.config, resolved.block_size)
     tables = SlotTables(slots, -(-most_tokens // resolved.block_size), backend)
-    context = SamplingContext(
+    context = sampling(
         vocab_size=vocab,
         device=device,
         counts=TokenCounts(slots, vocab, device),
         last_tokens=tables.last_tokens,
         watermark_gamma=config.watermark_gamma,
         watermark_delta=config.watermark_delta,
-        rules=rules,
     )
     target = model.runner or backend.runner
-    runner: Runner = resolve_target(target)(model, attention, sampler(context), tables, backend)
+    runner: Runner = resolve_target(target)(model, attention, Sampler(context, processors), tables, backend)
     return runner
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -39,6 +39,21 @@ class LinearKernel(Protocol):
 
     def __call__(self, x: Tensor, packed: Any, bias: Tensor | None) -> Tensor:
         """(x [T, N], packed, bias [M] or None) -> [T, M]"""
+
+
+class TokenTables(NamedTuple):
+    """How often each token is in the prompt, and in the output, of the sequence in each slot."""
+
+    prompt: Tensor  #: [slots, V] int32
+    output: Tensor  #: [slots, V] int32
+
+
+class Penalties(NamedTuple):
+    """Penalties on tokens that were there before, one number for each row: applied in this order."""
+
+    repetition: Tensor  #: [B] of prompt and output: positive logits divided, negative multiplied (arXiv 1909.05858)
+    frequency: Tensor  #: [B] subtracted for each time that a token is in the output (OpenAI's API reference)
+    presence: Tensor  #: [B] subtracted once for each token of the output (OpenAI's API reference)
 
 
 @dataclass(frozen=True)
@@ -85,6 +100,22 @@ class Kernels:
 
     greedy: Callable[[Tensor], tuple[Tensor, Tensor]]
     """(logits [B, V]) -> (most likely ids [B] int64, their log-probabilities [B] float32); NaN in a row gives NaN."""
+
+    sample: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+    """(logits [B, V] float32, at [B] float64) -> (ids [B] int64, their log-probabilities [B], logsumexp of the logits
+    [B]): the token in which the cumulative distribution passes `at` in [0, 1); the most likely one where `at` is
+    negative; NaN in a row gives NaN."""
+
+    top_k: Callable[[Tensor, Tensor], Tensor]
+    """(logits [B, V] float32, k [B] int64) -> the same with -inf below the k-th largest; may overwrite logits."""
+
+    top_p: Callable[[Tensor, Tensor], Tensor]
+    """(logits [B, V] float32, p [B] float32) -> the same with -inf below the smallest set of most likely tokens whose
+    probability reaches p; at least one stays (arXiv 1904.09751); may overwrite logits."""
+
+    penalize: Callable[[Tensor, TokenTables, Tensor, Penalties], Tensor]
+    """(logits [B, V] float32, tables, slots [B] int64, penalties) -> the same, lower for tokens that were there before;
+    may overwrite logits."""
 
     attention: Callable[[KernelQuery], Any]
     """(KernelQuery) -> AttentionBackend"""

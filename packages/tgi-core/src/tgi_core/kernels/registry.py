@@ -17,7 +17,7 @@ KERNELS = (
             "rotary": ("rotary",),
             "activation": ("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu", "gelu_tanh"),
             "linear": ("linear", "linear_int8"),
-            "sample": ("greedy",),
+            "sample": ("greedy", "sample", "penalize", "top_k", "top_p"),
         }.items()
         for op in ops
     ),
@@ -32,7 +32,8 @@ KERNELS = (
         )
         for op in (
             *("rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm", "rotary"),
-            *("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu", "gelu_tanh", "greedy"),
+            *("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu", "gelu_tanh"),
+            *("greedy", "sample", "penalize", "top_k", "top_p"),
         )
     ),
     *(

@@ -106,7 +106,7 @@ class GraphRunner(EagerRunner):
             hidden = self.model(tokens.index_select(0, slots), ForwardContext(positions, attention.metadata))
             graph.logits = self.model.logits(hidden)
             if chooses:
-                graph.choice = Choice(*self.sampler.greedy(graph.logits))
+                graph.choice = Choice(*self.sampler.kernels.greedy(graph.logits))
                 tokens.index_copy_(0, slots, graph.choice.ids)
 
         run()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,8 +17,6 @@ from tgi_core.sampling.state import SamplingContext, SlotState
 from tgi_core.step import Admission
 
 HIDDEN = -1e30  #: log-probability under which a token was filtered out
-
-Greedy = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,11 @@ class Sampler:
     whatever else is in the batch, and after a preemption.
 
     Args:
-        greedy: logits [B, V] -> most likely ids and their log-probabilities, for batches that want nothing else.
         processors: in the order in which they change logits.
     """
 
-    def __init__(self, context: SamplingContext, greedy: Greedy, processors: Sequence[type[LogitsProcessor]]) -> None:
-        self.context, self.greedy, self.processors = context, greedy, tuple(processors)
+    def __init__(self, context: SamplingContext, processors: Sequence[type[LogitsProcessor]]) -> None:
+        self.context, self.kernels, self.processors = context, context.kernels, tuple(processors)
         self._states: dict[int, SlotState] = {}
         self._batch: _Batch | None = None
 
@@ -95,7 +94,7 @@ class Sampler:
         """logits [B, V] of these slots, which may be overwritten -> one token each."""
         batch = self._batch_of(slots)
         if batch.is_plain:
-            choice = Choice(*self.greedy(logits))
+            choice = Choice(*self.kernels.greedy(logits))
         else:
             choice = self._choose(batch, self._process(batch, logits.float()))
         self._note(batch.states, choice)
@@ -143,22 +142,19 @@ class Sampler:
         return logits
 
     def _choose(self, batch: _Batch, logits: Tensor) -> Choice:
-        logprobs = logits.log_softmax(-1)
-        ids = logprobs.argmax(-1)
-        if batch.sampled_rows:
-            rows = list(batch.sampled_rows)
-            states = [batch.states[row] for row in rows]
-            ids[rows] = _draw(logprobs[rows], states)
-        chosen = logprobs.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+        at = torch.from_numpy(_draws(batch)).to(logits.device)
+        ids, chosen, total = self.kernels.sample(logits, at)
         if not batch.most_top:
             return Choice(ids, chosen)
-        values, best = logprobs.topk(min(batch.most_top, logprobs.shape[-1]))
-        return Choice(ids, chosen, (values, best), tuple(state.params.top_n_tokens for state in batch.states))
+        values, best = logits.topk(min(batch.most_top, logits.shape[-1]))
+        top = values - total.unsqueeze(-1), best
+        return Choice(ids, chosen, top, tuple(state.params.top_n_tokens for state in batch.states))
 
 
-def _draw(logprobs: Tensor, states: Sequence[SlotState]) -> Tensor:
-    """Invert the cumulative distribution at one uniform number per row."""
-    cumulative = logprobs.exp().cumsum(-1, dtype=torch.float64)
-    at = torch.from_numpy(uniforms([s.seed for s in states], [s.generated for s in states]))
-    target = at.to(logprobs.device).unsqueeze(-1) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_(max=logprobs.shape[-1] - 1)
+def _draws(batch: _Batch) -> npt.NDArray[np.float64]:
+    """Where each row's distribution is inverted, negative for rows that do not sample: [B]."""
+    at = np.full(len(batch.states), -1.0)
+    rows = list(batch.sampled_rows)
+    states = [batch.states[row] for row in rows]
+    at[rows] = uniforms([state.seed for state in states], [state.generated for state in states])
+    return at

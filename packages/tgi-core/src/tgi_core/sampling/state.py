@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from tgi_core.kernels.ops import Kernels, TokenTables
 from tgi_core.sampling.rules import TokenRules
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.step import Admission
@@ -39,14 +41,18 @@ class TokenCounts:
 
     def __init__(self, slots: int, vocab_size: int, device: torch.device) -> None:
         self.slots, self.vocab_size, self.device = slots, vocab_size, device
-        self._prompt: Tensor | None = None
-        self._output: Tensor | None = None
+
+    @cached_property
+    def tables(self) -> TokenTables:
+        """The counts."""
+        shape = (self.slots, self.vocab_size)
+        return TokenTables(*(torch.zeros(shape, dtype=torch.int32, device=self.device) for _ in range(2)))
 
     def admit(self, admission: Admission) -> None:
         """Start counting for a sequence that was given this slot."""
         if not needs_counts(admission.params):
             return
-        prompt, output = self._tables()
+        prompt, output = self.tables
         prompt[admission.slot] = self._count(admission.tokens[: admission.prompt_len])
         output[admission.slot] = self._count(admission.tokens[admission.prompt_len :])
 
@@ -55,26 +61,10 @@ class TokenCounts:
         counted = [(index, state.slot) for index, state in enumerate(states) if needs_counts(state.params)]
         if counted:
             rows, slots = torch.tensor(counted, device=self.device).unbind(1)
-            self._tables()[1][slots, ids[rows]] += 1
-
-    def output(self, slots: Tensor) -> Tensor:
-        """Output counts [B, V] of slots [B]."""
-        return self._tables()[1][slots]
-
-    def seen(self, slots: Tensor) -> Tensor:
-        """Whether prompt or output hold a token: [B, V] bool."""
-        prompt, output = self._tables()
-        return (prompt[slots] > 0) | (output[slots] > 0)
+            self.tables.output[slots, ids[rows]] += 1
 
     def _count(self, tokens: Sequence[int]) -> Tensor:
         return torch.bincount(torch.tensor(tokens, dtype=torch.int64, device=self.device), minlength=self.vocab_size)
-
-    def _tables(self) -> tuple[Tensor, Tensor]:
-        if self._prompt is None or self._output is None:
-            shape = (self.slots, self.vocab_size)
-            self._prompt = torch.zeros(shape, dtype=torch.int32, device=self.device)
-            self._output = torch.zeros(shape, dtype=torch.int32, device=self.device)
-        return self._prompt, self._output
 
 
 def needs_counts(params: SamplingParams) -> bool:
@@ -93,3 +83,4 @@ class SamplingContext:
     watermark_gamma: float
     watermark_delta: float
     rules: TokenRules
+    kernels: Kernels

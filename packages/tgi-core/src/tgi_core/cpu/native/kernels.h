@@ -15,6 +15,12 @@ void tgi_rotary(int is_bf16, void *x, int64_t stride, int64_t heads, int64_t hea
                 const float *sin, int64_t rows, int64_t half);
 void tgi_activate(int is_bf16, int activation, int gated, void *out, const void *x, int64_t rows, int64_t n);
 void tgi_greedy(int is_bf16, const void *logits, int64_t rows, int64_t n, int64_t *ids, float *logprobs);
+void tgi_sample(const float *logits, int64_t rows, int64_t n, const double *at, int64_t *ids, float *logprobs,
+                float *totals);
+void tgi_penalize(float *logits, int64_t rows, int64_t n, const int32_t *prompt, const int32_t *output,
+                  const int64_t *slots, const float *repetition, const float *frequency, const float *presence);
+void tgi_top_k(float *logits, int64_t rows, int64_t n, const int64_t *k);
+void tgi_top_p(float *logits, int64_t rows, int64_t n, const float *p);
 void tgi_linear(int is_bf16, const void *x, int64_t stride, const void *packed, const void *bias, void *out, int64_t rows,
                 int64_t outputs, int64_t inputs);
 void tgi_linear_int8(int is_bf16, const void *x, int64_t stride, const uint8_t *packed, const float *scales,

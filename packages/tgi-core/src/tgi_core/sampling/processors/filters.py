@@ -11,7 +11,6 @@ from tgi_core.sampling.state import SamplingContext, SlotState
 from tgi_core.sampling_params import SamplingParams
 
 HIDDEN = float("-inf")
-LIKELY = 1024  #: tokens that are looked at before the whole vocabulary is sorted
 
 
 class SampledFilter(ParameterProcessor):
@@ -29,12 +28,10 @@ class TopK(SampledFilter):
 
     def __init__(self, states: Sequence[SlotState], context: SamplingContext) -> None:
         super().__init__(states, context)
-        self.kth = (self.values.long() - 1).clamp_(max=context.vocab_size - 1)
-        self.most = int(self.kth.max()) + 1
+        self.k = self.values.squeeze(1).long().clamp_(max=context.vocab_size)
 
     def __call__(self, logits: Tensor) -> Tensor:
-        threshold = logits.topk(self.most).values.gather(1, self.kth)
-        return logits.masked_fill_(logits < threshold, HIDDEN)
+        return self.context.kernels.top_k(logits, self.k)
 
 
 class TopP(SampledFilter):
@@ -43,15 +40,7 @@ class TopP(SampledFilter):
     parameter, neutral = "top_p", 1.0
 
     def __call__(self, logits: Tensor) -> Tensor:
-        total = logits.logsumexp(-1, keepdim=True)
-        count = min(LIKELY, logits.shape[-1])
-        best = logits.topk(count).values
-        reached = (best - total).exp().cumsum(-1)
-        if bool((reached[:, -1:] < self.values).any()):
-            best = logits.sort(-1, descending=True).values
-            reached = (best - total).exp().cumsum(-1)
-        last = (reached < self.values).sum(-1, keepdim=True).clamp_(max=best.shape[-1] - 1)
-        return logits.masked_fill_(logits < best.gather(-1, last), HIDDEN)
+        return self.context.kernels.top_p(logits, self.values.squeeze(1))
 
 
 class MinP(SampledFilter):

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from tgi_core.sampling.processors.base import ParameterProcessor
+from tgi_core.kernels import ops
+from tgi_core.sampling.processors.base import LogitsProcessor
+from tgi_core.sampling.state import SamplingContext, SlotState, needs_counts
 from tgi_core.sampling_params import SamplingParams
 
 EXTREME = 1e6  #: a stronger repetition penalty decides nothing more, and logits might leave float32's range
 
 
-class RepetitionPenalty(ParameterProcessor):
-    """Tokens of prompt and output: positive logits divided, negative ones multiplied (arXiv 1909.05858)."""
+class Penalties(LogitsProcessor):
+    """Repetition, frequency and presence penalties."""
 
-    parameter, neutral = "repetition_penalty", 1.0
+    def __init__(self, states: Sequence[SlotState], context: SamplingContext) -> None:
+        super().__init__(states, context)
+        repetition = self.column(lambda params: min(max(params.repetition_penalty, 1 / EXTREME), EXTREME))
+        frequency = self.column(lambda params: params.frequency_penalty)
+        presence = self.column(lambda params: params.presence_penalty)
+        self.penalties = ops.Penalties(repetition.squeeze(1), frequency.squeeze(1), presence.squeeze(1))
 
     @classmethod
-    def value(cls, params: SamplingParams) -> float:
-        return min(max(params.repetition_penalty, 1 / EXTREME), EXTREME)
+    def wanted(cls, params: SamplingParams, context: SamplingContext) -> bool:
+        return needs_counts(params)
 
     def __call__(self, logits: Tensor) -> Tensor:
-        penalised = torch.where(logits < 0, logits * self.values, logits / self.values)
-        return torch.where(self.context.counts.seen(self.slots), penalised, logits)
-
-
-class FrequencyPenalty(ParameterProcessor):
-    """Minus the penalty per occurrence in the output (OpenAI's API reference)."""
-
-    parameter, neutral = "frequency_penalty", 0.0
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        return logits - self.context.counts.output(self.slots) * self.values
-
-
-class PresencePenalty(ParameterProcessor):
-    """Minus the penalty once for each token of the output (OpenAI's API reference)."""
-
-    parameter, neutral = "presence_penalty", 0.0
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        return logits - (self.context.counts.output(self.slots) > 0) * self.values
+        return self.context.kernels.penalize(logits, self.context.counts.tables, self.slots, self.penalties)

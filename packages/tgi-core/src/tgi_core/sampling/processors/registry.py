@@ -9,9 +9,7 @@ _HERE = "tgi_core.sampling.processors"
 #: order -> (name, target); 500 is the place of grammar masks
 _IN_ORDER = {
     100: ("watermark", "watermark:Watermark"),
-    200: ("repetition_penalty", "penalties:RepetitionPenalty"),
-    300: ("frequency_penalty", "penalties:FrequencyPenalty"),
-    400: ("presence_penalty", "penalties:PresencePenalty"),
+    200: ("penalties", "penalties:Penalties"),
     600: ("min_new_tokens", "bias:MinimumLength"),
     610: ("forced_tokens", "rules:ForcedTokens"),
     620: ("suppressed_tokens", "rules:SuppressedTokens"),
