@@ -5,6 +5,7 @@ The libraries are built when the package is (see hatch_build.py), one for each k
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -101,9 +102,11 @@ def unavailable() -> str:
     """Why the compiled kernels cannot be used; "" if they can."""
     if not processor.variants():
         return "compiled for AVX2 at least, which this processor lacks"
+    if not any(_path(variant).is_file() for variant in processor.variants()):
+        return "not compiled: no C++ compiler was found when tgi-core was installed"
     compiled = [loaded for _, loaded in _compiled()]
     if not compiled:
-        return "not compiled: no C++ compiler was found when tgi-core was installed"
+        return "compiled for another system: install tgi-core from its source, with a C++ compiler"
     if _load():
         return ""
     if any(map(_is_stale, compiled)):
@@ -134,9 +137,12 @@ def _started() -> ctypes.CDLL:
 def _compiled() -> Iterator[tuple[str, ctypes.CDLL]]:
     """(variant, library) for this processor, best first."""
     for variant in processor.variants():
-        path = Path(__file__).parent / f"kernels_{variant}.so"
-        if path.is_file():
-            yield variant, ctypes.CDLL(str(path))
+        with contextlib.suppress(OSError):  # not there, or it needs what this system lacks
+            yield variant, ctypes.CDLL(str(_path(variant)))
+
+
+def _path(variant: str) -> Path:
+    return Path(__file__).parent / f"kernels_{variant}.so"
 
 
 def _is_stale(loaded: ctypes.CDLL) -> bool:
