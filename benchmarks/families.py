@@ -21,18 +21,21 @@ import torch
 
 from tgi_core import Engine
 from tgi_core.config import EngineConfig
+from tgi_core.cpu import topology
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.testing.tiny import make_checkpoint
 
 NEW_TOKENS, REQUESTS = 64, 16
+THREADS = topology.threads()
 
 _125M = {"num_hidden_layers": 12, "num_attention_heads": 12, "hidden_size": 768, "vocab_size": 50272}
+_TINY = (
+    *("bloom", "cohere", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "gptj", "gpt_neox"),
+    *("granite", "llama", "mistral", "mixtral", "mpt", "olmo2", "opt", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3"),
+    *("qwen3_moe", "stablelm", "starcoder2", "t5", "mt5", "umt5"),
+)
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama, tiny": ("llama", {}),
-    "bloom, tiny": ("bloom", {}),
-    "falcon, tiny": ("falcon", {}),
-    "mixtral, tiny": ("mixtral", {}),
-    "t5, tiny": ("t5", {}),
+    **{f"{family}, tiny": (family, {}) for family in _TINY},
     "gpt_neox, 135M": ("gpt_neox", {**_125M, "intermediate_size": 3072}),
     "opt, 135M": ("opt", {**_125M, "ffn_dim": 3072, "word_embed_proj_dim": 768}),
 }
@@ -40,10 +43,11 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 Rate = Callable[[list[list[int]]], float]
 
 
-def rate_of(run: Callable[[list[list[int]]], None]) -> Rate:
-    """Output tokens/s of a function that generates NEW_TOKENS for each prompt."""
+def rate_of(run: Callable[[list[list[int]]], None], threads: int) -> Rate:
+    """Output tokens/s of a function that generates NEW_TOKENS for each prompt, with so many threads of PyTorch's."""
 
     def rate(prompts: list[list[int]]) -> float:
+        torch.set_num_threads(threads)
         started = time.perf_counter()
         run(prompts)
         return len(prompts) * NEW_TOKENS / (time.perf_counter() - started)
@@ -55,7 +59,7 @@ def engine_rate(folder: Path) -> Rate:
     """The engine on the CPU."""
     engine = Engine(EngineConfig(model_id=str(folder), device="cpu", dtype="bfloat16", prefix_caching=False))
     params = SamplingParams(max_new_tokens=NEW_TOKENS, ignore_eos=True)
-    return rate_of(lambda prompts: list(map(str, engine.generate(prompts, params))) and None)
+    return rate_of(lambda prompts: list(map(str, engine.generate(prompts, params))) and None, torch.get_num_threads())
 
 
 def transformers_rate(folder: Path, *, batched: bool) -> Rate:
@@ -86,7 +90,7 @@ def transformers_rate(folder: Path, *, batched: bool) -> Rate:
         for prompt in prompts:
             generate([prompt])
 
-    return rate_of(generate if batched else one_by_one)
+    return rate_of(generate if batched else one_by_one, THREADS)
 
 
 def measure(name: str, rounds: int) -> None:
@@ -122,7 +126,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="the best of so many is printed")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    torch.set_num_threads(2)
     print(f"{'':16} {'1 request':^26}   {f'{REQUESTS} requests':^45}")
     print(f"{'':16} {'engine':>8} {'generate':>9} {'':7}   {'engine':>8} {'generate':>9} {'':7} {'padded':>9}")
     for name in options.names or MODELS:
