@@ -49,7 +49,7 @@ def test_tokens_are_those_of_the_plain_runner(tmp_path, monkeypatch, family, dty
     folder = make_checkpoint(tmp_path, family)
     engine, found = serve(folder, dtype=dtype)
     assert isinstance(engine.runner, GraphRunner)
-    assert {rows for rows, _, _ in engine.runner._graphs} >= {1, 2, 3}
-    assert all(graph is not None for graph in engine.runner._graphs.values())
+    assert {size.rows for size in engine.runner._recorded} >= {1, 2, 3}
+    assert all(recorded is not None for recorded in engine.runner._recorded.values())
     monkeypatch.setattr(CpuBackend, "runner", "tgi_core.runner.eager:EagerRunner")
     assert serve(folder, dtype=dtype)[1] == found

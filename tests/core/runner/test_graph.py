@@ -37,7 +37,7 @@ def pretend(monkeypatch):
     """Makes the CPU a device with graphs."""
     if torch.cuda.is_available():
         pytest.skip("Triton's interpreter has to be chosen before kernels are compiled for the GPU")
-    capabilities = replace(CpuBackend.capabilities, asynchronous=True, batch_buckets=(1, 2, 4))
+    capabilities = replace(CpuBackend.capabilities, asynchronous=True, batch_buckets=(1, 2, 4), token_buckets=(8, 40))
     monkeypatch.setattr(CpuBackend, "capabilities", capabilities)
     monkeypatch.setattr(CpuBackend, "capture", DeviceBackend.capture)
     attention = [spec for spec in triton_kernels("cpu") if spec.op == "attention"]
@@ -69,18 +69,19 @@ def test_tokens_are_those_of_the_plain_runner(tmp_path, family, wishes, request)
     request.getfixturevalue("pretend")
     engine, found = serve(folder, wishes, kernels={"attention": "triton"})
     assert isinstance(engine.runner, GraphRunner)
-    assert engine.runner._graphs
-    assert all(graph is not None for graph in engine.runner._graphs.values())
+    recorded = {(size.tokens is None): step is not None for size, step in engine.runner._recorded.items()}
+    assert recorded == ({True: True, False: True} if family == "llama" else {True: True})
     assert found == expected
 
 
 def test_models_that_wait_for_the_device_are_called_layer_by_layer(tmp_path, pretend):
     engine, _ = serve(make_checkpoint(tmp_path, "mixtral"), [WISHES[0]] * 3, kernels={"attention": "triton"})
-    assert set(engine.runner._graphs.values()) == {None}
+    assert not engine.runner._recorded
 
 
 def test_larger_batches_than_the_largest_bucket_run_without_a_graph(tmp_path, pretend, monkeypatch):
-    monkeypatch.setattr(CpuBackend, "capabilities", dataclasses.replace(CpuBackend.capabilities, batch_buckets=(2,)))
+    capabilities = dataclasses.replace(CpuBackend.capabilities, batch_buckets=(2,), token_buckets=())
+    monkeypatch.setattr(CpuBackend, "capabilities", capabilities)
     engine, found = serve(make_checkpoint(tmp_path, "llama"), [WISHES[0]] * 3, kernels={"attention": "triton"})
-    assert {rows for rows, _, _ in engine.runner._graphs} == {2}
+    assert {size.rows for size in engine.runner._recorded} == {2}
     assert all(len(tokens) == 9 for tokens in found.values())

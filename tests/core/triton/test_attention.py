@@ -106,7 +106,7 @@ def test_rows_that_pad_a_fixed_batch_touch_nothing():
     plain, fixed = (make(TritonAttention, spec, "float32", 16) for _ in range(2))
     expected = run(plain, spec, [*prompts, decodes], "float32")
     run(fixed, spec, prompts, "float32")
-    buffers = fixed.fixed(8, NUM_BLOCKS, 2)
+    buffers = fixed.fixed(8, None, NUM_BLOCKS, 2)
     generator = torch.Generator().manual_seed(0)
     for _ in range(2):
         draw(spec, 43, "float32", generator)
@@ -119,6 +119,28 @@ def test_rows_that_pad_a_fixed_batch_touch_nothing():
         found.append(fixed.forward(layer, q, k, v, buffers.metadata)[:2])
     found = torch.cat([part.flatten() for part in found]).cpu()
     torch.testing.assert_close(found, expected[-len(found) :], rtol=1e-5, atol=1e-5)
+    for one, other in zip(plain._caches.values(), fixed._caches.values(), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("splits", [1, 4])
+def test_what_pads_a_fixed_mixture_touches_nothing(splits):
+    spec = AttentionSpec(scale=0.2, **SPECS["gqa"])
+    steps = [[(40, 0), (3, 0), (1, 0)], [(1, 40), (30, 3), (1, 1)], [(2, 41), (1, 33), (1, 2)]]
+    plain, fixed = (make(TritonAttention, spec, "float32", 16) for _ in range(2))
+    expected = run(plain, spec, steps, "float32")
+    buffers = fixed.fixed(5, 48, NUM_BLOCKS, splits)
+    buffers.clear()
+    nan = torch.full((48, spec.heads + 2 * spec.kv_heads, spec.head_size), float("nan"), device=DEVICE)
+    fixed.forward(0, *nan.split((spec.heads, spec.kv_heads, spec.kv_heads), dim=1), buffers.metadata)
+    generator, found = torch.Generator().manual_seed(0), []
+    for step in step_inputs(steps, 16):
+        buffers.fill(step)
+        for layer in range(2):
+            parts = (torch.cat([x, nan[step.num_tokens :, : x.shape[1]]])
+                     for x in draw(spec, step.num_tokens, "float32", generator))  # fmt: skip
+            found.append(fixed.forward(layer, *parts, buffers.metadata)[: step.num_tokens].flatten())
+    torch.testing.assert_close(torch.cat(found).cpu(), expected, rtol=1e-5, atol=1e-5)
     for one, other in zip(plain._caches.values(), fixed._caches.values(), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 

@@ -14,6 +14,7 @@ from tgi_core.device.backend import DeviceBackend, Download
 from tgi_core.device.capabilities import Capabilities
 
 BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+TOKEN_BUCKETS = (16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 1024)
 BFLOAT16_FROM = (8, 0)  #: compute capability whose matrix units know it
 
 
@@ -24,6 +25,7 @@ class CudaBackend(DeviceBackend):
         block_sizes=(32, 16, 64, 128),
         dtypes=("bfloat16", "float16", "float32"),
         batch_buckets=BUCKETS,
+        token_buckets=TOKEN_BUCKETS,
         asynchronous=True,
         prefill_tokens=4096,
         batch_size=256,

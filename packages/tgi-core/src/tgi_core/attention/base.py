@@ -100,15 +100,15 @@ def bias_origin(spec: AttentionSpec, columns: int) -> int:
 
 
 class FixedMetadata(Protocol):
-    """Metadata of decodes in memory that stays where it is."""
+    """Metadata of steps in memory that stays where it is."""
 
     metadata: Any  #: for `AttentionBackend.forward`
 
     def fill(self, step: StepInput) -> None:
-        """Take over a step of decodes; rows that it does not have are padding, for which nothing is read or written."""
+        """Take over a step; what it has less is padding, for which nothing is read or written."""
 
     def clear(self) -> None:
-        """Make all rows padding."""
+        """Make everything padding."""
 
 
 class AttentionBackend(ABC):
@@ -145,16 +145,18 @@ class AttentionBackend(ABC):
     def prepare(self, step: StepInput) -> Any:
         """Metadata of a step: built once, outside any captured graph, then read by every layer."""
 
-    def fixed(self, rows: int, width: int, variant: int) -> FixedMetadata | None:
-        """Metadata for captured graphs of decodes: `rows` sequences of at most `width` blocks; None if it has none.
+    def fixed(self, rows: int, tokens: int | None, width: int, variant: int) -> FixedMetadata | None:
+        """Metadata for recorded steps of at most `rows` sequences; None if it has none.
 
         Args:
+            tokens: at most so many of any mixture; None for decodes, which have one token each.
+            width: blocks of the longest sequence.
             variant: what `variant` returned.
         """
         return None
 
     def variant(self, rows: int, longest: int) -> int:
-        """Which graph serves decodes of `rows` sequences, the longest of so many tokens."""
+        """Which recording serves steps of `rows` sequences, the longest of so many tokens."""
         return 0
 
     @abstractmethod

@@ -138,7 +138,9 @@ class CpuAttention(AttentionBackend):
                 self._prepare_encoder(meta, source.starts)
         return meta
 
-    def fixed(self, rows: int, width: int, variant: int) -> FixedMetadata:
+    def fixed(self, rows: int, tokens: int | None, width: int, variant: int) -> FixedMetadata | None:
+        if tokens is not None:
+            return None
         starts, parts = np.arange(rows + 1, dtype=np.int32), {}
         meta = _Metadata({}, [])
         for kind in {kind for kind, _ in self._kinds} - {"encoder"}:

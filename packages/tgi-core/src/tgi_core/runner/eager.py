@@ -153,11 +153,14 @@ class EagerRunner(Runner):
         """Log-probabilities of the prompt tokens that follow each row's, where a request asked for them."""
         found = {}
         for index, (row, end) in enumerate(zip(rows, ends, strict=True)):
-            state = self.sampler.state(row.slot)
-            if state.params.prompt_logprobs and row.start < state.prompt_len - 1:
-                following = state.prompt[row.start + 1 : row.start + 1 + row.length]
+            if self._wants_prompt_logprobs(row):
+                following = self.sampler.state(row.slot).prompt[row.start + 1 : row.start + 1 + row.length]
                 found[index] = self._logprobs(hidden[end - row.length : end], following)
         return found
+
+    def _wants_prompt_logprobs(self, row: Row) -> bool:
+        state = self.sampler.state(row.slot)
+        return state.params.prompt_logprobs and row.start < state.prompt_len - 1
 
     def _logprobs(self, hidden: Tensor, following: tuple[int, ...]) -> list[Tensor]:
         found = []

@@ -4,116 +4,107 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from tgi_core.attention.base import AttentionBackend, FixedMetadata, ForwardContext, StepInput
+from tgi_core.attention.base import AttentionBackend, StepInput
 from tgi_core.device.backend import DeviceBackend, UnrecordableStep
-from tgi_core.models.base import CausalLM
+from tgi_core.models.base import LanguageModel
 from tgi_core.runner.eager import EagerRunner, Launched
+from tgi_core.runner.recorded import RecordedDecode, RecordedMixture, RecordedStep
 from tgi_core.runner.slots import SlotTables
 from tgi_core.sampling.sampler import Choice, Sampler
 from tgi_core.step import Row
 
 log = logging.getLogger(__name__)
 
+MIXTURE_ROWS = 64  #: sequences of a recorded step with prompts
 
-class DecodeGraph:
-    """One recorded decode of a fixed number of rows.
 
-    Rows that a step does not have are padding: they read and write the padding slot, and no key or value.
-    """
+class _Size(NamedTuple):
+    """Which recording serves a step."""
 
-    replay: Callable[[], None]
-    logits: Tensor  #: [rows, V]; overwritten by the next replay of any graph
-    choice: Choice | None = None  #: if the graph chooses
-
-    def __init__(self, rows: int, padding_slot: int, attention: FixedMetadata, device: torch.device) -> None:
-        self.rows, self.padding_slot, self.attention = rows, padding_slot, attention
-        self.inputs = torch.zeros((2, rows), dtype=torch.int64, device=device)  #: slots and positions
-        self.inputs[0] = padding_slot
-        attention.clear()
-
-    def host_inputs(self, rows: tuple[Row, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-        """What goes into `inputs` for a step."""
-        inputs = np.zeros((2, self.rows), dtype=np.int64)
-        inputs[0, :] = self.padding_slot
-        inputs[:, : len(rows)] = np.array([(row.slot, row.start) for row in rows], dtype=np.int64).T
-        return inputs
+    rows: int
+    tokens: int | None  #: of a mixture; decodes have one in each row
+    variant: int  #: see `AttentionBackend.variant`
+    chooses: bool
 
 
 class GraphRunner(EagerRunner):
-    """Replays decodes, recorded when a number of rows is first met; steps with prompts are called layer by layer.
-
-    A graph that chooses greedily keeps the tokens on the device; others end with logits.
-    """
+    """Replays steps, recorded when a size is first met; larger ones and rarer kinds are called layer by layer."""
 
     def __init__(
         self,
-        model: CausalLM,
+        model: LanguageModel,
         attention: AttentionBackend,
         sampler: Sampler,
         slots: SlotTables,
         backend: DeviceBackend,
     ) -> None:
         super().__init__(model, attention, sampler, slots, backend)
-        self._graphs: dict[tuple[int, int, bool], DecodeGraph | None] = {}  # by rows, variant, whether it chooses
+        self._recorded: dict[_Size, RecordedStep | None] = {}
+        self._waits = any(getattr(module, "waits_for_device", False) for module in model.modules())
 
     def _launch(self, rows: tuple[Row, ...]) -> Launched:
         step = self.slots.step_input(rows)
-        graph = self._graph_for(rows, step)
-        return self._launch_eagerly(rows, step) if graph is None else self._launch_graph(graph, rows, step)
+        wanted = [index for index, row in enumerate(rows) if row.wants_token]
+        recorded = self._recorded_for(rows, step, wanted)
+        if recorded is None:
+            return self._launch_eagerly(rows, step)
+        recorded.fill(rows, step, wanted)
+        recorded.replay()
+        return self._launched(rows, wanted, self._choice([rows[index] for index in wanted], recorded), {})
 
-    def _graph_for(self, rows: tuple[Row, ...], step: StepInput) -> DecodeGraph | None:
-        """The graph of this step; None where none can be."""
-        bucket = next((size for size in self.backend.capabilities.batch_buckets if size >= len(rows)), None)
+    def _choice(self, rows: Sequence[Row], recorded: RecordedStep) -> Choice | None:
+        if not rows:
+            return None
+        if recorded.choice is None:
+            return self._sample(rows, recorded.logits[: len(rows)])
+        choice = Choice(recorded.choice.ids[: len(rows)], recorded.choice.logprobs[: len(rows)])
+        self.sampler.chosen([row.slot for row in rows], choice)
+        return choice
+
+    def _recorded_for(self, rows: tuple[Row, ...], step: StepInput, wanted: Sequence[int]) -> RecordedStep | None:
+        """The recording of this step; None where none can be."""
+        bucket = self._bucket(rows, step)
+        if bucket is None:
+            return None
+        variant = self.attention.variant(bucket[0], int(step.context_lens.max()))
+        size = _Size(*bucket, variant, not wanted or self.sampler.is_plain([rows[index].slot for index in wanted]))
+        if size not in self._recorded:
+            self._recorded[size] = self._record(size)
+        return self._recorded[size]
+
+    def _bucket(self, rows: tuple[Row, ...], step: StepInput) -> tuple[int, int | None] | None:
+        """Rows and tokens that a step is padded to; see `_Size`."""
         begins = step.source is not None and bool(step.source.starts[-1])
-        if bucket is None or begins or not all(row.length == 1 and row.wants_token for row in rows):
+        if self._waits or begins or any(self._wants_prompt_logprobs(row) for row in rows):
             return None
-        variant = self.attention.variant(bucket, int(step.context_lens.max()))
-        key = bucket, variant, self.sampler.is_plain([row.slot for row in rows])
-        if key not in self._graphs:
-            self._graphs[key] = self._record(*key)
-        return self._graphs[key]
+        capabilities = self.backend.capabilities
+        if all(row.length == 1 and row.wants_token for row in rows):
+            found = _at_least(len(rows), capabilities.batch_buckets)
+            return (found, None) if found else None
+        found = _at_least(step.num_tokens, capabilities.token_buckets)
+        return (MIXTURE_ROWS, found) if found and len(rows) <= MIXTURE_ROWS else None
 
-    def _launch_graph(self, graph: DecodeGraph, rows: tuple[Row, ...], step: StepInput) -> Launched:
-        graph.attention.fill(step)
-        self.backend.upload(graph.host_inputs(rows), graph.inputs)
-        graph.replay()
-        if graph.choice is None:
-            choice = self._sample(rows, graph.logits[: len(rows)])
-        else:
-            choice = Choice(graph.choice.ids[: len(rows)], graph.choice.logprobs[: len(rows)])
-            self.sampler.chosen([row.slot for row in rows], choice)
-        return self._launched(rows, list(range(len(rows))), choice, {})
-
-    def _record(self, rows: int, variant: int, chooses: bool) -> DecodeGraph | None:
+    def _record(self, size: _Size) -> RecordedStep | None:
         """Run once with padding alone, which also compiles what is not compiled yet, then record."""
-        if any(getattr(module, "waits_for_device", False) for module in self.model.modules()):
-            return None
-        attention = self.attention.fixed(rows, self.slots.blocks_per_sequence, variant)
+        attention = self.attention.fixed(size.rows, size.tokens, self.slots.blocks_per_sequence, size.variant)
         if attention is None:
             return None
         started = time.perf_counter()
-        graph = DecodeGraph(rows, self.slots.padding_slot, attention, self.backend.torch_device)
-
-        def run() -> None:
-            slots, positions = graph.inputs
-            tokens = self.slots.last_tokens
-            hidden = self.model(tokens.index_select(0, slots), ForwardContext(positions, attention.metadata))
-            graph.logits = self.model.logits(hidden)
-            if chooses:
-                graph.choice = Choice(*self.sampler.kernels.greedy(graph.logits))
-                tokens.index_copy_(0, slots, graph.choice.ids)
-
-        run()
+        kind = RecordedDecode if size.tokens is None else partial(RecordedMixture, tokens=size.tokens)
+        recorded = kind(size.rows, self.slots, attention, self.backend, chooses=size.chooses)
+        recorded.run(self.model, self.sampler)
         try:
-            graph.replay = self.backend.capture(run)
+            recorded.replay = self.backend.capture(lambda: recorded.run(self.model, self.sampler))
         except UnrecordableStep as reason:
-            log.info("decodes of %d rows are called layer by layer: %s", rows, reason)
+            log.info("steps of %d tokens are called layer by layer: %s", size.tokens or size.rows, reason)
             return None
-        log.info("recorded decodes of %d rows in %.2f s", rows, time.perf_counter() - started)
-        return graph
+        log.info("recorded steps of %d tokens in %.2f s", size.tokens or size.rows, time.perf_counter() - started)
+        return recorded
+
+
+def _at_least(wanted: int, buckets: Sequence[int]) -> int | None:
+    return next((size for size in buckets if size >= wanted), None)

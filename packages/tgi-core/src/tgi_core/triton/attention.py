@@ -8,13 +8,14 @@ import torch
 import triton
 from torch import Tensor
 
-from tgi_core.attention.base import AttentionBackend, AttentionSpec, CachePart, StepInput, bias_origin
+from tgi_core.attention.base import AttentionBackend, AttentionSpec, CachePart, FixedMetadata, StepInput, bias_origin
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.triton import tiles
 from tgi_core.triton.decode import combine, decode
+from tgi_core.triton.fixed import FixedDecodes, FixedMixtures
 from tgi_core.triton.launch import Kernel
 from tgi_core.triton.prefill import prefill
-from tgi_core.triton.step import FixedDecodes, KeysOf, Metadata, StepBuilder
+from tgi_core.triton.step import KeysOf, Metadata, StepBuilder
 from tgi_core.triton.store import store
 
 PREFILL, DECODE, COMBINE = Kernel(prefill), Kernel(decode), Kernel(combine)
@@ -62,8 +63,10 @@ class TritonAttention(AttentionBackend):
         worth = -(-longest // SPLIT_KEYS)
         return min(MOST_SPLITS, triton.next_power_of_2(min(wanted, worth)))
 
-    def fixed(self, rows: int, width: int, variant: int) -> FixedDecodes:
-        return FixedDecodes(rows, width, variant, self.device, cross=self._cross)
+    def fixed(self, rows: int, tokens: int | None, width: int, variant: int) -> FixedMetadata | None:
+        if tokens is None:
+            return FixedDecodes(rows, width, variant, self.device, cross=self._cross)
+        return None if self._cross else FixedMixtures(rows, tokens, width, variant, self._builder)
 
     def forward(
         self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None, meta: Metadata, bias: Tensor | None = None

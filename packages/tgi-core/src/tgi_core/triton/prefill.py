@@ -118,6 +118,7 @@ def prefill(
         k_token, v_token, first_key, scale, soft_cap, slopes, bias, columns, origin, window,
         D, DP, N, HKV, BLOCK_SIZE, PAGED, CAUSAL, HAS_WINDOW, True, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS, UPCAST,
     )  # fmt: skip
-    out = out / total[:, None]
-    there = output + rows[:, None] * (H * D) + head[:, None] * D + dims[None, :]
-    tl.store(there, out.to(output.dtype.element_ty), mask=mask)
+    if start < length:  # otherwise it is padding
+        out = out / total[:, None]
+        there = output + rows[:, None] * (H * D) + head[:, None] * D + dims[None, :]
+        tl.store(there, out.to(output.dtype.element_ty), mask=mask)

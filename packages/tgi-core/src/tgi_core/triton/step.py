@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tgi_core.attention.base import Int32Array, SourceInput, StepInput
 from tgi_core.attention.tiles import cut_into_tiles
-from tgi_core.triton.packed import Packed, aligned, arange
+from tgi_core.triton.packed import Packed
 
 CAUSAL_WIDTH, CROSS_WIDTH = 0, 1  #: where `info` holds the width of block tables
 INFO = 16
@@ -90,7 +90,7 @@ class StepBuilder:
             "decodes": len(singles),
         }
         if new[-1] and not (only_prompts and len(singles) == len(lengths)):
-            draft["slots"] = packed.add(self._slots(new, lens, tables))
+            draft["slots"] = packed.add(self.slots_of(new, lens, tables))
         draft["tiles"] = self._add_tiles(packed, np.where(lengths > 1, lengths, 0))
         return draft
 
@@ -116,8 +116,8 @@ class StepBuilder:
             packed.add(start)
         return found
 
-    def _slots(self, new: Int32Array, lens: Int32Array, tables: Int32Array) -> Int32Array:
-        """Where new keys go, which are the last of their sequences."""
+    def slots_of(self, new: Int32Array, lens: Int32Array, tables: Int32Array) -> Int32Array:
+        """Where new keys go, which are the last of their sequences; `new` [B + 1] says where those of each begin."""
         sequence = np.repeat(np.arange(len(lens)), np.diff(new))
         position = lens[sequence] - new[1:][sequence] + np.arange(len(sequence))
         slots = tables[sequence, position // self.block_size] * self.block_size + position % self.block_size
@@ -142,58 +142,3 @@ class StepBuilder:
                 for tokens, number in (tiles.items() if isinstance(tiles, dict) else ())
             },
         )
-
-
-class FixedDecodes:
-    """Metadata of decodes in memory that stays where it is, which a captured graph reads.
-
-    Args:
-        rows: sequences; those that a step does not have are padding, which has no keys.
-        width: blocks of the longest sequence.
-        cross: the model attends to sources too.
-    """
-
-    def __init__(self, rows: int, width: int, splits: int, device: torch.device, *, cross: bool) -> None:
-        self.rows, self.device = rows, device
-        kinds = ("causal", "cross") if cross else ("causal",)
-        self._memory = {
-            kind: torch.zeros(INFO + aligned(rows) + aligned(rows * width), dtype=torch.int32, device=device)
-            for kind in kinds
-        }
-        starts, *_ = _packed(arange(rows + 1)).copy_to(device)
-        self.metadata: Metadata = {
-            kind: KeysOf(
-                info=memory[:INFO],
-                width_at=CAUSAL_WIDTH,
-                lens=memory[INFO : INFO + rows],
-                tables=memory[INFO + aligned(rows) :],
-                query_starts=starts,
-                members=starts[:rows],
-                decodes=rows,
-                splits=splits,
-            )
-            for kind, memory in self._memory.items()
-        }
-
-    def fill(self, step: StepInput) -> None:
-        """Take over a step of decodes, at most `rows` of them."""
-        self._fill("causal", step.context_lens, step.block_tables)
-        if step.source is not None:
-            self._fill("cross", step.source.lens, step.source.block_tables)
-
-    def clear(self) -> None:
-        """Only padding."""
-        for memory in self._memory.values():
-            memory.zero_()
-
-    def _fill(self, kind: str, lens: Int32Array, tables: Int32Array) -> None:
-        info, padded = np.zeros(INFO, dtype=np.int32), np.zeros(self.rows, dtype=np.int32)
-        info[CAUSAL_WIDTH], padded[: len(lens)] = tables.shape[1], lens
-        _packed(info, padded, tables).copy_to(self.device, self._memory[kind])
-
-
-def _packed(*arrays: Int32Array) -> Packed:
-    packed = Packed()
-    for array in arrays:
-        packed.add(array)
-    return packed

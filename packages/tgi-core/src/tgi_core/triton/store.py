@@ -17,15 +17,19 @@ def _store(
     slot = tl.load(slots + token).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < SIZE
-    tl.store(keys + slot * SIZE + columns, tl.load(k + token * k_token + columns, mask=inside), mask=inside)
-    tl.store(values + slot * SIZE + columns, tl.load(v + token * v_token + columns, mask=inside), mask=inside)
+    if slot >= 0:  # padding has none
+        tl.store(keys + slot * SIZE + columns, tl.load(k + token * k_token + columns, mask=inside), mask=inside)
+        tl.store(values + slot * SIZE + columns, tl.load(v + token * v_token + columns, mask=inside), mask=inside)
 
 
 _STORE = Kernel(_store)
 
 
 def store(k: Tensor, v: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
-    """k and v [T, Hkv, D], heads side by side, into keys and values [blocks, block_size, Hkv, D] at slots [T] int32."""
+    """k and v [T, Hkv, D], heads side by side, into keys and values [blocks, block_size, Hkv, D] at slots [T] int32.
+
+    Padding has negative slots.
+    """
     size = k.shape[1] * k.shape[2]
     block = triton.next_power_of_2(size)
     warps = min(8, max(1, block // 256))

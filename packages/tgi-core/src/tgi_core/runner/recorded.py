@@ -1,0 +1,118 @@
+"""Steps in memory that stays where it is, so that a device can record what it does for one and repeat it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tgi_core.attention.base import FixedMetadata, ForwardContext, StepInput
+from tgi_core.device.backend import DeviceBackend
+from tgi_core.models.base import LanguageModel
+from tgi_core.runner.slots import SlotTables, positions
+from tgi_core.sampling.sampler import Choice, Sampler
+from tgi_core.step import Row
+
+
+class RecordedStep(ABC):
+    """One recorded step of a fixed size; what a step has less is padding, for which no key or value is read or written.
+
+    Args:
+        rows: sequences that get a token.
+        chooses: it ends with the most likely tokens, which stay on the device; otherwise with logits.
+    """
+
+    replay: Callable[[], None]
+    logits: Tensor  #: [rows, V]; overwritten by the next replay of any recording
+    choice: Choice | None = None  #: if it chooses
+
+    def __init__(
+        self, rows: int, slots: SlotTables, attention: FixedMetadata, backend: DeviceBackend, *, chooses: bool
+    ) -> None:
+        self.rows, self.slots, self.attention, self.backend, self.chooses = rows, slots, attention, backend, chooses
+        attention.clear()
+
+    @abstractmethod
+    def fill(self, rows: tuple[Row, ...], step: StepInput, wanted: Sequence[int]) -> None:
+        """Take over a step, `wanted` rows of which get tokens."""
+
+    @abstractmethod
+    def hidden(self, model: LanguageModel) -> Tensor:
+        """Run the model: [rows, N]"""
+
+    @abstractmethod
+    def chosen_for(self) -> Tensor:
+        """The slots that get tokens: [rows]"""
+
+    def run(self, model: LanguageModel, sampler: Sampler) -> None:
+        """What is recorded."""
+        self.logits = model.logits(self.hidden(model))
+        if self.chooses:
+            self.choice = Choice(*sampler.kernels.greedy(self.logits))
+            self.slots.last_tokens.index_copy_(0, self.chosen_for(), self.choice.ids)
+
+    def _zeros(self, *size: int) -> Tensor:
+        return torch.zeros(size, dtype=torch.int64, device=self.backend.torch_device)
+
+
+class RecordedDecode(RecordedStep):
+    """Every row has one token, the last one that its slot was given."""
+
+    def __init__(self, rows: int, *parts: Any, chooses: bool) -> None:
+        super().__init__(rows, *parts, chooses=chooses)
+        self._inputs = self._zeros(2, rows)  # slots and positions
+        self._inputs[0] = self.slots.padding_slot
+
+    def fill(self, rows: tuple[Row, ...], step: StepInput, wanted: Sequence[int]) -> None:
+        inputs = np.zeros((2, self.rows), dtype=np.int64)
+        inputs[0, :] = self.slots.padding_slot
+        inputs[:, : len(rows)] = np.array([(row.slot, row.start) for row in rows], dtype=np.int64).T
+        self.attention.fill(step)
+        self.backend.upload(inputs, self._inputs)
+
+    def hidden(self, model: LanguageModel) -> Tensor:
+        slots, positions = self._inputs
+        tokens = self.slots.last_tokens.index_select(0, slots)
+        return model(tokens, ForwardContext(positions, self.attention.metadata))
+
+    def chosen_for(self) -> Tensor:
+        return self._inputs[0]
+
+
+class RecordedMixture(RecordedStep):
+    """Any mixture of prompts, chunks and decodes.
+
+    Args:
+        tokens: of all rows together.
+    """
+
+    def __init__(self, rows: int, *parts: Any, tokens: int, chooses: bool) -> None:
+        super().__init__(rows, *parts, chooses=chooses)
+        self.tokens = tokens
+        self._ids = self._zeros(tokens)
+        self._inputs = self._zeros(tokens + 2 * rows)  # positions, then the last tokens of rows, then their slots
+        self._positions, self._ends = self._inputs[:tokens], self._inputs[tokens : tokens + rows]
+        self._slots = self._inputs[tokens + rows :]
+        self._slots.fill_(self.slots.padding_slot)
+
+    def fill(self, rows: tuple[Row, ...], step: StepInput, wanted: Sequence[int]) -> None:
+        inputs = np.zeros(len(self._inputs), dtype=np.int64)
+        where, ends, slots = np.split(inputs, (self.tokens, self.tokens + self.rows))
+        where[: step.num_tokens] = positions(step)
+        ends[: len(wanted)] = step.query_starts[1:][list(wanted)] - 1
+        slots[:] = self.slots.padding_slot
+        slots[: len(wanted)] = [rows[index].slot for index in wanted]
+        self.attention.fill(step)
+        self.backend.upload(inputs, self._inputs)
+        self._ids[: step.num_tokens] = self.slots.input_ids(rows)
+
+    def hidden(self, model: LanguageModel) -> Tensor:
+        hidden: Tensor = model(self._ids, ForwardContext(self._positions, self.attention.metadata))
+        return hidden.index_select(0, self._ends)
+
+    def chosen_for(self) -> Tensor:
+        return self._slots

@@ -1,0 +1,134 @@
+"""Metadata in memory that stays where it is, which recorded steps read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tgi_core.attention.base import Int32Array, StepInput
+from tgi_core.attention.tiles import cut_into_tiles
+from tgi_core.triton.packed import Packed, aligned, arange
+from tgi_core.triton.step import CAUSAL_WIDTH, INFO, KeysOf, Metadata, StepBuilder, Tiles
+
+
+class FixedDecodes:
+    """Of decodes.
+
+    Args:
+        rows: sequences; those that a step does not have are padding, which has no keys.
+        width: blocks of the longest sequence.
+        cross: the model attends to sources too.
+    """
+
+    def __init__(self, rows: int, width: int, splits: int, device: torch.device, *, cross: bool) -> None:
+        self.rows, self.device = rows, device
+        kinds = ("causal", "cross") if cross else ("causal",)
+        self._memory = {
+            kind: torch.zeros(INFO + aligned(rows) + aligned(rows * width), dtype=torch.int32, device=device)
+            for kind in kinds
+        }
+        starts, *_ = _packed(arange(rows + 1)).copy_to(device)
+        self.metadata: Metadata = {
+            kind: KeysOf(
+                info=memory[:INFO],
+                width_at=CAUSAL_WIDTH,
+                lens=memory[INFO : INFO + rows],
+                tables=memory[INFO + aligned(rows) :],
+                query_starts=starts,
+                members=starts[:rows],
+                decodes=rows,
+                splits=splits,
+            )
+            for kind, memory in self._memory.items()
+        }
+
+    def fill(self, step: StepInput) -> None:
+        """Take over a step of decodes, at most `rows` of them."""
+        self._fill("causal", step.context_lens, step.block_tables)
+        if step.source is not None:
+            self._fill("cross", step.source.lens, step.source.block_tables)
+
+    def clear(self) -> None:
+        """Only padding."""
+        for memory in self._memory.values():
+            memory.zero_()
+
+    def _fill(self, kind: str, lens: Int32Array, tables: Int32Array) -> None:
+        info, padded = np.zeros(INFO, dtype=np.int32), np.zeros(self.rows, dtype=np.int32)
+        info[CAUSAL_WIDTH], padded[: len(lens)] = tables.shape[1], lens
+        _packed(info, padded, tables).copy_to(self.device, self._memory[kind])
+
+
+class FixedMixtures:
+    """Of any mixture of prompts, chunks and decodes, for decoders without sources.
+
+    The row behind the last one has no tokens and no keys: members and tiles that a step does not have are its.
+    """
+
+    def __init__(self, rows: int, tokens: int, width: int, splits: int, builder: StepBuilder) -> None:
+        self.rows, self.tokens, self.builder = rows, tokens, builder
+        tiles = {size: rows + tokens // size for size in builder.tile_tokens}
+        sizes = [INFO, rows + 1, rows + 2, rows, tokens]
+        sizes += [count for count in tiles.values() for _ in range(2)]
+        places = np.cumsum([0, *map(aligned, sizes)])
+        self._memory = torch.zeros(places[-1] + rows * width, dtype=torch.int32, device=builder.device)
+        info, lens, starts, members, self._slots, *cuts = (
+            self._memory[place : place + size] for place, size in zip(places[:-1].tolist(), sizes, strict=True)
+        )
+        self._tiles = {
+            size: Tiles(cuts[2 * number], cuts[2 * number + 1], count)
+            for number, (size, count) in enumerate(tiles.items())
+        }
+        self.metadata: Metadata = {
+            "causal": KeysOf(
+                info=info,
+                width_at=CAUSAL_WIDTH,
+                lens=lens,
+                tables=self._memory[places[-1] :],
+                query_starts=starts,
+                members=members,
+                decodes=rows,
+                splits=splits,
+                slots=self._slots,
+                tiles=self._tiles,
+            )
+        }
+
+    def fill(self, step: StepInput) -> None:
+        """Take over a step of at most `rows` sequences and `tokens` tokens."""
+        lengths, tables = np.diff(step.query_starts), step.block_tables
+        info = np.zeros(INFO, dtype=np.int32)
+        info[CAUSAL_WIDTH] = tables.shape[1]
+        slots = self.builder.slots_of(step.query_starts, step.context_lens, tables)
+        arrays = [
+            info,
+            _padded(step.context_lens, self.rows + 1, 0),
+            _padded(step.query_starts, self.rows + 2, step.num_tokens),
+            _padded(np.flatnonzero(lengths == 1), self.rows, self.rows),
+            _padded(slots, self.tokens, -1),
+        ]
+        for size, own in self._tiles.items():
+            sequence, start = cut_into_tiles(np.where(lengths > 1, lengths, 0), size)
+            arrays += [_padded(sequence, own.count, self.rows), _padded(start, own.count, 0)]
+        _packed(*arrays, tables).copy_to(self.builder.device, self._memory)
+
+    def clear(self) -> None:
+        """Only padding."""
+        self._memory.zero_()
+        self._slots.fill_(-1)
+
+
+def _padded(array: npt.NDArray[Any], size: int, value: int) -> Int32Array:
+    out = np.full(size, value, dtype=np.int32)
+    out[: len(array)] = array
+    return out
+
+
+def _packed(*arrays: Int32Array) -> Packed:
+    packed = Packed()
+    for array in arrays:
+        packed.add(array)
+    return packed
