@@ -103,7 +103,7 @@ static float soften(float *scores, int64_t span, const Mask &mask, float most, f
     const float now = max_of(best);
     v16 sums = v16{};
     for (int64_t j = 0; j < span; j += 16) {
-        v16 p = now == -INFINITY ? v16{} : exp(load(scores + j) - now);  // -INFINITY: no key seen yet
+        v16 p = now == -INFINITY ? v16{} : exp_for(T{}, load(scores + j) - now);  // -INFINITY: no key seen yet
         sums += p;
         store(weights + j, p);
     }

@@ -37,8 +37,8 @@ extern "C" void tgi_rotary(int is_bf16, void *x, int64_t stride, int64_t heads, 
 // Numbers of the activations, as kernels.py passes them.
 enum Activation { SILU, GELU, GELU_TANH };
 
-template <int A> static inline v16 activate(v16 x) {
-    if (A == SILU) return x / (exp(-x) + 1.0f);
+template <int A, class T> static inline v16 activate(v16 x, T) {
+    if (A == SILU) return x * inverse_for(T{}, exp_for(T{}, -x) + 1.0f);
     if (A == GELU) return x * 0.5f * (1.0f + erf(x * 0.70710678f));
     return x * 0.5f * (1.0f + tanh((x + x * x * x * 0.044715f) * 0.79788456f));
 }
@@ -51,11 +51,11 @@ static void activate_rows(T *out, const T *gate, const T *up, int64_t stride, in
         T *o = out + t * n;
         int64_t i = 0;
         for (; i + 16 <= n; i += 16) {
-            const v16 a = activate<A>(load(g + i));
+            const v16 a = activate<A>(load(g + i), T{});
             store(o + i, up ? rounded(a, T{}) * load(u + i) : a);
         }
         for (; i < n; i++) {
-            const float a = activate<A>(splat(to_float(g[i])))[0];
+            const float a = activate<A>(splat(to_float(g[i])), T{})[0];
             o[i] = from_float<T>(up ? to_float(from_float<T>(a)) * to_float(u[i]) : a);
         }
     });

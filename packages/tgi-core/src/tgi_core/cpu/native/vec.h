@@ -65,12 +65,19 @@ static inline int32_t sum(i16x v) {
     for (int i = 0; i < 16; i++) total += v[i];
     return total;
 }
+static inline v16 select(i16x mask, v16 a, v16 b) { return (v16)((mask & (i16x)a) | (~mask & (i16x)b)); }
+// Of two, b if one is no number.
+#if defined(__AVX512F__)
+static inline float sum(v16 v) { return _mm512_reduce_add_ps((__m512)v); }
+static inline v16 max(v16 a, v16 b) { return (v16)_mm512_max_ps((__m512)a, (__m512)b); }
+static inline v16 min(v16 a, v16 b) { return (v16)_mm512_min_ps((__m512)a, (__m512)b); }
+static inline float max_of(v16 v) { return _mm512_reduce_max_ps((__m512)v); }
+#else
 static inline float sum(v16 v) {
     float total = 0;
     for (int i = 0; i < 16; i++) total += v[i];
     return total;
 }
-static inline v16 select(i16x mask, v16 a, v16 b) { return (v16)((mask & (i16x)a) | (~mask & (i16x)b)); }
 static inline v16 max(v16 a, v16 b) { return select(a > b, a, b); }
 static inline v16 min(v16 a, v16 b) { return select(a < b, a, b); }
 static inline float max_of(v16 v) {
@@ -78,6 +85,7 @@ static inline float max_of(v16 v) {
     for (int i = 1; i < 16; i++) m = v[i] > m ? v[i] : m;
     return m;
 }
+#endif
 
 // To the nearest integer, halves away from zero.
 static inline i16x nearest(v16 v) {
@@ -103,6 +111,23 @@ static inline v16 exp(v16 x) {
     v16 power = (v16)((n + 127) << 23);
     return select(nan, x, select(tiny, v16{}, p * power));
 }
+
+// e^x and 1 / x for what is then rounded to a T: a bf16 keeps three digits, so five will do, and 1e-38 for less.
+static inline v16 exp_for(float, v16 x) { return exp(x); }
+static inline v16 inverse_for(float, v16 x) { return 1.0f / x; }
+#if defined(__AVX512F__)
+static inline v16 exp_for(bf16, v16 x) {
+    const __m512 t = _mm512_max_ps(_mm512_set1_ps(-126), (__m512)(x * 1.44269504088896341f));  // NaN stays
+    const __m512 whole = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const v16 f = (v16)_mm512_sub_ps(t, whole);
+    const v16 power = (((f * 0.00923522f + 0.05584759f) * f + 0.24031523f) * f + 0.69313165f) * f + 0.99999777f;
+    return (v16)_mm512_scalef_ps((__m512)power, whole);
+}
+static inline v16 inverse_for(bf16, v16 x) { return (v16)_mm512_rcp14_ps((__m512)x); }
+#else
+static inline v16 exp_for(bf16, v16 x) { return exp(x); }
+static inline v16 inverse_for(bf16, v16 x) { return 1.0f / x; }
+#endif
 
 static inline v16 tanh(v16 x) { return 1.0f - 2.0f / (exp(x * 2.0f) + 1.0f); }
 
