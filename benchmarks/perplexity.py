@@ -1,6 +1,6 @@
 """Measures what a quantization costs in accuracy: perplexity of English prose that comes with Python, on one model.
 
-    python benchmarks/perplexity.py --quantize none int8
+    python benchmarks/perplexity.py --quantize none int8 int4
 
 The text is the documentation behind Python's `help()` (pydoc_data/topics.py), cut into pieces of 512 tokens; perplexity
 is e to the mean negative log-probability of their tokens but the first ones.
@@ -37,7 +37,7 @@ def main() -> None:
     """Print a row for each quantization."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="", help="folder, .gguf file or hub id; default: the embedded model")
-    parser.add_argument("--quantize", nargs="+", default=["none", "int8"], help="names for --quantize, or none")
+    parser.add_argument("--quantize", nargs="+", default=["none", "int8", "int4"], help="names for --quantize, or none")
     parser.add_argument("--dtype", default=None, help="of the weights that are not quantised")
     parser.add_argument("--pieces", type=int, default=40, help="of 512 tokens")
     options = parser.parse_args()

@@ -43,6 +43,15 @@ def serve(folder, **settings):
     return engine, found
 
 
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_tokens_of_rounded_weights_are_those_of_the_plain_runner(tmp_path, monkeypatch, quantize):
+    folder = make_checkpoint(tmp_path, "llama")
+    engine, found = serve(folder, quantize=quantize)
+    assert all(graph is not None for graph in engine.runner._graphs.values())
+    monkeypatch.setattr(CpuBackend, "runner", "tgi_core.runner.eager:EagerRunner")
+    assert serve(folder, quantize=quantize)[1] == found
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "mpt", "t5"])
 def test_tokens_are_those_of_the_plain_runner(tmp_path, monkeypatch, family, dtype):

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tgi_core.cpu import kernels, native
-from tgi_core.cpu.linear import native_linear, native_linear_int8, onednn_linear, onednn_supports
+from tgi_core.cpu.linear import native_linear, native_linear_int4, native_linear_int8, onednn_linear, onednn_supports
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.reference import activation
-from tgi_core.kernels.reference.linear import quantize_rows
+from tgi_core.kernels.reference.linear import quantize_groups, quantize_rows
 from tgi_core.kernels.reference.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from tgi_core.kernels.reference.rotary import rotary
 from tgi_core.kernels.reference.sample import greedy
@@ -110,10 +110,15 @@ def int8(weight):
     return rounded * scales.unsqueeze(1)
 
 
+def int4(weight):
+    return native_linear_int4(torch.eye(weight.shape[1]), native_linear_int4.pack(weight), None).T
+
+
 LINEARS = {  # name -> (kernel, what it supports, the weight as it is multiplied)
     "native": (native_linear, kernels.supports, plain),
     "onednn": (onednn_linear, onednn_supports, plain),
     "int8": (native_linear_int8, kernels.supports, int8),
+    "int4": (native_linear_int4, kernels.supports, int4),
 }
 
 
@@ -129,7 +134,7 @@ def test_linear(tokens, outputs, inputs, name, dtype):
     weight, bias = randn(outputs, inputs, dtype=dtype), randn(outputs, dtype=dtype)
     packed = linear.pack(weight)
     wide = randn(tokens, inputs + 25, dtype=dtype)
-    share = 1e-2 if dtype is torch.bfloat16 else 1e-4 if name == "int8" else 1e-6
+    share = 1e-2 if dtype is torch.bfloat16 else 1e-4 if name in ("int8", "int4") else 1e-6
     for x in (wide[:, :inputs], wide[:, :inputs].contiguous()):  # rows may be strided, by odd numbers too
         expected = torch.nn.functional.linear(x.float(), stored(weight))
         tolerance = {"rtol": share, "atol": share * expected.abs().max().item()}
@@ -147,13 +152,52 @@ def test_kernels_called_from_several_threads_at_once():
 
 
 @dtypes
-def test_an_int8_product_of_nan_is_nan(dtype):
-    packed = native_linear_int8.pack(randn(40, 70, dtype=dtype))
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize(("outputs", "inputs"), [(96, 64), (50, 40), (7, 100), (33, 1000)])
+def test_int4_weights_are_rounded_as_the_reference_rounds_them(outputs, inputs, weighted, dtype):
+    weight = randn(outputs, inputs, dtype=dtype)
+    weight[3], weight[5, 7], weight[6, :32] = 0.0, 100.0, 1.5
+    importance = torch.rand(inputs, generator=torch.Generator().manual_seed(2)) ** 4 if weighted else None
+    packed = native_linear_int4.pack(weight, importance)
+    found = native_linear_int4(torch.eye(inputs), packed, None).T
+    expected = quantize_groups(weight, importance).dequantize()
+    scale = weight.float().abs().amax(1, keepdim=True) / 127
+    assert ((found - expected).abs() < 0.01 * scale).logical_or(scale == 0).float().mean() > 0.995  # but for ties
+    assert not found[3].any()
+    errors = [((w - weight.float()) / scale.clamp(min=1e-9)).square() for w in (found, expected)]
+    sums = [float((error if importance is None else error * importance).sum()) for error in errors]
+    assert sums[0] == pytest.approx(sums[1], rel=1e-3)
+
+
+@dtypes
+@pytest.mark.parametrize("linear", [native_linear_int8, native_linear_int4])
+def test_a_row_of_a_rounded_product_does_not_depend_on_the_others(linear, dtype):
+    packed = linear.pack(randn(80, 600, dtype=dtype))
+    x = randn(300, 600, dtype=dtype)
+    whole = linear(x, packed, None)
+    for rows in (1, 2, 15, 17, 40):
+        assert torch.equal(linear(x[:rows], packed, None), whole[:rows])
+
+
+@dtypes
+@pytest.mark.parametrize("linear", [native_linear_int8, native_linear_int4])
+def test_a_rounded_product_of_nan_is_nan(linear, dtype):
+    packed = linear.pack(randn(40, 70, dtype=dtype))
     x = randn(3, 70, dtype=dtype)
     x[1, 69], x[2, 0] = float("nan"), float("inf")
-    out = native_linear_int8(x, packed, None)
+    out = linear(x, packed, None)
     assert out[0].isfinite().all()
     assert not out[1:].isfinite().any()
+
+
+@dtypes
+def test_an_int4_product_with_a_weight_of_nan_is_nan(dtype):
+    weight = randn(40, 70, dtype=dtype)
+    weight[2, 69], weight[33, 0] = float("nan"), float("inf")
+    out = native_linear_int4(randn(3, 70, dtype=dtype), native_linear_int4.pack(weight), None)
+    lost = torch.tensor([2, 33])
+    assert out[:, lost].isnan().all()
+    assert out.isfinite().sum() == out.numel() - 3 * 2
 
 
 def test_int8_products_lose_less_of_their_input_than_bfloat16_does():

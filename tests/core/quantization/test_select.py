@@ -42,8 +42,13 @@ def test_the_checkpoint_decides_where_it_is_quantised(load):
 @pytest.mark.parametrize(
     ("wish", "config", "error", "message"),
     [
-        ("int9", {}, ConfigError, "--quantize int9 is not supported; the nearest one is int8. There are: gptq, int8"),
-        ("awq", {}, ConfigError, "There are: gptq, int8"),
+        (
+            "int9",
+            {},
+            ConfigError,
+            "--quantize int9 is not supported; the nearest one is int8. There are: gptq, int4, int8",
+        ),
+        ("awq", {}, ConfigError, "There are: gptq, int4, int8"),
         ("gptq", {}, ConfigError, "this one is not"),
         ("int8", GPTQ, ConfigError, r"quantised already \(gptq\)"),
         (None, {"quantization_config": {"quant_method": "fp8"}}, UnsupportedModel, r"quantised \(fp8\), which no"),

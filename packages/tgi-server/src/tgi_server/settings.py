@@ -70,7 +70,7 @@ class Settings(BaseModel):
     trust_remote_code: bool = _model(False, "run Python code that comes with the model")
     huggingface_hub_cache: str | None = _model(None, "folder of the hub cache")
     dtype: Literal["float32", "bfloat16", "float16"] | None = _model(None, "number format of the weights")
-    quantize: str | None = _model(None, "how weights are kept; int8 quantises them on loading")
+    quantize: str | None = _model(None, "how weights are kept; int8 and int4 quantise them on loading")
     kv_cache_dtype: str | None = _model(None, "number format of the KV cache")
     rope_scaling: Literal["linear", "dynamic"] | None = _model(None, "rotary scaling rule; with --rope-factor")
     rope_factor: float | None = _model(None, "rotary scaling factor", gt=0)

@@ -15,7 +15,7 @@ from tgi_core.kernels.reference.linear import quantize_rows
 
 
 class Packed(NamedTuple):
-    """A weight in the layout of native/linear.cpp, or with scales in that of native/int8.cpp."""
+    """A weight in the layout of native/linear.cpp, or with scales in that of native/int8.cpp or int4.cpp."""
 
     outputs: int
     inputs: int
@@ -74,8 +74,31 @@ class NativeInt8Linear(_Native):
         return Packed(outputs, inputs, data, scales)
 
 
+class NativeInt4Linear(_Native):
+    """As int8, of what int4 is unpacked to on its way: the memory read is an eighth of float32's and a bit."""
+
+    kernel = "tgi_linear_int4"
+
+    def pack(self, weight: Tensor, importance: Tensor | None = None) -> Packed:
+        weight = weight.contiguous()
+        outputs, inputs = weight.shape
+        data = weights.empty(library().tgi_packed_size_int4(outputs, inputs), torch.uint8)
+        scales = torch.empty(outputs)
+        library().tgi_pack_int4(
+            is_bf16(weight),
+            weight.data_ptr(),
+            importance.data_ptr() if importance is not None else None,
+            data.data_ptr(),
+            scales.data_ptr(),
+            outputs,
+            inputs,
+        )
+        return Packed(outputs, inputs, data, scales)
+
+
 native_linear = NativeLinear()
 native_linear_int8 = NativeInt8Linear()
+native_linear_int4 = NativeInt4Linear()
 
 
 def onednn_supports(query: KernelQuery) -> str:

@@ -64,6 +64,8 @@ class Parts:
     runner: Runner
     info: EngineInfo
     plugins: Plugins
+    quantization: Quantization | None
+    load_weights: Callable[[], None]  #: fills the model, again where quantization calls for it
 
 
 def build(
@@ -107,7 +109,8 @@ def build(
         getattr(torch, dtype),
         backend.torch_device,
         backend.copy_weight,
-        group,
+        head=quantization.head(kernels) if quantization else None,
+        group=group,
         folder=files.folder,
         trust_remote_code=config.trust_remote_code,
         devices=len(probe.products),
@@ -127,7 +130,8 @@ def build(
         sequence_bytes=model.sequence_bytes,
     )
     resolved = resolve(config, model_config, capabilities, facts)
-    model.load_weights(reader, lambda fraction: progress("weights", fraction, files.model_id))
+    load_weights = partial(model.load_weights, reader, lambda fraction: progress("weights", fraction, files.model_id))
+    load_weights()
     backend.synchronize()
     backend.prepare_model(model.eval())
     if attention.specs:
@@ -139,7 +143,7 @@ def build(
     sampling = partial(SamplingContext, rules=rules, kernels=kernels)
     runner = _runner(config, resolved, model, attention, backend, sampling, load_processors(processors))
     info = _info(config, resolved, model_config, backend, choices, fallback, extra_parameters(processors))
-    return Parts(files, scheduler, runner, info, plugins)
+    return Parts(files, scheduler, runner, info, plugins, quantization, load_weights)
 
 
 def _quantization(spec: QuantizationSpec | None, files: ModelFiles) -> Quantization | None:

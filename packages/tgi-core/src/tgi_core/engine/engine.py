@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 
 from tgi_core.config import EngineConfig
 from tgi_core.distributed.group import ALONE, Group
@@ -63,8 +64,9 @@ class Engine:
         self._ids = itertools.count(1)
         self._tokenizer: Tokenizer | None = None
         self._observers = Observers()
+        self._calibrate()
         progress("warmup", 0.0, "first step")
-        self._warm_up()
+        self._run([0] * 16, 2)
         self._observers = Observers(self._parts.plugins)
         self._observers.engine_started(self.info)
         self.load_s = time.perf_counter() - started
@@ -110,11 +112,21 @@ class Engine:
         """Whether `step` has something to do."""
         return self.scheduler.has_work or bool(self._in_flight)
 
-    def _warm_up(self) -> None:
-        """Run a prefill and a decode, so that the first request does not pay for first calls."""
-        length = min(16, self.info.max_input_tokens)
-        params = SamplingParams(max_new_tokens=min(2, self.info.max_total_tokens - length), ignore_eos=True)
-        self.add(Request(id=0, prompt_ids=[0] * length, params=params))
+    def _calibrate(self) -> None:
+        """Let a quantization see what the layers of its model are given, then load the weights again."""
+        quantization = self._parts.quantization
+        if quantization is None or not quantization.calibration_tokens:
+            return
+        with quantization.calibrating():
+            self._run(Random(0).choices(range(self.info.vocab_size), k=quantization.calibration_tokens), 1)
+        self._parts.load_weights()
+
+    def _run(self, prompt: list[int], new_tokens: int) -> None:
+        """Run a prompt, cut to what fits; also so that the first request does not pay for first calls."""
+        prompt = prompt[: self.info.max_input_tokens]
+        most = self.info.max_total_tokens - len(prompt)
+        params = SamplingParams(max_new_tokens=min(new_tokens, most), ignore_eos=True)
+        self.add(Request(id=0, prompt_ids=prompt, params=params))
         while self.has_work:
             for output in self.step():
                 if output.error:

@@ -56,6 +56,13 @@ class Penalties(NamedTuple):
     presence: Tensor  #: [B] subtracted once for each token of the output (OpenAI's API reference)
 
 
+class GroupedLinearKernel(LinearKernel, Protocol):
+    """A linear kernel that rounds weights, and takes more care of those that matter more."""
+
+    def pack(self, weight: Tensor, importance: Tensor | None = None) -> Any:
+        """(weight [M, N], importance of errors at each input [N] float32 or None) -> what `__call__` takes, a copy."""
+
+
 @dataclass(frozen=True)
 class Kernels:
     """The chosen implementation of every op, fixed before the model is built."""
@@ -97,6 +104,10 @@ class Kernels:
 
     linear_int8: LinearKernel
     """As `linear`, but `pack` rounds the weight to int8 with one scale for each of the M outputs."""
+
+    linear_int4: GroupedLinearKernel
+    """As `linear`, but `pack` rounds the weight to int4, in groups of 32 inputs with a step and an offset of their own;
+    it may be told the importance of each input."""
 
     greedy: Callable[[Tensor], tuple[Tensor, Tensor]]
     """(logits [B, V]) -> (most likely ids [B] int64, their log-probabilities [B] float32); NaN in a row gives NaN."""

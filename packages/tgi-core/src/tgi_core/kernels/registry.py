@@ -16,7 +16,7 @@ KERNELS = (
             "norm": ("rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm"),
             "rotary": ("rotary",),
             "activation": ("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu", "gelu_tanh"),
-            "linear": ("linear", "linear_int8"),
+            "linear": ("linear", "linear_int8", "linear_int4"),
             "sample": ("greedy", "sample", "penalize", "top_k", "top_p"),
         }.items()
         for op in ops
@@ -45,7 +45,7 @@ KERNELS = (
             supports=f"{_CPU}.kernels:supports",
             priority=10,
         )
-        for op in ("linear", "linear_int8")
+        for op in ("linear", "linear_int8", "linear_int4")
     ),
     KernelSpec(
         op="linear",

@@ -26,6 +26,7 @@ class BuildContext:
     dtype: torch.dtype
     device: torch.device = CPU
     copy_weight: Callable[[Tensor, Tensor], object] = Tensor.copy_  #: see `DeviceBackend.copy_weight`
+    head: LinearKernel | None = None  #: for the matrix that makes logits, where it is not `linear`
     group: Group = ALONE  #: the ranks that hold this model
     folder: Path = Path()  #: of the model, for implementations that load themselves
     trust_remote_code: bool = False

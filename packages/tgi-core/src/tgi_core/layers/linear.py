@@ -134,6 +134,16 @@ class RowLinear(Linear):
         return y if self.bias is None else y + self.bias
 
 
+class Head(Linear):
+    """hidden [B, N] -> logits [B, V]"""
+
+    def __init__(
+        self, in_features: int, vocab_size: int, name: str, build: BuildContext, *, bias: bool = False
+    ) -> None:
+        super().__init__(in_features, (vocab_size,), (name,), build, bias=bias)
+        self.kernel = build.head or build.linear
+
+
 def _parts(rows: Rows) -> tuple[Part, ...]:
     several = rows if isinstance(rows, tuple) else (rows,)
     return tuple(part if isinstance(part, Part) else Part(part) for part in several)

@@ -13,7 +13,7 @@ from tgi_core.layers.alibi import alibi_slopes
 from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
-from tgi_core.layers.linear import ColumnLinear, Linear, RowLinear, Rows, qkv_parts, split_fused_heads
+from tgi_core.layers.linear import ColumnLinear, Head, RowLinear, Rows, qkv_parts, split_fused_heads
 from tgi_core.layers.mlp import MLP
 from tgi_core.layers.norm import LayerNorm
 from tgi_core.layers.rotary import RotaryEmbedding
@@ -93,7 +93,7 @@ class FalconForCausalLM(CausalLM):
         self.h = nn.ModuleList(FalconDecoderLayer(config, build, rotary) for _ in range(config.num_layers))
         self.ln_f = LayerNorm(config.hidden_size, config.norm_eps, build)
         head = "word_embeddings" if config.tie_word_embeddings else "lm_head"
-        self.lm_head = Linear(config.hidden_size, (config.vocab_size,), (head,), build)
+        self.lm_head = Head(config.hidden_size, config.vocab_size, head, build)
 
     def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
         x: Tensor = self.word_embeddings(input_ids)

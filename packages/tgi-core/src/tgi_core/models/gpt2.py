@@ -10,7 +10,7 @@ from tgi_core.attention.base import AttentionSpec, ForwardContext
 from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
-from tgi_core.layers.linear import ColumnLinear, Linear, RowLinear, Rows, qkv_parts, split_fused_heads
+from tgi_core.layers.linear import ColumnLinear, Head, RowLinear, Rows, qkv_parts, split_fused_heads
 from tgi_core.layers.mlp import MLP
 from tgi_core.layers.norm import LayerNorm
 from tgi_core.model_config import ModelConfig
@@ -78,7 +78,7 @@ class GPT2LMHeadModel(CausalLM):
         )
         self.ln_f = LayerNorm(config.hidden_size, config.norm_eps, build)
         head = "wte" if config.tie_word_embeddings else "lm_head"
-        self.lm_head = Linear(config.hidden_size, (config.vocab_size,), (head,), build)
+        self.lm_head = Head(config.hidden_size, config.vocab_size, head, build)
 
     def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
         x: Tensor = self.wte(input_ids) + self.wpe(context.positions)

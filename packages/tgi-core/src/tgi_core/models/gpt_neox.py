@@ -10,7 +10,7 @@ from tgi_core.attention.base import AttentionSpec, ForwardContext
 from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
-from tgi_core.layers.linear import ColumnLinear, Linear, RowLinear, split_fused_heads
+from tgi_core.layers.linear import ColumnLinear, Head, RowLinear, split_fused_heads
 from tgi_core.layers.mlp import MLP
 from tgi_core.layers.norm import LayerNorm
 from tgi_core.layers.rotary import RotaryEmbedding
@@ -72,7 +72,7 @@ class GPTNeoXForCausalLM(CausalLM):
         self.layers = nn.ModuleList(GPTNeoXLayer(config, build, rotary) for _ in range(config.num_layers))
         self.final_layer_norm = LayerNorm(config.hidden_size, config.norm_eps, build)
         head = "embed_in" if config.tie_word_embeddings else "embed_out"
-        self.lm_head = Linear(config.hidden_size, (config.vocab_size,), (head,), build)
+        self.lm_head = Head(config.hidden_size, config.vocab_size, head, build)
 
     def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
         x: Tensor = self.embed_in(input_ids)

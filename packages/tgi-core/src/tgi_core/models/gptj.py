@@ -10,7 +10,7 @@ from tgi_core.attention.base import AttentionSpec, ForwardContext
 from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
-from tgi_core.layers.linear import ColumnLinear, Linear, RowLinear, qkv_parts
+from tgi_core.layers.linear import ColumnLinear, Head, RowLinear, qkv_parts
 from tgi_core.layers.mlp import MLP
 from tgi_core.layers.norm import LayerNorm
 from tgi_core.layers.rotary import RotaryEmbedding, pairs_to_halves
@@ -69,7 +69,7 @@ class GPTJForCausalLM(CausalLM):
         self.wte = Embedding(config.vocab_size, config.hidden_size, build)
         self.h = nn.ModuleList(GPTJBlock(config, build, rotary) for _ in range(config.num_layers))
         self.ln_f = LayerNorm(config.hidden_size, config.norm_eps, build)
-        self.lm_head = Linear(config.hidden_size, (config.vocab_size,), ("lm_head",), build, bias=True)
+        self.lm_head = Head(config.hidden_size, config.vocab_size, "lm_head", build, bias=True)
 
     def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
         x: Tensor = self.wte(input_ids)

@@ -8,7 +8,7 @@ from tgi_core.attention.base import AttentionSpec, ForwardContext
 from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
-from tgi_core.layers.linear import ColumnLinear, Linear, RowLinear, qkv_parts
+from tgi_core.layers.linear import ColumnLinear, Head, Linear, RowLinear, qkv_parts
 from tgi_core.layers.mlp import GatedMLP
 from tgi_core.layers.norm import LayerNorm, RMSNorm
 from tgi_core.layers.rotary import RotaryEmbedding
@@ -104,7 +104,7 @@ class LlamaForCausalLM(CausalLM):
         )
         self.norm = self.final_norm(config.hidden_size, config.norm_eps, build)
         head = "embed_tokens" if config.tie_word_embeddings else "lm_head"
-        self.lm_head = Linear(config.hidden_size, (config.vocab_size,), (head,), build)
+        self.lm_head = Head(config.hidden_size, config.vocab_size, head, build)
 
     def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
         x: Tensor = self.embed_tokens(input_ids)

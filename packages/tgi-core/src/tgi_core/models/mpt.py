@@ -13,7 +13,7 @@ from tgi_core.layers.alibi import alibi_slopes
 from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
-from tgi_core.layers.linear import ColumnLinear, Linear, RowLinear, qkv_parts
+from tgi_core.layers.linear import ColumnLinear, Head, RowLinear, qkv_parts
 from tgi_core.layers.mlp import MLP
 from tgi_core.layers.norm import LayerNorm
 from tgi_core.model_config import ModelConfig
@@ -75,7 +75,7 @@ class MptForCausalLM(CausalLM):
         self.blocks = nn.ModuleList(MptBlock(config, build) for _ in range(config.num_layers))
         self.norm_f = LayerNorm(config.hidden_size, config.norm_eps, build, bias=False)
         head = "wte" if config.tie_word_embeddings else "lm_head"
-        self.lm_head = Linear(config.hidden_size, (config.vocab_size,), (head,), build)
+        self.lm_head = Head(config.hidden_size, config.vocab_size, head, build)
 
     def load_weights(self, reader: WeightReader, progress: Callable[[float], None] = lambda fraction: None) -> None:
         if any(name.endswith("wpe.weight") for name in reader.names):

@@ -11,7 +11,7 @@ from tgi_core.layers.activation import activation
 from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
-from tgi_core.layers.linear import ColumnLinear, Linear, RowLinear, qkv_parts
+from tgi_core.layers.linear import ColumnLinear, Head, Linear, RowLinear, qkv_parts
 from tgi_core.layers.norm import LayerNorm
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.base import CausalLM
@@ -88,7 +88,7 @@ class OPTForCausalLM(CausalLM):
         self.final_layer_norm = _norm(config, build) if ends_with_norm else nn.Identity()
         self.project_out = Linear(hidden, (narrow,), ("project_out",), build) if narrow != hidden else nn.Identity()
         head = "embed_tokens" if config.tie_word_embeddings else "lm_head"
-        self.lm_head = Linear(narrow, (config.vocab_size,), (head,), build)
+        self.lm_head = Head(narrow, config.vocab_size, head, build)
 
     def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
         x = self.project_in(self.embed_tokens(input_ids))

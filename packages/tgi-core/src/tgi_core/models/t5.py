@@ -13,7 +13,7 @@ from tgi_core.errors import UnsupportedModel
 from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
-from tgi_core.layers.linear import ColumnLinear, Linear, RowLinear, qkv_parts
+from tgi_core.layers.linear import ColumnLinear, Head, RowLinear, qkv_parts
 from tgi_core.layers.mlp import MLP, GatedMLP
 from tgi_core.layers.norm import RMSNorm
 from tgi_core.layers.relative_bias import RelativeBias
@@ -180,7 +180,7 @@ class T5ForConditionalGeneration(CausalLM):
         self.encoder = T5Stack(config, build, is_decoder=False, own_biases=self.own_biases)
         self.decoder = T5Stack(config, build, is_decoder=True, own_biases=self.own_biases)
         head = "shared" if config.tie_word_embeddings else "lm_head"
-        self.lm_head = Linear(config.hidden_size, (config.vocab_size,), (head,), build)
+        self.lm_head = Head(config.hidden_size, config.vocab_size, head, build)
 
     @staticmethod
     def head_scale(config: ModelConfig) -> float:

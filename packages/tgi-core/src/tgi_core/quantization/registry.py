@@ -4,4 +4,7 @@ from __future__ import annotations
 
 from tgi_core.plugins.specs import QuantizationSpec
 
-QUANTIZATIONS = (QuantizationSpec(name="int8", target="tgi_core.quantization.int8:Int8"),)
+QUANTIZATIONS = (
+    QuantizationSpec(name="int8", target="tgi_core.quantization.int8:Int8"),
+    QuantizationSpec(name="int4", target="tgi_core.quantization.int4:Int4"),
+)

@@ -25,6 +25,8 @@ void tgi_linear(int is_bf16, const void *x, int64_t stride, const void *packed, 
                 int64_t outputs, int64_t inputs);
 void tgi_linear_int8(int is_bf16, const void *x, int64_t stride, const uint8_t *packed, const float *scales,
                      const void *bias, void *out, int64_t rows, int64_t outputs, int64_t inputs);
+void tgi_linear_int4(int is_bf16, const void *x, int64_t stride, const uint8_t *packed, const float *scales,
+                     const void *bias, void *out, int64_t rows, int64_t outputs, int64_t inputs);
 void tgi_paged_attention(const Layer *layer, const Step *step, const float *bias, int64_t bias_columns,
                          int64_t bias_origin, const void *q, int64_t q_stride, const void *k, int64_t k_stride,
                          const void *v, int64_t v_stride, void *out);

@@ -126,16 +126,38 @@ static inline v16 multiply_add(v16 sum, const uint32_t *b, const uint32_t *a) {
 #endif
 }
 
-static inline i16x multiply_add(i16x sum, const int8s *b, const int8s *a) {
-    u16x v; memcpy(&v, b, 64);
+static inline i16x multiply_add(i16x sum, u16x v, const int8s *a) {
 #if defined(__AVX512VNNI__)
     return (i16x)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)v, _mm512_set1_epi32(int(a->bits)));
+#elif defined(__AVX2__)
+    const __m256i four = _mm256_set1_epi32(int(a->bits)), low = _mm256_set1_epi16(0xff);
+    const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(four, 8), 8), odd = _mm256_srai_epi16(four, 8);
+    __m256i bytes[2], sums[2];
+    memcpy(bytes, &v, 64), memcpy(sums, &sum, 64);
+    for (int half = 0; half < 2; half++) {
+        const __m256i first = _mm256_madd_epi16(_mm256_and_si256(bytes[half], low), even);
+        const __m256i second = _mm256_madd_epi16(_mm256_srli_epi16(bytes[half], 8), odd);
+        sums[half] = _mm256_add_epi32(sums[half], _mm256_add_epi32(first, second));
+    }
+    memcpy(&sum, sums, 64);
+    return sum;
 #else
     for (int byte = 0; byte < 4; byte++)
         sum += (i16x)((v >> (8 * byte)) & 0xff) * int32_t(int8_t(a->bits >> (8 * byte)));
     return sum;
 #endif
 }
+
+static inline i16x multiply_add(i16x sum, const int8s *b, const int8s *a) {
+    u16x v; memcpy(&v, b, 64);
+    return multiply_add(sum, v, a);
+}
+
+#if defined(__AVX512F__)
+static const int WIDEST = 8;  // rows whose sums fit into the vector registers
+#else
+static const int WIDEST = 2;
+#endif
 
 // N rows by up to two column tiles, in vector registers.
 template <int N, bool WIDE, class W, class C = typename Sum<W>::type>
@@ -176,7 +198,7 @@ static inline void product_in_registers(int64_t rows, const W *a, int64_t a_stri
         const W *from = a + r * a_stride;
         C *to = c + r * c_stride;
         const int64_t left = rows - r;
-        const int step = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+        const int step = left >= 8 && WIDEST >= 8 ? 8 : left >= 4 && WIDEST >= 4 ? 4 : left >= 2 ? 2 : 1;
         if (step == 8) product_columns<8>(from, a_stride, b, b_stride, b_tile, words, to, c_stride, columns, add);
         else if (step == 4) product_columns<4>(from, a_stride, b, b_stride, b_tile, words, to, c_stride, columns, add);
         else if (step == 2) product_columns<2>(from, a_stride, b, b_stride, b_tile, words, to, c_stride, columns, add);

@@ -51,6 +51,7 @@ static const struct {
     {"tgi_top_p", call<tgi_top_p>},
     {"tgi_linear", call<tgi_linear>},
     {"tgi_linear_int8", call<tgi_linear_int8>},
+    {"tgi_linear_int4", call<tgi_linear_int4>},
     {"tgi_paged_attention", call<tgi_paged_attention>},
 };
 
