@@ -8,34 +8,22 @@ Weights are written once, as safetensors, into --folder; nothing is downloaded.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import struct
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from shapes import SHAPES, Shape
 
 from tgi_core.config import EngineConfig
 from tgi_core.engine.engine import Engine
 from tgi_core.request import Request
 from tgi_core.sampling_params import SamplingParams
-from tgi_core.testing.tiny import write_tokenizer
 
 BATCHES = (1, 8, 32, 128, 256)
-SHAPES = {
-    "8b": {
-        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-        "num_key_value_heads": 8, "vocab_size": 49152, "max_position_embeddings": 16384, "tie_word_embeddings": False,
-    },
-    "135m": {
-        "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
-        "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192, "tie_word_embeddings": True,
-    },
-}  # fmt: skip
 
 
 class Chip(NamedTuple):
@@ -43,72 +31,6 @@ class Chip(NamedTuple):
 
     bytes_per_s: float
     flop_per_s: float
-
-
-class Shape:
-    """A Llama of these sizes."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.config = {
-            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "rms_norm_eps": 1e-5,
-            "rope_theta": 500000.0, "torch_dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2, **SHAPES[name],
-        }  # fmt: skip
-        heads = self.config["num_attention_heads"]
-        self.head = self.config["hidden_size"] // heads
-        self.kv_size = self.config["num_key_value_heads"] * self.head
-
-    def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        c, n = self.config, self.config["hidden_size"]
-        yield "model.embed_tokens.weight", (c["vocab_size"], n)
-        for i in range(c["num_hidden_layers"]):
-            at = f"model.layers.{i}."
-            for name, rows in (("q", n), ("k", self.kv_size), ("v", self.kv_size), ("o", n)):
-                yield f"{at}self_attn.{name}_proj.weight", (rows, n)
-            for name in ("gate", "up"):
-                yield f"{at}mlp.{name}_proj.weight", (c["intermediate_size"], n)
-            yield f"{at}mlp.down_proj.weight", (n, c["intermediate_size"])
-            yield f"{at}input_layernorm.weight", (n,)
-            yield f"{at}post_attention_layernorm.weight", (n,)
-        yield "model.norm.weight", (n,)
-        if not c["tie_word_embeddings"]:
-            yield "lm_head.weight", (c["vocab_size"], n)
-
-    @property
-    def read_elements(self) -> int:
-        """Weights that a decode reads."""
-        sizes = {name: torch.Size(shape).numel() for name, shape in self.tensors()}
-        if not self.config["tie_word_embeddings"]:
-            del sizes["model.embed_tokens.weight"]
-        return sum(sizes.values())
-
-    @property
-    def token_bytes(self) -> int:
-        """Of KV cache."""
-        return 2 * 2 * self.kv_size * self.config["num_hidden_layers"]
-
-    def write(self, folder: Path) -> Path:
-        """A checkpoint; kept if it is there."""
-        folder = folder / self.name
-        if (folder / "config.json").exists():
-            return folder
-        folder.mkdir(parents=True)
-        write_tokenizer(folder)
-        header, at = {}, 0
-        for name, shape in self.tensors():
-            size = 2 * torch.Size(shape).numel()
-            header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [at, at + size]}
-            at += size
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
-        with (folder / "model.safetensors").open("wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            for name, shape in self.tensors():
-                weight = torch.randn(shape, dtype=torch.bfloat16, device="cuda") * shape[-1] ** -0.5
-                weight = weight + 1 if name.endswith("norm.weight") else weight
-                file.write(weight.view(torch.int16).cpu().numpy().tobytes())
-        (folder / "config.json").write_text(json.dumps(self.config))
-        return folder
 
 
 def measure_chip() -> Chip:
@@ -289,7 +211,7 @@ def main() -> None:
     print(f"{'shape':5} {'row':44} {'ours':>12} {'limit':>12}")
     for name in args.shape or SHAPES:
         shape = Shape(name)
-        bench = Bench(shape, shape.write(args.folder), chip, args.repeats)
+        bench = Bench(shape, shape.write(args.folder, "cuda"), chip, args.repeats)
         for row in filter(None, args.rows.split(",")):
             getattr(bench, row)()
         for batch in args.profile:
