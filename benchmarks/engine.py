@@ -13,6 +13,7 @@ import itertools
 import random
 import statistics
 import time
+from typing import Any
 
 from tgi_core import Engine
 from tgi_core.config import EngineConfig
@@ -20,23 +21,26 @@ from tgi_core.request import Request
 from tgi_core.sampling_params import SamplingParams
 
 PROMPT_TOKENS, NEW_TOKENS, LONG_PROMPT_TOKENS = 128, 128, 1024
+SETTLING_STEPS = 4  #: that are not measured: the first is recorded
 
 
 class Bench:
     """An engine and the prompts for it."""
 
-    def __init__(self, model: str) -> None:
-        self.engine = Engine(EngineConfig(model_id=model, device="cpu"))
+    def __init__(self, model: str, **wishes: Any) -> None:
+        self.engine = Engine(EngineConfig(model_id=model, device="cpu", **wishes))
         self._ids = itertools.count(1)
 
     def prompt(self, tokens: int) -> list[int]:
         """A new random prompt."""
         return [random.randrange(100, self.engine.info.vocab_size) for _ in range(tokens)]
 
-    def add(self, prompt: list[int], new_tokens: int) -> None:
-        """Queue one greedy request that ignores EOS."""
+    def add(self, prompt: list[int], new_tokens: int) -> int:
+        """Queue one greedy request that ignores EOS; its id."""
         params = SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
-        self.engine.add(Request(id=next(self._ids), prompt_ids=prompt, params=params))
+        request = Request(id=next(self._ids), prompt_ids=prompt, params=params)
+        self.engine.add(request)
+        return request.id
 
     def decode_rate(self, sequences: int) -> float:
         """Tokens/s of a batch whose prompts arrive together."""
@@ -48,6 +52,29 @@ class Bench:
             if tokens and not started:
                 started, tokens = time.perf_counter(), 0
         return tokens / (time.perf_counter() - started)
+
+    def decode_steps_s(self, sequences: int, context: int, steps: int) -> list[float]:
+        """Seconds of each of so many decode steps, all sequences with about so many tokens before them.
+
+        Raises:
+            RuntimeError: so many do not run together.
+        """
+        waiting = sequences * context // 512  # tokens that the first ones write while the last prompt is read
+        new_tokens = steps + SETTLING_STEPS + waiting + 8
+        requests = [self.add(self.prompt(context - steps // 2), new_tokens) for _ in range(sequences)]
+        times: list[float] = []
+        while len(times) < steps + SETTLING_STEPS and self.engine.has_work:
+            started = time.perf_counter()
+            outputs = self.engine.step()
+            if self.engine.stats.kind == "decode" and len(outputs) == sequences:
+                times.append(time.perf_counter() - started)
+        for request in requests:
+            self.engine.abort(request)
+        while self.engine.has_work:
+            self.engine.step()
+        if len(times) < steps + SETTLING_STEPS:
+            raise RuntimeError(f"{sequences} sequences of {context} tokens took only {len(times)} steps together")
+        return times[SETTLING_STEPS:]
 
     def first_token_ms(self, prompt: list[int]) -> float:
         """Milliseconds from adding a prompt to its first token."""
