@@ -103,6 +103,14 @@ def cpu_peers(session: nox.Session) -> None:
 
 
 @nox.session
+def cpu_growth(session: nox.Session) -> None:
+    """Draw how a decode step on the CPU grows with batch and context, into docs/; see `-- --help`."""
+    install(session)
+    run(session, "python", "-m", "pip", "install", "-q", *dependencies("bench"))
+    run(session, "python", "benchmarks/growth.py", *(session.posargs or ["--folder", "docs"]))
+
+
+@nox.session
 def bench_front(session: nox.Session) -> None:
     """Measure how many stream events a second the front sends; see `-- --help`."""
     install(session)
