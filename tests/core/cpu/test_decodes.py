@@ -47,7 +47,7 @@ def serve(folder, **settings):
 def test_tokens_of_rounded_weights_are_those_of_the_plain_runner(tmp_path, monkeypatch, quantize):
     folder = make_checkpoint(tmp_path, "llama")
     engine, found = serve(folder, quantize=quantize)
-    assert all(graph is not None for graph in engine.runner._graphs.values())
+    assert all(recorded is not None for recorded in engine.runner._recorded.values())
     monkeypatch.setattr(CpuBackend, "runner", "tgi_core.runner.eager:EagerRunner")
     assert serve(folder, quantize=quantize)[1] == found
 

@@ -38,3 +38,6 @@ class Runner(ABC):
     @abstractmethod
     def submit(self, plan: StepPlan) -> Handle:
         """Start a step.  Results of earlier steps may still be on the way."""
+
+    def forget(self) -> None:  # noqa: B027 - nothing to forget for those that keep nothing of the weights
+        """The weights lie elsewhere now."""

@@ -46,6 +46,9 @@ class GraphRunner(EagerRunner):
         self._recorded: dict[_Size, RecordedStep | None] = {}
         self._waits = any(getattr(module, "waits_for_device", False) for module in model.modules())
 
+    def forget(self) -> None:
+        self._recorded.clear()
+
     def _launch(self, rows: tuple[Row, ...]) -> Launched:
         step = self.slots.step_input(rows)
         wanted = [index for index, row in enumerate(rows) if row.wants_token]

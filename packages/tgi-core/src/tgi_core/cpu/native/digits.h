@@ -46,7 +46,7 @@ struct Digits {
             const float largest = max_of(most), per_step = largest > 0 ? 127 / largest : 0;
             i16x high_sum = i16x{}, low_sum = i16x{};
             for (int64_t k = 0; k < depth; k += 16) {
-                const v16 scaled = part(k) * per_step;
+                const v16 scaled = max(part(k) * per_step, splat(-127));  // NaN too, for `nearest`
                 const i16x first = nearest(scaled), second = nearest((scaled - to_float(first)) * BASE);
                 store(high + k, first), store(low + k, second);
                 high_sum += first, low_sum += second;
