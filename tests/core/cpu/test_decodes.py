@@ -53,7 +53,7 @@ def test_tokens_of_rounded_weights_are_those_of_the_plain_runner(tmp_path, monke
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "mpt", "t5"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "mpt", "t5", "mixtral", "qwen2_moe"])
 def test_tokens_are_those_of_the_plain_runner(tmp_path, monkeypatch, family, dtype):
     folder = make_checkpoint(tmp_path, family)
     engine, found = serve(folder, dtype=dtype)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from tgi_core.errors import UnsupportedModel, WeightsError
 from tgi_core.kernels.reference import activation, linear
+from tgi_core.kernels.reference.moe import Experts
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.moe import SparseMoE
 from tgi_core.model_config import parse_model_config
@@ -40,6 +41,8 @@ class Tensors(WeightReader):
 
 class Kernels:
     """The reference, which counts the rows of each product."""
+
+    experts = Experts
 
     silu_and_mul, gelu_and_mul, gelu_tanh_and_mul = (
         staticmethod(activation.silu_and_mul),

@@ -7,7 +7,7 @@ returns.  An op keeps the dtype of its first argument unless it says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -39,6 +39,15 @@ class LinearKernel(Protocol):
 
     def __call__(self, x: Tensor, packed: Any, bias: Tensor | None) -> Tensor:
         """(x [T, N], packed, bias [M] or None) -> [T, M]"""
+
+
+class Experts(Protocol):
+    """The experts of one layer, with their weights."""
+
+    waits_for_device: bool  #: for what was chosen, so that steps cannot be recorded
+
+    def __call__(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        """(x [T, N], chosen [T, K] int64, weights [T, K] float32) -> [T, N]: the weighted sum of K experts' outputs."""
 
 
 class TokenTables(NamedTuple):
@@ -108,6 +117,10 @@ class Kernels:
     linear_int4: GroupedLinearKernel
     """As `linear`, but `pack` rounds the weight to int4, in groups of 32 inputs with a step and an offset of their own;
     it may be told the importance of each input."""
+
+    experts: Callable[[LinearKernel, Activation, Sequence[Any], Sequence[Any]], Experts]
+    """(linear op, gated activation, what it packed of each expert's gate and up [2 M, N], of each one's down [N, M]) ->
+    Experts: down(activation(gate_up(x))) of each (arXiv 2101.03961)."""
 
     greedy: Callable[[Tensor], tuple[Tensor, Tensor]]
     """(logits [B, V]) -> (most likely ids [B] int64, their log-probabilities [B] float32); NaN in a row gives NaN."""

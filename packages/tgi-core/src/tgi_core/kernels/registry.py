@@ -17,6 +17,7 @@ KERNELS = (
             "rotary": ("rotary",),
             "activation": ("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu", "gelu_tanh"),
             "linear": ("linear", "linear_int8", "linear_int4"),
+            "moe": ("experts",),
             "sample": ("greedy", "sample", "penalize", "top_k", "top_p"),
         }.items()
         for op in ops
@@ -46,6 +47,13 @@ KERNELS = (
             priority=10,
         )
         for op in ("linear", "linear_int8", "linear_int4")
+    ),
+    KernelSpec(
+        op="experts",
+        name="native",
+        target=f"{_CPU}.moe:experts",
+        device="cpu",
+        supports=f"{_CPU}.kernels:supports",
     ),
     KernelSpec(
         op="linear",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tgi_core.errors import UnsupportedModel
+from tgi_core.kernels.ops import Experts
 from tgi_core.layers.activation import gated_activation
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.shard import share
@@ -25,7 +25,7 @@ class SparseMoE(nn.Module):
         size: of an expert's inner layer, over all ranks.
     """
 
-    waits_for_device = True  #: for the number of tokens of each expert
+    run_experts: Experts
 
     def __init__(self, config: ModelConfig, build: BuildContext, size: int) -> None:
         super().__init__()
@@ -40,20 +40,21 @@ class SparseMoE(nn.Module):
         self.kernel, self.plain_kernel = build.linear, build.kernels.linear
         self.activation = gated_activation(config.activation, build.kernels)
         self.router: Any = None
-        self.gate_up: list[Any] = []
-        self.down: list[Any] = []
+        self.experts_kernel = build.kernels.experts
 
     def load(self, source: Source) -> None:
         place = next(name for name in LAYOUTS if name == "mlp" or source.sibling(name).has("gate.weight"))
         source, names = source.sibling(place), LAYOUTS[place]
         self.router = self.plain_kernel.pack(source.read("gate.weight", self.experts, self.hidden, dtype=self.dtype))
+        all_gate_up, all_down = [], []
         for expert in range(self.experts):
             gate_up = source.staging(2 * self.size, self.hidden, self.dtype)
             self._copy_gate_up(source, expert, names, gate_up)
-            self.gate_up.append(self.kernel.pack(gate_up))
+            all_gate_up.append(self.kernel.pack(gate_up))
             down = source.staging(self.hidden, self.size, self.dtype)
             self._copy_down(source, expert, names, down)
-            self.down.append(self.kernel.pack(down))
+            all_down.append(self.kernel.pack(down))
+        self.run_experts = self.experts_kernel(self.kernel, self.activation, all_gate_up, all_down)
 
     def _copy_gate_up(self, source: Source, expert: int, names: tuple[str, str, str], out: Tensor) -> None:
         whole, first = self.size * self.group.size, self.size * self.group.rank
@@ -80,18 +81,11 @@ class SparseMoE(nn.Module):
         return weights / weights.sum(-1, keepdim=True) if self.sums_to_one else weights, experts
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens are sorted by expert, so that each expert that has any runs once over all of its own."""
-        weights, experts = self.route(x)
-        order = experts.flatten().argsort(stable=True)
-        rows = x[order // self.chosen]  # [T K, N]
-        counts: list[int] = torch.bincount(experts.flatten(), minlength=self.experts).tolist()
-        active = [expert for expert, count in enumerate(counts) if count]
-        parts = zip(active, torch.split(rows, [counts[expert] for expert in active]), strict=True)
-        y = torch.empty_like(rows)
-        y[order] = torch.cat([self._run(expert, part) for expert, part in parts])
-        mixed = y.view(len(x), self.chosen, -1) * weights.unsqueeze(-1)
-        return self.group.all_reduce(mixed.sum(1).to(x.dtype))
+        """[T, N] -> [T, N]"""
+        weights, chosen = self.route(x)
+        return self.group.all_reduce(self.run_experts(x, chosen, weights))
 
-    def _run(self, expert: int, x: Tensor) -> Tensor:
-        y: Tensor = self.kernel(self.activation(self.kernel(x, self.gate_up[expert], None)), self.down[expert], None)
-        return y
+    @property
+    def waits_for_device(self) -> bool:
+        """Whether its steps cannot be recorded."""
+        return self.run_experts.waits_for_device

@@ -57,6 +57,17 @@ class Step(Structure):
     )
 
 
+class Expert(Structure):
+    """`Expert` of moe.cpp."""
+
+    _fields_ = (
+        ("gate_up", c_void_p),
+        ("gate_up_scales", c_void_p),
+        ("down", c_void_p),
+        ("down_scales", c_void_p),
+    )
+
+
 class Slot(Union):
     """`Slot` of replay.cpp."""
 
@@ -66,7 +77,7 @@ class Slot(Union):
 class Call(Structure):
     """`Call` of replay.cpp."""
 
-    _fields_ = (("kernel", c_void_p), ("slots", Slot * 12))
+    _fields_ = (("kernel", c_void_p), ("slots", Slot * 13))
 
 
 _P, _N = c_void_p, c_int64
@@ -93,6 +104,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "tgi_pack_int4": (None, c_int, _P, _P, _P, _P, _N, _N),
     "tgi_linear_int4": (None, c_int, _P, _N, _P, _P, _P, _P, _N, _N, _N),
     "tgi_paged_attention": (None, POINTER(Layer), POINTER(Step), _P, _N, _N, _P, _N, _P, _N, _P, _N, _P),
+    "tgi_experts": (None, c_int, c_int, c_int, _P, _N, _P, _N, _N, _N, _P, _P, _N, _P),
     "tgi_kernel": (_P, c_char_p),
     "tgi_replay": (None, POINTER(Call), _N),
 }

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 
+struct Expert;
 struct Layer;
 struct Step;
 
@@ -27,6 +28,8 @@ void tgi_linear_int8(int is_bf16, const void *x, int64_t stride, const uint8_t *
                      const void *bias, void *out, int64_t rows, int64_t outputs, int64_t inputs);
 void tgi_linear_int4(int is_bf16, const void *x, int64_t stride, const uint8_t *packed, const float *scales,
                      const void *bias, void *out, int64_t rows, int64_t outputs, int64_t inputs);
+void tgi_experts(int is_bf16, int kind, int activation, const Expert *table, int64_t count, const void *x, int64_t tokens,
+                 int64_t hidden, int64_t size, const int64_t *chosen, const float *weights, int64_t each, void *out);
 void tgi_paged_attention(const Layer *layer, const Step *step, const float *bias, int64_t bias_columns,
                          int64_t bias_origin, const void *q, int64_t q_stride, const void *k, int64_t k_stride,
                          const void *v, int64_t v_stride, void *out);

@@ -10,7 +10,7 @@ union Slot {
     const void *pointer;
 };
 
-static const int SLOTS = 12;  // the most arguments that a kernel takes
+static const int SLOTS = 13;  // the most arguments that a kernel takes
 
 struct Call {
     void (*kernel)(const Slot *);
@@ -52,6 +52,7 @@ static const struct {
     {"tgi_linear", call<tgi_linear>},
     {"tgi_linear_int8", call<tgi_linear_int8>},
     {"tgi_linear_int4", call<tgi_linear_int4>},
+    {"tgi_experts", call<tgi_experts>},
     {"tgi_paged_attention", call<tgi_paged_attention>},
 };
 
