@@ -117,10 +117,11 @@ class Engine:
         quantization = self._parts.quantization
         if quantization is None or not quantization.calibration_tokens:
             return
+        self.runner.layer_by_layer = True
         with quantization.calibrating():
             self._run(Random(0).choices(range(self.info.vocab_size), k=quantization.calibration_tokens), 1)
+        self.runner.layer_by_layer = False
         self._parts.load_weights()
-        self._parts.runner.forget()
 
     def _run(self, prompt: list[int], new_tokens: int) -> None:
         """Run a prompt, cut to what fits; also so that the first request does not pay for first calls."""

@@ -35,9 +35,8 @@ class FinishedHandle(Handle):
 class Runner(ABC):
     """Executes steps in the order of submission; holds the model and all per-slot state."""
 
+    layer_by_layer = False  #: while it is set, no step is recorded or repeated
+
     @abstractmethod
     def submit(self, plan: StepPlan) -> Handle:
         """Start a step.  Results of earlier steps may still be on the way."""
-
-    def forget(self) -> None:  # noqa: B027 - nothing to forget for those that keep nothing of the weights
-        """The weights lie elsewhere now."""

@@ -46,9 +46,6 @@ class GraphRunner(EagerRunner):
         self._recorded: dict[_Size, RecordedStep | None] = {}
         self._waits = any(getattr(module, "waits_for_device", False) for module in model.modules())
 
-    def forget(self) -> None:
-        self._recorded.clear()
-
     def _launch(self, rows: tuple[Row, ...]) -> Launched:
         step = self.slots.step_input(rows)
         wanted = [index for index, row in enumerate(rows) if row.wants_token]
@@ -82,7 +79,7 @@ class GraphRunner(EagerRunner):
     def _bucket(self, rows: tuple[Row, ...], step: StepInput) -> tuple[int, int | None] | None:
         """Rows and tokens that a step is padded to; see `_Size`."""
         begins = step.source is not None and bool(step.source.starts[-1])
-        if self._waits or begins or any(self._wants_prompt_logprobs(row) for row in rows):
+        if self.layer_by_layer or self._waits or begins or any(self._wants_prompt_logprobs(row) for row in rows):
             return None
         capabilities = self.backend.capabilities
         if all(row.length == 1 and row.wants_token for row in rows):

@@ -16,6 +16,8 @@
 static const int64_t OUT = 16, IN = 64, HOLDS = 4;
 static const int64_t ROWS = 16;    // of x that are multiplied at a time: 32 rows of digits
 static const int64_t BLOCK = 256;  // rows of x of an item
+static const int64_t CHUNK = 1024; // words of them that are multiplied at a time
+static const int64_t SUMS = 2 * ROWS * 2 * OUT;
 static const float BASE = 254;     // of the digits
 
 static inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -44,14 +46,15 @@ struct Digits {
                 nan |= part(k) != part(k);
             }
             const float largest = max_of(most), per_step = largest > 0 ? 127 / largest : 0;
+            const bool is_finite = !sum(nan) && std::isfinite(largest);
             i16x high_sum = i16x{}, low_sum = i16x{};
             for (int64_t k = 0; k < depth; k += 16) {
-                const v16 scaled = max(part(k) * per_step, splat(-127));  // NaN too, for `nearest`
+                const v16 scaled = is_finite ? part(k) * per_step : v16{};
                 const i16x first = nearest(scaled), second = nearest((scaled - to_float(first)) * BASE);
                 store(high + k, first), store(low + k, second);
                 high_sum += first, low_sum += second;
             }
-            steps[row] = sum(nan) ? NAN : largest / 127;  // infinity times anything is no number either
+            steps[row] = is_finite ? largest / 127 : NAN;
             extra[2 * row] = 128 * sum(high_sum), extra[2 * row + 1] = 128 * sum(low_sum);
         });
     }
@@ -98,34 +101,38 @@ static void multiply(const T *x, int64_t stride, const Weight &weight, int64_t f
                        pair * 2 * OUT + half * OUT, outputs);
             }
     };
+    // few rows: 32 KiB of weights an item, read in order; many rows: a block of them stays in the second-level cache, a deep
+    // one in chunks, which leave sums to the next
     const int64_t row_blocks = (rows + BLOCK - 1) / BLOCK, size = depth * 2 * OUT;
     const int64_t per_item = rows > ROWS ? pieces(pairs * row_blocks, 8 * threads(), 8) : 1 + 32768 / size;
     const int64_t items = (pairs + per_item - 1) / per_item;
-    const int64_t together = rows > ROWS ? per_item : 1, chunk = rows > ROWS ? words : std::min(words, few);
+    const int64_t chunk = rows <= ROWS ? std::min(words, few) : words > 2 * CHUNK ? CHUNK : words;
+    const int64_t tile = chunk < words ? SUMS : 0;
     parallel_for(items * row_blocks, [=, &weight, &digits](int64_t item) {
         Tiles tiles;
-        alignas(64) int32_t sums[2 * ROWS * 2 * OUT];
         const int64_t first_row = item % row_blocks * BLOCK, last_row = std::min(first_row + BLOCK, rows);
         const int64_t first = item / row_blocks * per_item, last = std::min(first + per_item, pairs);
         const auto digits_of = [&](int64_t row) { return (const int8s *)&digits.values[2 * row * depth]; };
+        static thread_local std::vector<int32_t> own_sums;
+        own_sums.resize(SUMS + tile * ((last_row - first_row + ROWS - 1) / ROWS) * (last - first));
         if (rows == 1) {
             for (int64_t pair = first; pair < last; pair++) {
-                weight.row(tiles, pair, digits_of(0), words, sums);
-                finish_rows(sums, 0, 1, pair);
+                weight.row(tiles, pair, digits_of(0), words, own_sums.data());
+                finish_rows(own_sums.data(), 0, 1, pair);
             }
             return;
         }
-        for (int64_t begin = first; begin < last; begin += together)
-            for (int64_t word = 0; word < words; word += chunk) {
-                const int64_t end = std::min(begin + together, last), width = std::min(chunk, words - word);
-                const Words from = weight.words(begin, end, word, width);
-                for (int64_t row = first_row; row < last_row; row += ROWS)
-                    for (int64_t pair = begin; pair < end; pair++) {
-                        const int64_t count = std::min(last_row - row, ROWS);
-                        product(tiles, 2 * count, digits_of(row) + word, words, from.at + (pair - begin) * from.pair, OUT,
-                                from.tile, width, sums, 2 * OUT, 2 * OUT, word > 0);
-                        if (word + width == words) finish_rows(sums, row, count, pair);
-                    }
-            }
+        for (int64_t word = 0; word < words; word += chunk) {
+            const int64_t width = std::min(chunk, words - word);
+            const Words from = weight.words(first, last, word, width);
+            int32_t *sums = own_sums.data();
+            for (int64_t row = first_row; row < last_row; row += ROWS)
+                for (int64_t pair = first; pair < last; pair++, sums += tile) {
+                    const int64_t count = std::min(last_row - row, ROWS);
+                    product(tiles, 2 * count, digits_of(row) + word, words, from.at + (pair - first) * from.pair, OUT,
+                            from.tile, width, sums, 2 * OUT, 2 * OUT, word > 0);
+                    if (word + width == words) finish_rows(sums, row, count, pair);
+                }
+        }
     });
 }
