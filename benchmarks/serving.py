@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,6 +116,7 @@ class Runner(ABC):
         return (sum(sum(process.cpu_times()[:2]) for process in self.tree()) - before) / seconds
 
     def stop(self) -> None:
+        """End it; again does nothing."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGTERM)
         try:
@@ -227,18 +229,18 @@ def measure(runner: Runner, generator: random.Random) -> Figures:
     return figures
 
 
-def start(peer: Peer, model: Path, log: Path) -> tuple[Runner, Figures]:
-    """A peer that is ready and has answered once, so that lazy loading is not measured.
+def start(peer: Peer, model: Path, log: Path, stack: ExitStack) -> tuple[Runner, Figures]:
+    """A peer that is ready and has answered once, so that lazy loading is not measured; the stack stops it.
 
     Raises:
         CannotRun: it does not start, or does not answer.
     """
     runner: Runner = (Library if peer.is_library else Server)(peer, model, log)
+    stack.callback(runner.stop)
     try:
         figures = {"start s": runner.wait_ready(), "loaded GiB": runner.memory_gib()}
         runner.ask(["Hello"], 8)
-    except (CannotRun, httpx.HTTPError) as error:
-        runner.stop()
+    except httpx.HTTPError as error:
         raise CannotRun(str(error)) from error
     return runner, figures
 
@@ -275,10 +277,7 @@ def table(results: dict[str, Figures]) -> list[str]:
 
 def measure_floor() -> Figures:
     """Bytes/s read, by the size of pages."""
-    return {
-        pages: read_rate(BUFFER_BYTES, huge_pages=pages == "huge pages", repeats=2)
-        for pages in ("small pages", "huge pages")
-    }
+    return {pages: read_rate(BUFFER_BYTES, huge_pages=pages == "huge pages") for pages in ("small pages", "huge pages")}
 
 
 def floor_table(rates: Figures, elements: int, results: dict[str, Figures]) -> list[str]:
@@ -296,7 +295,7 @@ def floor_table(rates: Figures, elements: int, results: dict[str, Figures]) -> l
 
 
 def start_all(
-    peers: list[Peer], exported: Path, folder: Path, *, other_model: bool
+    peers: list[Peer], exported: Path, folder: Path, stack: ExitStack, *, other_model: bool
 ) -> dict[str, tuple[Runner, Figures]]:
     """Those that can run; the others are named with what to do."""
     runners = {}
@@ -304,7 +303,7 @@ def start_all(
         reason = peer.missing(other_model=other_model)
         if not reason:
             try:
-                runners[peer.name] = start(peer, peer.weights_path or exported, folder / f"{peer.name}.log")
+                runners[peer.name] = start(peer, peer.weights_path or exported, folder / f"{peer.name}.log", stack)
                 continue
             except CannotRun as error:
                 reason = str(error)
@@ -335,8 +334,9 @@ def run(runners: dict[str, tuple[Runner, Figures]], rounds: int) -> tuple[dict[s
 def main() -> None:
     """Run every peer and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = f"of {', '.join(PEERS)}; default: all"
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="PEER", help=names)
+    names = f"of {', '.join(PEERS)}; default: all but transformers, whose rounds take minutes"
+    default = [name for name in PEERS if not name.startswith("transformers")]
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=default, metavar="PEER", help=names)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", type=Path, help="a Hugging Face folder; default: the embedded model in bfloat16")
     parser.add_argument("--output", type=Path, help="a JSON file for what every round found")
@@ -345,16 +345,14 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     model = options.model or export(folder / "default-model")
     peers = [PEERS[name] for name in options.peers]
-    runners = start_all(peers, model, folder, other_model=options.model is not None)
-    try:
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that all are stopped
+    with ExitStack() as stack:
+        runners = start_all(peers, model, folder, stack, other_model=options.model is not None)
         found, floors = run(runners, options.rounds)
         results = {
             name: {**figures, "after GiB": runner.memory_gib(), **medians(found[name])}
             for name, (runner, figures) in runners.items()
         }
-    finally:
-        for runner, _ in runners.values():
-            runner.stop()
     if not results:
         sys.exit("no peer could run")
     floor = medians(floors)

@@ -1,4 +1,5 @@
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -49,8 +50,8 @@ def test_the_floor_of_fewer_bytes_is_higher(serving):
 
 def test_a_peer_that_is_not_installed_says_what_to_do(serving, tmp_path, capsys):
     peer = replace(serving.PEERS["openvino"], command=(str(tmp_path / "python"),))
-    assert serving.start_all([peer], tmp_path, tmp_path, other_model=True) == {}
-    assert serving.start_all([replace(peer, weights="")], tmp_path, tmp_path, other_model=True) == {}
+    with ExitStack() as stack:
+        assert serving.start_all([peer, replace(peer, weights="")], tmp_path, tmp_path, stack, other_model=True) == {}
     errors = capsys.readouterr().err
     assert "GGUF files of the embedded model only" in errors
     assert f"{tmp_path / 'python'} is missing: nox -s cpu_peers -- openvino" in errors
@@ -59,14 +60,12 @@ def test_a_peer_that_is_not_installed_says_what_to_do(serving, tmp_path, capsys)
 def test_a_peer_that_ends_does_not_stop_the_others(serving, tmp_path, capsys):
     failing = replace(serving.PEERS["openvino"], command=(sys.executable, "-c", "raise SystemExit(3)"), weights="")
     talking = replace(failing, name="talking", command=(sys.executable, "-c", ANSWERS))
-    runners = serving.start_all([failing, talking], tmp_path, tmp_path, other_model=False)
-    try:
+    with ExitStack() as stack:
+        runners = serving.start_all([failing, talking], tmp_path, tmp_path, stack, other_model=False)
         assert list(runners) == ["talking"]
         assert "without openvino: ended with 3" in capsys.readouterr().err
         assert runners["talking"][0].ask(["a", "b"], 4) == [(0.0, 1.0, 2.0, 4)] * 2
-    finally:
-        for runner, _ in runners.values():
-            runner.stop()
+    assert runners["talking"][0].process.returncode is not None
 
 
 ANSWERS = """
