@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-import torch
 from engine import Bench
 from shapes import SHAPES, Shape
+
+from tgi_core.cpu import topology
 
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 17, 24, 32, 33, 48, 64)
 CONTEXTS = (128, 256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
@@ -111,7 +112,7 @@ def main() -> None:
         rows.writerow(["batch", "context", "step_ms"])
         rows.writerows((*point, f"{step_s * 1e3:.3f}") for point, step_s in sorted(found.items()))
     weights = f"{shape.read_elements / 1e6:,.0f} million weights in {options.quantize or 'bfloat16'}"
-    title = f"{weights}, {bench.engine.info.product}, {torch.get_num_threads()} threads"
+    title = f"{weights}, {bench.engine.info.product}, {topology.threads()} threads"
     draw(found, title, options.folder / "cpu-growth.svg")
     print("\n".join(cliffs(found)) or "no cliff")
 

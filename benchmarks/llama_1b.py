@@ -20,6 +20,7 @@ from engine import Bench
 from machine import BUFFER_BYTES, product_rate, read_rate
 from shapes import Shape
 
+from tgi_core.cpu import topology
 from tgi_core.errors import TGIError
 
 CONTEXT, STEPS = 128, 32
@@ -74,7 +75,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     shape = Shape("1b", vocab_size=options.vocabulary)
-    print(f"{shape.read_elements / 1e9:.2f} billion weights, {torch.get_num_threads()} threads")
+    print(f"{shape.read_elements / 1e9:.2f} billion weights, {topology.threads()} threads")
     with tempfile.TemporaryDirectory() as folder:
         model = shape.write(Path(folder), "cpu")
         for quantize in options.quantize:

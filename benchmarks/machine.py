@@ -11,9 +11,12 @@ from __future__ import annotations
 import mmap
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
+
+from tgi_core.cpu import topology
 
 BUFFER_BYTES = 3 << 30  #: more than any cache
 PIECE_BYTES = 256 << 20  #: some ten milliseconds, as a decode step
@@ -27,6 +30,16 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+@contextmanager
+def all_threads() -> Iterator[None]:
+    """PyTorch has as many threads as the engine, which leaves it one where its own compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(topology.threads())
+    yield
+    torch.set_num_threads(before)
+
+
+@all_threads()
 def read_rate(size_bytes: int, *, huge_pages: bool, passes: int = 2) -> float:
     """Bytes/s at which PyTorch's threads read a buffer: the better of two ways, and of each the median of its pieces.
 
@@ -43,6 +56,7 @@ def read_rate(size_bytes: int, *, huge_pages: bool, passes: int = 2) -> float:
     return pieces[0].nbytes / min(products_s, sums_s)
 
 
+@all_threads()
 def product_rate(shapes: Iterable[tuple[int, int]], rows: int, rounds: int = 3) -> float:
     """Multiply-adds/s times two of oneDNN's own products in bfloat16 with packed weights.
 
@@ -66,7 +80,7 @@ def _pack(weight: torch.Tensor) -> torch.Tensor:
 
 def main() -> None:
     """Print them."""
-    print(f"{torch.get_num_threads()} threads")
+    print(f"{topology.threads()} threads")
     for name, size in (("3 GiB", BUFFER_BYTES), ("256 MiB, as the embedded model, again and again", 256 << 20)):
         for pages in (False, True):
             rate = read_rate(size, huge_pages=pages, passes=8)

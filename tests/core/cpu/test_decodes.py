@@ -44,9 +44,11 @@ def serve(folder, **settings):
 
 
 @pytest.mark.parametrize("quantize", ["int8", "int4"])
-def test_tokens_of_rounded_weights_are_those_of_the_plain_runner(tmp_path, monkeypatch, quantize):
-    folder = make_checkpoint(tmp_path, "llama")
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_tokens_of_rounded_weights_are_those_of_the_plain_runner(tmp_path, monkeypatch, family, quantize):
+    folder = make_checkpoint(tmp_path, family)
     engine, found = serve(folder, quantize=quantize)
+    assert engine.runner._recorded
     assert all(recorded is not None for recorded in engine.runner._recorded.values())
     monkeypatch.setattr(CpuBackend, "runner", "tgi_core.runner.eager:EagerRunner")
     assert serve(folder, quantize=quantize)[1] == found

@@ -59,6 +59,7 @@ class NativeExperts:
 
 def experts(linear: LinearKernel, activation: Activation, gate_up: Sequence[Any], down: Sequence[Any]) -> Experts:
     """See `Kernels.experts`; as the reference does it where products or activation are not compiled."""
+    linear = getattr(linear, "direct", linear)
     if linear not in KINDS or activation not in ACTIVATIONS:
         return reference.Experts(linear, activation, gate_up, down)
     return NativeExperts(KINDS[linear], ACTIVATIONS[activation], gate_up, down)

@@ -61,6 +61,11 @@ class CalibratedLinear:
             self._inputs[id(packed)] = sums + x.float().square().sum(0), rows + len(x)
         return self.kernel(x, packed, bias)
 
+    @property
+    def direct(self) -> LinearKernel:
+        """What multiplies, for those who call it themselves; this one, as long as inputs matter."""
+        return self.kernel if self._order is None else self
+
     def watch(self) -> None:
         """Begin to add up what weights are multiplied with."""
         self._inputs = {}

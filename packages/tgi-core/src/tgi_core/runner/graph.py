@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 from tgi_core.attention.base import AttentionBackend, StepInput
@@ -44,7 +44,6 @@ class GraphRunner(EagerRunner):
     ) -> None:
         super().__init__(model, attention, sampler, slots, backend)
         self._recorded: dict[_Size, RecordedStep | None] = {}
-        self._waits = any(getattr(module, "waits_for_device", False) for module in model.modules())
 
     def _launch(self, rows: tuple[Row, ...]) -> Launched:
         step = self.slots.step_input(rows)
@@ -87,6 +86,11 @@ class GraphRunner(EagerRunner):
             return (found, None) if found else None
         found = _at_least(step.num_tokens, capabilities.token_buckets)
         return (MIXTURE_ROWS, found) if found and len(rows) <= MIXTURE_ROWS else None
+
+    @cached_property
+    def _waits(self) -> bool:
+        """Whether the model does, which is looked up when its weights are there."""
+        return any(getattr(module, "waits_for_device", False) for module in self.model.modules())
 
     def _record(self, size: _Size) -> RecordedStep | None:
         """Run once with padding alone, which also compiles what is not compiled yet, then record."""
