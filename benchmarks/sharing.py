@@ -2,8 +2,8 @@
 
     python benchmarks/sharing.py
 
-Rows: output tokens/s of one server with 16 streams alone, of two with 16 streams each at the same time, added up; and how
-long `GET /livez` takes meanwhile, in milliseconds.
+Rows: output tokens/s of one server with 16 streams alone, of two with 16 streams each at the same time, added up; and
+how long `GET /livez` takes meanwhile, in milliseconds.
 """
 
 from __future__ import annotations
