@@ -142,11 +142,12 @@ def vocabularies(session: nox.Session) -> None:
 def sanitize(session: nox.Session) -> None:
     """Test the CPU's kernels compiled with the address and the undefined-behaviour sanitizer, in a copy of the core."""
     install(session)
-    copy = Path(session.create_tmp()) / "src"
+    copy = Path(session.create_tmp()).resolve() / "src"
     shutil.copytree(ROOT / "packages/tgi-core/src", copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.so"))
     kernels = copy / "tgi_core/cpu/native"
     flags = "[*hatch_build.FLAGS, '-O1', '-g', '-fsanitize=address,undefined', '-fno-sanitize-recover=undefined']"
-    build = f"import hatch_build, pathlib; hatch_build.compile_kernels(pathlib.Path({str(kernels)!r}), {flags})"
+    built = f"hatch_build.compile_kernels(pathlib.Path({str(kernels)!r}), {flags})"
+    build = f"import hatch_build, pathlib, sys; sys.exit(0 if {built} else 'no kernels were compiled')"
     with session.chdir("packages/tgi-core"):
         run(session, "python", "-c", build)
     names = ("libasan.so", "libubsan.so")
