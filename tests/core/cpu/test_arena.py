@@ -4,7 +4,8 @@ import random
 import pytest
 import torch
 
-from tgi_core.cpu.arena import ALIGNMENT, CHUNK_BYTES, Arena
+from tgi_core.cpu.arena import CHUNK_BYTES, Arena
+from tgi_core.cpu.memory import CACHE_LINE
 
 
 def places(tensors):
@@ -17,7 +18,7 @@ def test_tensors_are_as_asked_for(size, dtype):
     stride = torch.empty(size).stride()
     tensor = Arena([]).empty(size, stride, dtype)
     assert (tensor.shape, tensor.stride(), tensor.dtype) == (size, stride, dtype)
-    assert tensor.data_ptr() % ALIGNMENT == 0
+    assert tensor.data_ptr() % CACHE_LINE == 0
 
 
 def test_strides_are_kept():

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tgi_core.cpu.memory import lazy_zeros
+from tgi_core.cpu.memory import lazy_zeros, whole_lines
 
 CHUNK_BYTES = 8 << 20  #: taken from the system at a time, or more for a larger tensor
-ALIGNMENT = 64  #: bytes: a cache line
 
 
 @dataclass
@@ -37,7 +36,7 @@ class Arena:
     def empty(self, size: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> Tensor:
         """A tensor with anything in it."""
         last = sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if all(size) else 0
-        needed = -(-(last + 1) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+        needed = whole_lines((last + 1) * dtype.itemsize)
         chunk, begin = self._take(needed)
         # the storage of a tensor made of an array holds on to that array, for all its views
         buffer = chunk.memory.numpy()[begin : begin + needed]

@@ -11,18 +11,18 @@ from torch import Tensor
 CACHE_LINE = 64  #: bytes
 
 
-def lazy_pages(size_bytes: int) -> mmap.mmap:
-    """Zeros that take no memory until they are written."""
+def whole_lines(size_bytes: int) -> int:
+    """The next multiple of a cache line."""
+    return -(-size_bytes // CACHE_LINE) * CACHE_LINE
+
+
+def lazy_zeros(size_bytes: int) -> Tensor:
+    """Zeros [size_bytes] of uint8 that take no memory until they are written."""
     pages = mmap.mmap(-1, size_bytes)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without them
             pages.madvise(mmap.MADV_HUGEPAGE)
-    return pages
-
-
-def lazy_zeros(size_bytes: int) -> Tensor:
-    """The same as a tensor [size_bytes] of uint8."""
-    return torch.frombuffer(lazy_pages(size_bytes), dtype=torch.uint8)
+    return torch.frombuffer(pages, dtype=torch.uint8)
 
 
 class WeightMemory:
@@ -35,7 +35,7 @@ class WeightMemory:
 
     def empty(self, elements: int, dtype: torch.dtype) -> Tensor:
         """A tensor [elements] with anything in it."""
-        size_bytes = -(-elements * dtype.itemsize // CACHE_LINE) * CACHE_LINE
+        size_bytes = whole_lines(elements * dtype.itemsize)
         if self._used + size_bytes > len(self._chunk):
             self._chunk, self._used = lazy_zeros(max(size_bytes, self.CHUNK_BYTES)), 0
         part = self._chunk[self._used : self._used + elements * dtype.itemsize]

@@ -9,6 +9,15 @@ _CPU = "tgi_core.cpu"
 
 REFERENCE = "reference"  #: name of the implementation that defines an op
 
+
+def _native(op: str, target: str, priority: int = 0) -> KernelSpec:
+    """One of the CPU's compiled kernels."""
+    supports = f"{_CPU}.kernels:supports"
+    return KernelSpec(
+        op=op, name="native", target=f"{_CPU}.{target}", device="cpu", supports=supports, priority=priority
+    )
+
+
 KERNELS = (
     *(
         KernelSpec(op=op, name=REFERENCE, target=f"{_REFERENCE}.{module}:{op}")
@@ -24,37 +33,15 @@ KERNELS = (
     ),
     KernelSpec(op="attention", name=REFERENCE, target="tgi_core.attention.reference:ReferenceAttention"),
     *(
-        KernelSpec(
-            op=op,
-            name="native",
-            target=f"{_CPU}.kernels:{op}",
-            device="cpu",
-            supports=f"{_CPU}.kernels:supports",
-        )
+        _native(op, f"kernels:{op}")
         for op in (
             *("rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm", "rotary"),
             *("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu", "gelu_tanh"),
             *("greedy", "sample", "penalize", "top_k", "top_p"),
         )
     ),
-    *(
-        KernelSpec(
-            op=op,
-            name="native",
-            target=f"{_CPU}.linear:native_{op}",
-            device="cpu",
-            supports=f"{_CPU}.kernels:supports",
-            priority=10,
-        )
-        for op in ("linear", "linear_int8", "linear_int4")
-    ),
-    KernelSpec(
-        op="experts",
-        name="native",
-        target=f"{_CPU}.moe:experts",
-        device="cpu",
-        supports=f"{_CPU}.kernels:supports",
-    ),
+    *(_native(op, f"linear:native_{op}", priority=10) for op in ("linear", "linear_int8", "linear_int4")),
+    _native("experts", "moe:experts"),
     KernelSpec(
         op="linear",
         name="onednn",

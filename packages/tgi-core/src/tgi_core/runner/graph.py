@@ -6,15 +6,13 @@ import logging
 import time
 from collections.abc import Sequence
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from tgi_core.attention.base import AttentionBackend, StepInput
-from tgi_core.device.backend import DeviceBackend, UnrecordableStep
-from tgi_core.models.base import LanguageModel
+from tgi_core.attention.base import StepInput
+from tgi_core.device.backend import UnrecordableStep
 from tgi_core.runner.eager import EagerRunner, Launched
 from tgi_core.runner.recorded import RecordedDecode, RecordedMixture, RecordedStep
-from tgi_core.runner.slots import SlotTables
-from tgi_core.sampling.sampler import Choice, Sampler
+from tgi_core.sampling.sampler import Choice
 from tgi_core.step import Row
 
 log = logging.getLogger(__name__)
@@ -34,15 +32,8 @@ class _Size(NamedTuple):
 class GraphRunner(EagerRunner):
     """Replays steps, recorded when a size is first met; larger ones and rarer kinds are called layer by layer."""
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        attention: AttentionBackend,
-        sampler: Sampler,
-        slots: SlotTables,
-        backend: DeviceBackend,
-    ) -> None:
-        super().__init__(model, attention, sampler, slots, backend)
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
         self._recorded: dict[_Size, RecordedStep | None] = {}
 
     def _launch(self, rows: tuple[Row, ...]) -> Launched:
