@@ -13,7 +13,7 @@ static const int64_t GROUP = 32, GROUP_WORDS = GROUP / HOLDS;
 static const int64_t HALF = GROUP_WORDS / 2 * OUT * HOLDS;  // bytes of 16 outputs' levels
 static const int64_t HEAD = 4 * OUT, BYTES = HEAD + 2 * HALF;
 static const int64_t FEW = 128;  // words that are unpacked at a time for few rows: they stay in the first-level cache
-static const int64_t AHEAD = 8192;  // bytes that are fetched before they are needed
+static const int64_t AHEAD = 2048;  // bytes that are fetched before they are needed
 static const int STEPS = 5, ROUNDS = 2;  // of the search, see reference/linear.py
 static const float LARGEST = 15;         // level
 

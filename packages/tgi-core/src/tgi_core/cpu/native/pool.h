@@ -1,8 +1,8 @@
 // A pool of threads that never waits for one that does not run.
 //
-// Items are taken from a counter, so a worker that the system has put aside holds nobody up unless it has an item in
-// hand.  OpenMP's barriers wait for every thread at every loop: with another process on the machine that costs a time
-// slice per loop, hundreds of times per token.
+// Each thread begins with neighbouring items of its own, so that it reads memory in order, then helps others with theirs:
+// one that the system has put aside holds nobody up unless it has an item in hand.  OpenMP's barriers wait for every
+// thread at every loop: with another process on the machine that costs a time slice per loop, hundreds of times per token.
 #pragma once
 #include <cstdint>
 
