@@ -213,9 +213,7 @@ static void attend(const Layer &layer, const Step &step, const Bias &bias, const
                    int64_t k_stride, const T *v, int64_t v_stride, T *out) {
     in_pieces(step.tokens, layer.kv_heads * layer.padded_size * 2,
               [&](int64_t t) { store_token(layer, step, k + t * k_stride, v + t * v_stride, t); });
-    const int64_t items = step.tiles * layer.kv_heads;
-    parallel_for(items, [&](int64_t index) {
-        const int64_t item = items - 1 - index;  // a prompt's last tiles are the longest
+    parallel_for(step.tiles * layer.kv_heads, [&](int64_t item) {
         attend_tile(layer, step, bias, q, q_stride, out, item / layer.kv_heads, item % layer.kv_heads);
     });
 }
