@@ -108,7 +108,7 @@ def test_a_row_that_fails_ends_alone(engine, monkeypatch):
     monkeypatch.setattr(engine.runner.sampler, "sample", fail_for_one)
     ids = engine.tokenizer.encode("fine")
     engine.add(Request(id=1, prompt_ids=ids, params=params))
-    engine.add(Request(id=2, prompt_ids=ids, params=SamplingParams(max_new_tokens=5, top_k=666)))
+    engine.add(Request(id=2, prompt_ids=ids, params=SamplingParams(max_new_tokens=5, do_sample=True, top_k=666)))
     engine.add(Request(id=3, prompt_ids=ids, params=params))
     outputs = finish(engine)
     assert outputs[2][-1].finish_reason == "error"

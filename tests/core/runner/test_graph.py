@@ -45,11 +45,11 @@ def pretend(monkeypatch):
 
 
 def serve(folder, wishes, **settings):
-    """(engine, tokens of each request); requests arrive a step after one another."""
+    """(engine, tokens of each request); requests arrive a step after one another, all of them twice."""
     engine = Engine(EngineConfig(model_id=str(folder), device="cpu", dtype="float32", **settings))
     waiting = [
         Request(id=number, prompt_ids=prompt, params=params)
-        for number, (prompt, params) in enumerate(zip(PROMPTS, wishes, strict=True), 1)
+        for number, (prompt, params) in enumerate([*zip(PROMPTS, wishes, strict=True)] * 2, 1)
     ]
     found = {request.id: [] for request in waiting}
     while waiting or engine.has_work:

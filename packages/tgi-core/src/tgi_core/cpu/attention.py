@@ -5,7 +5,8 @@ What an encoder reads is put into blocks too, which only its layer and step use.
 
 from __future__ import annotations
 
-from ctypes import byref
+from collections.abc import Iterable
+from ctypes import byref, memmove, sizeof
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,29 +47,21 @@ class _Metadata:
     arrays: list[Int32Array]
 
 
-class _Decodes:
-    """A step of decodes in memory that stays where it is; the kernel does not look at rows that it does not have."""
+class _Fixed:
+    """The metadata of a recorded step: what is in it changes, where it is does not."""
 
-    def __init__(self, metadata: _Metadata, parts: dict[str, tuple[Int32Array, Int32Array]]) -> None:
-        self.metadata, self._parts = metadata, parts
+    def __init__(self, attention: CpuAttention, kinds: Iterable[tuple[str, int]]) -> None:
+        self._attention, self.metadata = attention, _Metadata({kind: Step() for kind in kinds}, [])
 
     def fill(self, step: StepInput) -> None:
-        self._fill("causal", step.context_lens, step.block_tables)
-        if step.source is not None:
-            self._fill("cross", step.source.lens, step.source.block_tables)
+        fresh = self._attention.prepare(step)
+        self.metadata.arrays[:] = fresh.arrays
+        for kind, own in self.metadata.steps.items():
+            memmove(byref(own), byref(fresh.steps[kind]), sizeof(Step))
 
     def clear(self) -> None:
         for own in self.metadata.steps.values():
             own.tiles = own.tokens = 0
-
-    def _fill(self, kind: str, lens: Int32Array, tables: Int32Array) -> None:
-        own_lens, own_tables = self._parts[kind]
-        own_lens[: len(lens)] = lens
-        own_tables[: len(tables), : tables.shape[1]] = tables
-        for (used, _), own in self.metadata.steps.items():
-            if used == kind:
-                own.tiles = len(lens)
-                own.tokens = len(lens) if kind == "causal" else 0
 
 
 class CpuAttention(AttentionBackend):
@@ -139,14 +132,7 @@ class CpuAttention(AttentionBackend):
         return meta
 
     def fixed(self, rows: int, tokens: int | None, width: int, variant: int) -> FixedMetadata | None:
-        if tokens is not None:
-            return None
-        starts, parts = np.arange(rows + 1, dtype=np.int32), {}
-        meta = _Metadata({}, [])
-        for kind in {kind for kind, _ in self._kinds} - {"encoder"}:
-            parts[kind] = np.ones(rows, dtype=np.int32), np.zeros((rows, width), dtype=np.int32)
-            self._add(meta, kind, starts, starts if kind == "causal" else np.zeros_like(starts), *parts[kind])
-        return _Decodes(meta, parts)
+        return _Fixed(self, (kind for kind in self._kinds if kind[0] != "encoder"))
 
     def _prepare_encoder(self, meta: _Metadata, starts: Int32Array) -> None:
         """Blocks for the sources that begin, one after the other; all layers use the same."""

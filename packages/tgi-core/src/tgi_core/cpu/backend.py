@@ -15,6 +15,7 @@ from tgi_core.device.capabilities import Capabilities
 
 _BEST_FIRST = ("bfloat16", "float32") if processor.has_fast_bfloat16() else ("float32", "bfloat16")
 BUCKETS = (*range(1, 9), *range(10, 33, 2), *range(36, 65, 4))  #: of rows: one more costs little memory and time
+TOKEN_BUCKETS = (8, 16, 24, 32, 48, 64)  #: more tokens compute for longer than Python takes
 
 
 class CpuBackend(DeviceBackend):
@@ -24,6 +25,8 @@ class CpuBackend(DeviceBackend):
         block_sizes=(32, 64),
         dtypes=_BEST_FIRST,
         batch_buckets=BUCKETS,
+        token_buckets=TOKEN_BUCKETS,
+        mixture_buckets=(1, 8, 32),
         prefill_tokens=512,
         batch_size=64,
         host_memory=True,

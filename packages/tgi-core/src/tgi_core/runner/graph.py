@@ -17,8 +17,6 @@ from tgi_core.step import Row
 
 log = logging.getLogger(__name__)
 
-MIXTURE_ROWS = 64  #: sequences of a recorded step with prompts
-
 
 class _Size(NamedTuple):
     """Which recording serves a step."""
@@ -30,10 +28,11 @@ class _Size(NamedTuple):
 
 
 class GraphRunner(EagerRunner):
-    """Replays steps, recorded when a size is first met; larger ones and rarer kinds are called layer by layer."""
+    """Replays steps, recorded when a size is met again; larger ones and rarer kinds are called layer by layer."""
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
+        self._met: set[_Size] = set()
         self._recorded: dict[_Size, RecordedStep | None] = {}
 
     def _launch(self, rows: tuple[Row, ...]) -> Launched:
@@ -62,6 +61,9 @@ class GraphRunner(EagerRunner):
             return None
         variant = self.attention.variant(bucket[0], int(step.context_lens.max()))
         size = _Size(*bucket, variant, not wanted or self.sampler.is_plain([rows[index].slot for index in wanted]))
+        if size not in self._met:
+            self._met.add(size)
+            return None
         if size not in self._recorded:
             self._recorded[size] = self._record(size)
         return self._recorded[size]
@@ -75,8 +77,9 @@ class GraphRunner(EagerRunner):
         if all(row.length == 1 and row.wants_token for row in rows):
             found = _at_least(len(rows), capabilities.batch_buckets)
             return (found, None) if found else None
-        found = _at_least(step.num_tokens, capabilities.token_buckets)
-        return (MIXTURE_ROWS, found) if found and len(rows) <= MIXTURE_ROWS else None
+        found = _at_least(len(rows), capabilities.mixture_buckets)
+        tokens = _at_least(step.num_tokens, capabilities.token_buckets)
+        return (found, tokens) if found and tokens else None
 
     @cached_property
     def _waits(self) -> bool:
