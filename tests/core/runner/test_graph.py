@@ -49,7 +49,7 @@ def serve(folder, wishes, **settings):
     engine = Engine(EngineConfig(model_id=str(folder), device="cpu", dtype="float32", **settings))
     waiting = [
         Request(id=number, prompt_ids=prompt, params=params)
-        for number, (prompt, params) in enumerate([*zip(PROMPTS, wishes, strict=True)] * 2, 1)
+        for number, (prompt, params) in enumerate([*zip(PROMPTS, wishes, strict=False)] * 2, 1)
     ]
     found = {request.id: [] for request in waiting}
     while waiting or engine.has_work:
@@ -72,6 +72,28 @@ def test_tokens_are_those_of_the_plain_runner(tmp_path, family, wishes, request)
     recorded = {(size.tokens is None): step is not None for size, step in engine.runner._recorded.items()}
     assert recorded == ({True: True, False: True} if family == "llama" else {True: True})
     assert found == expected
+
+
+def test_sizes_are_recorded_while_there_is_nothing_else_to_do(tmp_path, pretend):
+    engine, _ = serve(make_checkpoint(tmp_path, "llama"), [], kernels={"attention": "triton"})
+    assert not engine.runner._recorded
+    assert engine.prepare()
+    while engine.prepare():
+        pass
+    assert {(size.rows, size.tokens) for size in engine.runner._recorded} == {(1, None), (1, 40)}
+    assert all(engine.runner._recorded.values())
+
+
+def test_a_recording_that_fails_leaves_the_plain_way(tmp_path, pretend, monkeypatch, caplog):
+    def fail(backend, run):
+        raise RuntimeError("provoked")
+
+    monkeypatch.setattr(CpuBackend, "capture", fail)
+    engine, _ = serve(make_checkpoint(tmp_path, "llama"), [], kernels={"attention": "triton"})
+    while engine.prepare():
+        pass
+    assert "provoked" in caplog.text
+    assert len(engine.generate([PROMPTS[1]], WISHES[0])[0].token_ids) == 9
 
 
 def test_models_that_wait_for_the_device_are_called_layer_by_layer(tmp_path, pretend):

@@ -55,7 +55,7 @@ class Engine:
         group: Group = ALONE,
     ) -> None:
         started = time.perf_counter()
-        self.config = config or EngineConfig()
+        self.config, self._group = config or EngineConfig(), group
         self._parts = build(self.config, progress, group)
         self.scheduler, self.runner = self._parts.scheduler, self._parts.runner
         self.stats = self._step_stats(None, 0.0, 0.0)  #: of the last step
@@ -155,6 +155,13 @@ class Engine:
         self._observers.step_finished(self.stats)
         self._observers.outputs(outputs)
         return outputs
+
+    def prepare(self) -> bool:
+        """Use a moment without work to make later steps faster; False if there is nothing left to do.
+
+        A group has none: its ranks would not do so at the same time.
+        """
+        return self._group.size == 1 and self.runner.prepare()
 
     def _is_due(self, idle: bool) -> bool:
         """Whether the oldest submitted step must be, or can be, waited for now."""

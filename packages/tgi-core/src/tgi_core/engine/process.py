@@ -89,8 +89,8 @@ class EngineProcess:
         self._send(messages.Ready(msgspec.structs.replace(self.engine.info, load_s=load_s)))
 
     def serve(self, pulse: Pulse) -> None:
-        """Step while there is work, wait for messages otherwise."""
-        while self._receive(wait=not self.engine.has_work):
+        """Step while there is work, prepare for more or wait for messages otherwise."""
+        while self._receive(wait=not self.engine.has_work and not self.engine.prepare()):
             if self.engine.has_work:
                 pulse.step_started_at = time.monotonic()
                 outputs = self.engine.step()

@@ -40,3 +40,7 @@ class Runner(ABC):
     @abstractmethod
     def submit(self, plan: StepPlan) -> Handle:
         """Start a step.  Results of earlier steps may still be on the way."""
+
+    def prepare(self) -> bool:
+        """Get ready for steps like those before, while there is nothing else to do; False if that is done."""
+        return False

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
+import torch
+
 from tgi_core.attention.base import StepInput
 from tgi_core.device.backend import UnrecordableStep
 from tgi_core.runner.eager import EagerRunner, Launched
@@ -28,11 +30,14 @@ class _Size(NamedTuple):
 
 
 class GraphRunner(EagerRunner):
-    """Replays steps, recorded when a size is met again; larger ones and rarer kinds are called layer by layer."""
+    """Replays steps; larger ones and rarer kinds are called layer by layer.
+
+    So is the first step of a size, which is recorded when there is time, or when it is met again.
+    """
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
-        self._met: set[_Size] = set()
+        self._met: set[_Size] = set()  # not yet recorded
         self._recorded: dict[_Size, RecordedStep | None] = {}
 
     def _launch(self, rows: tuple[Row, ...]) -> Launched:
@@ -61,11 +66,11 @@ class GraphRunner(EagerRunner):
             return None
         variant = self.attention.variant(bucket[0], int(step.context_lens.max()))
         size = _Size(*bucket, variant, not wanted or self.sampler.is_plain([rows[index].slot for index in wanted]))
-        if size not in self._met:
-            self._met.add(size)
-            return None
         if size not in self._recorded:
-            self._recorded[size] = self._record(size)
+            if size not in self._met:
+                self._met.add(size)
+                return None
+            self._record(size)
         return self._recorded[size]
 
     def _bucket(self, rows: tuple[Row, ...], step: StepInput) -> tuple[int, int | None] | None:
@@ -86,21 +91,36 @@ class GraphRunner(EagerRunner):
         """Whether the model does, which is looked up when its weights are there."""
         return any(getattr(module, "waits_for_device", False) for module in self.model.modules())
 
-    def _record(self, size: _Size) -> RecordedStep | None:
+    @torch.inference_mode()
+    def prepare(self) -> bool:
+        if not self._met:
+            return False
+        try:
+            self._record(next(iter(self._met)))
+        except Exception:
+            log.exception("a step could not be recorded and is called layer by layer")
+        return True
+
+    def _record(self, size: _Size) -> None:
+        """Keep the recording of a size, or None where there can be none."""
+        self._met.remove(size)
+        self._recorded[size] = None  # also if recording fails
+        started = time.perf_counter()
+        try:
+            self._recorded[size] = self._recording(size)
+            log.info("recorded steps of %d tokens in %.2f s", size.tokens or size.rows, time.perf_counter() - started)
+        except UnrecordableStep as reason:
+            log.info("steps of %d tokens are called layer by layer: %s", size.tokens or size.rows, reason)
+
+    def _recording(self, size: _Size) -> RecordedStep | None:
         """Run once with padding alone, which also compiles what is not compiled yet, then record."""
         attention = self.attention.fixed(size.rows, size.tokens, self.slots.blocks_per_sequence, size.variant)
         if attention is None:
             return None
-        started = time.perf_counter()
         kind = RecordedDecode if size.tokens is None else partial(RecordedMixture, tokens=size.tokens)
         recorded = kind(size.rows, self.slots, attention, self.backend, chooses=size.chooses)
         recorded.run(self.model, self.sampler)
-        try:
-            recorded.replay = self.backend.capture(lambda: recorded.run(self.model, self.sampler))
-        except UnrecordableStep as reason:
-            log.info("steps of %d tokens are called layer by layer: %s", size.tokens or size.rows, reason)
-            return None
-        log.info("recorded steps of %d tokens in %.2f s", size.tokens or size.rows, time.perf_counter() - started)
+        recorded.replay = self.backend.capture(lambda: recorded.run(self.model, self.sampler))
         return recorded
 
 
