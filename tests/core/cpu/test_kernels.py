@@ -180,6 +180,15 @@ def test_a_row_of_a_rounded_product_does_not_depend_on_the_others(linear, dtype)
 
 
 @dtypes
+@pytest.mark.parametrize("size", [(40, 70), (512, 256)])
+@pytest.mark.parametrize("linear", [native_linear, native_linear_int8])
+def test_rows_are_those_of_what_was_packed(linear, size, dtype):
+    weight, ids = randn(*size, dtype=dtype), torch.tensor([3, 0, size[0] - 1, 3, 17])
+    found = linear.rows(linear.pack(weight), ids, dtype)
+    stored = weight if linear is native_linear else int8(weight)
+    torch.testing.assert_close(found, stored[ids].to(dtype), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("linear", [native_linear_int8, native_linear_int4])
 def test_a_rounded_product_of_nan_is_nan(linear, dtype):
     packed = linear.pack(randn(40, 70, dtype=dtype))

@@ -60,6 +60,13 @@ class NativeLinear(_Native):
         library().tgi_pack(is_bf16(weight), weight.data_ptr(), data.data_ptr(), outputs, inputs)
         return Packed(outputs, inputs, data)
 
+    def rows(self, packed: Packed, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        out = torch.empty(len(ids), packed.inputs, dtype=dtype)
+        library().tgi_rows(
+            is_bf16(out), packed.data.data_ptr(), ids.data_ptr(), out.data_ptr(), len(ids), packed.inputs
+        )
+        return out
+
 
 class NativeInt8Linear(_Native):
     """Products of int8 with x as two int8 digits, which round it less than bfloat16 does."""
@@ -72,6 +79,15 @@ class NativeInt8Linear(_Native):
         data = weights.empty(library().tgi_packed_size_int8(outputs, inputs), torch.uint8)
         library().tgi_pack_int8(rounded.data_ptr(), data.data_ptr(), outputs, inputs)
         return Packed(outputs, inputs, data, scales)
+
+    def rows(self, packed: Packed, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        _, inputs, data, scales = packed
+        out = torch.empty(len(ids), inputs, dtype=dtype)
+        assert scales is not None
+        library().tgi_rows_int8(
+            is_bf16(out), data.data_ptr(), scales.data_ptr(), ids.data_ptr(), out.data_ptr(), len(ids), inputs
+        )
+        return out
 
 
 class NativeInt4Linear(_Native):

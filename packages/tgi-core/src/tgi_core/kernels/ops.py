@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 Activation = Callable[[Tensor], Tensor]
@@ -39,6 +40,14 @@ class LinearKernel(Protocol):
 
     def __call__(self, x: Tensor, packed: Any, bias: Tensor | None) -> Tensor:
         """(x [T, N], packed, bias [M] or None) -> [T, M]"""
+
+
+@runtime_checkable
+class RowsKernel(LinearKernel, Protocol):
+    """A linear kernel that finds rows in what it packed, so that a head can serve as its model's embedding too."""
+
+    def rows(self, packed: Any, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """(packed [M, N], ids [T] int64) -> [T, N] of dtype"""
 
 
 class Experts(Protocol):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tgi_core.kernels.ops import RowsKernel
 from tgi_core.layers.build import BuildContext
+from tgi_core.layers.linear import Head
 from tgi_core.weights.loader import Source
 
 
@@ -23,10 +27,29 @@ class Embedding(nn.Module):
         super().__init__()
         self.count, self.size, self.dtype = count, size, build.dtype
         self.scale = torch.tensor(scale, dtype=build.dtype).item()
+        self._rows: Callable[[Tensor], Tensor] | None = None
 
     def load(self, source: Source) -> None:
-        self.weight = source.read("weight", self.count, self.size, dtype=self.dtype)
+        if self._rows is None:
+            self.weight = source.read("weight", self.count, self.size, dtype=self.dtype)
+
+    def tie(self, head: Head) -> None:
+        """Look up in the weight that a head holds, if its kernel can, instead of keeping another copy."""
+        kernel, same_size = head.kernel, head.in_features == self.size
+        if isinstance(kernel, RowsKernel) and same_size:
+            self._rows = lambda ids: kernel.rows(head.packed, ids, self.dtype)
 
     def forward(self, ids: Tensor) -> Tensor:
-        found = F.embedding(ids, self.weight)
+        found = F.embedding(ids, self.weight) if self._rows is None else self._rows(ids)
         return found if self.scale == 1.0 else found * self.scale
+
+
+def tie_embeddings(model: nn.Module) -> None:
+    """Let each head that is loaded from the weight of an embedding beside it hold that weight for both."""
+    layers = dict(model.named_modules())
+    for path, head in layers.items():
+        if isinstance(head, Head):
+            parent, dot, _ = path.rpartition(".")
+            embedding = layers.get(parent + dot + head.names[0])
+            if isinstance(embedding, Embedding):
+                embedding.tie(head)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tgi_core.attention.base import ForwardContext
 from tgi_core.device.capabilities import Capabilities
 from tgi_core.layers.build import BuildContext
+from tgi_core.layers.embedding import tie_embeddings
 from tgi_core.model_config import ModelConfig
 from tgi_core.weights.loader import Checkpoint, load_weights
 from tgi_core.weights.reader import WeightReader
@@ -61,5 +62,6 @@ class CausalLM(LanguageModel):
 
     def load_weights(self, reader: WeightReader, progress: Callable[[float], None] = lambda fraction: None) -> None:
         """Fill the model; see `tgi_core.weights.loader.load_weights`."""
+        tie_embeddings(self)
         checkpoint = Checkpoint(reader, self.checkpoint_prefixes, self._device, self._copy_weight)
         load_weights(self, checkpoint, progress)

@@ -97,6 +97,8 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "tgi_packed_size": (_N, _N, _N),
     "tgi_pack": (None, c_int, _P, _P, _N, _N),
     "tgi_linear": (None, c_int, _P, _N, _P, _P, _P, _N, _N, _N),
+    "tgi_rows": (None, c_int, _P, _P, _P, _N, _N),
+    "tgi_rows_int8": (None, c_int, _P, _P, _P, _P, _N, _N),
     "tgi_packed_size_int8": (_N, _N, _N),
     "tgi_pack_int8": (None, _P, _P, _N, _N),
     "tgi_linear_int8": (None, c_int, _P, _N, _P, _P, _P, _P, _N, _N, _N),

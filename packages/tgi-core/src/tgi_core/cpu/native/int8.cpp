@@ -52,3 +52,21 @@ extern "C" void tgi_linear_int8(int is_bf16, const void *x, int64_t stride, cons
     else
         linear((const float *)x, stride, packed, scales, (const float *)bias, (float *)out, rows, outputs, inputs);
 }
+
+// Rows `ids` of a packed weight -> out [count, inputs].
+template <class T>
+static void rows_of(const uint8_t *packed, const float *scales, const int64_t *ids, T *out, int64_t count,
+                    int64_t inputs) {
+    const int64_t depth = round_up(inputs, IN);
+    in_pieces(count, inputs, [=](int64_t row) {
+        const uint8_t *from = packed + ids[row] / OUT * depth * OUT + ids[row] % OUT * HOLDS;
+        for (int64_t k = 0; k < inputs; k++)
+            out[row * inputs + k] = from_float<T>((from[k / HOLDS * OUT * HOLDS + k % HOLDS] - 128) * scales[ids[row]]);
+    });
+}
+
+extern "C" void tgi_rows_int8(int is_bf16, const uint8_t *packed, const float *scales, const int64_t *ids, void *out,
+                              int64_t count, int64_t inputs) {
+    if (is_bf16) rows_of(packed, scales, ids, (bf16 *)out, count, inputs);
+    else rows_of(packed, scales, ids, (float *)out, count, inputs);
+}

@@ -24,6 +24,9 @@ void tgi_top_k(float *logits, int64_t rows, int64_t n, const int64_t *k);
 void tgi_top_p(float *logits, int64_t rows, int64_t n, const float *p);
 void tgi_linear(int is_bf16, const void *x, int64_t stride, const void *packed, const void *bias, void *out, int64_t rows,
                 int64_t outputs, int64_t inputs);
+void tgi_rows(int is_bf16, const void *packed, const int64_t *ids, void *out, int64_t count, int64_t inputs);
+void tgi_rows_int8(int is_bf16, const uint8_t *packed, const float *scales, const int64_t *ids, void *out, int64_t count,
+                   int64_t inputs);
 void tgi_linear_int8(int is_bf16, const void *x, int64_t stride, const uint8_t *packed, const float *scales,
                      const void *bias, void *out, int64_t rows, int64_t outputs, int64_t inputs);
 void tgi_linear_int4(int is_bf16, const void *x, int64_t stride, const uint8_t *packed, const float *scales,

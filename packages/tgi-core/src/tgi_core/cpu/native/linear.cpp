@@ -116,3 +116,17 @@ extern "C" void tgi_linear(int is_bf16, const void *x, int64_t stride, const voi
     else
         linear((const float *)x, stride, (const float *)packed, (const float *)bias, (float *)out, rows, outputs, inputs);
 }
+
+// Rows `ids` of a packed weight -> out [count, inputs].
+template <class T> static void rows_of(const T *packed, const int64_t *ids, T *out, int64_t count, int64_t inputs) {
+    const int64_t depth = round_up(inputs, IN), holds = Word<T>::holds;
+    in_pieces(count, inputs, [=](int64_t row) {
+        const T *from = packed + (ids[row] / OUT * depth / holds * OUT + ids[row] % OUT) * holds;
+        for (int64_t k = 0; k < inputs; k++) out[row * inputs + k] = from[k / holds * OUT * holds + k % holds];
+    });
+}
+
+extern "C" void tgi_rows(int is_bf16, const void *packed, const int64_t *ids, void *out, int64_t count, int64_t inputs) {
+    if (is_bf16) rows_of((const bf16 *)packed, ids, (bf16 *)out, count, inputs);
+    else rows_of((const float *)packed, ids, (float *)out, count, inputs);
+}

@@ -50,6 +50,8 @@ static const struct {
     {"tgi_top_k", call<tgi_top_k>},
     {"tgi_top_p", call<tgi_top_p>},
     {"tgi_linear", call<tgi_linear>},
+    {"tgi_rows", call<tgi_rows>},
+    {"tgi_rows_int8", call<tgi_rows_int8>},
     {"tgi_linear_int8", call<tgi_linear_int8>},
     {"tgi_linear_int4", call<tgi_linear_int4>},
     {"tgi_experts", call<tgi_experts>},

@@ -18,6 +18,9 @@ class Linear:
     def __call__(self, x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, packed, bias)
 
+    def rows(self, packed: Tensor, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        return F.embedding(ids, packed).to(dtype)
+
 
 linear = Linear()
 
@@ -48,6 +51,10 @@ class Int8Linear:
         rounded, scales = packed
         out = (x.float() @ rounded.float().T) * scales
         return (out if bias is None else out + bias).to(x.dtype)
+
+    def rows(self, packed: tuple[Tensor, Tensor], ids: Tensor, dtype: torch.dtype) -> Tensor:
+        rounded, scales = packed
+        return (rounded[ids] * scales[ids].unsqueeze(1)).to(dtype)
 
 
 linear_int8 = Int8Linear()
