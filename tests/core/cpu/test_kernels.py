@@ -189,6 +189,7 @@ def test_rows_are_those_of_what_was_packed(linear, size, dtype):
     torch.testing.assert_close(found, stored[ids].to(dtype), rtol=0, atol=0)
 
 
+@dtypes
 @pytest.mark.parametrize("linear", [native_linear_int8, native_linear_int4])
 def test_a_rounded_product_of_nan_is_nan(linear, dtype):
     packed = linear.pack(randn(40, 70, dtype=dtype))
