@@ -131,6 +131,13 @@ def is_alive(pid):
         return False
 
 
+def wait_for_end(pid):
+    deadline = time.monotonic() + 5
+    while is_alive(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_sigterm_lets_running_requests_finish(start):
     process = start({"steps_per_s": 20})
     url = wait_for_line(process, "Ready")["url"]
@@ -179,10 +186,7 @@ def test_no_engine_outlives_a_killed_front(start, load_s):
     [engine] = children(process.pid)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 5
-    while is_alive(engine):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_end(engine)
 
 
 def test_sigterm_while_loading_exits_with_0(start):
@@ -200,7 +204,8 @@ def test_sigterm_at_any_moment_of_the_start_exits_with_0(start, delay_s):
     process.send_signal(signal.SIGTERM)
     status = process.wait(5)
     assert status == 0 or not engines
-    assert not any(is_alive(engine) for engine in engines)
+    for engine in engines:
+        wait_for_end(engine)
 
 
 def test_the_front_is_small_and_has_no_torch(start):

@@ -27,10 +27,10 @@ def tgi_register_kernels() -> Iterable[KernelSpec]:
 
 @hookimpl
 def tgi_register_models() -> Iterable[ModelSpec]:
-    """The model families that are written for every device."""
-    from tgi_core.models.families import FAMILIES
+    """The model families: written for every device, measured on the CPU."""
+    from tgi_core.models.families import FAMILIES, ON_CPU
 
-    return FAMILIES
+    return (*FAMILIES, *ON_CPU)
 
 
 @hookimpl

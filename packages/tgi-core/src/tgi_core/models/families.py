@@ -1,5 +1,7 @@
 """The families that core implements: one line each."""
 
+from dataclasses import replace
+
 from tgi_core.plugins.specs import ModelSpec
 
 _MODELS = "tgi_core.models"
@@ -113,3 +115,6 @@ FAMILIES = (
         note="encoder-decoder",
     ),
 )
+
+#: compared and measured there, by benchmarks/families.py
+ON_CPU = tuple(replace(family, device="cpu") for family in FAMILIES)
