@@ -42,5 +42,6 @@ def test_the_reference_serves_what_triton_cannot_and_says_why(plugins, monkeypat
 
 def test_families_are_registered_for_the_gpu(plugins):
     assert select_model(plugins, "LlamaForCausalLM", "cuda").device == "cuda"
-    assert select_model(plugins, "LlamaForCausalLM", "cpu").device == "any"
+    assert select_model(plugins, "LlamaForCausalLM", "cpu").device == "cpu"
+    assert select_model(plugins, "LlamaForCausalLM", "rocm").device == "any"
     assert select_model(plugins, "GPTBigCodeForCausalLM", "cuda").device == "any"  # not run on a GPU yet
