@@ -88,8 +88,10 @@ class Bench:
         return tokens
 
     def timed(self, run: Callable[[], float]) -> float:
-        """Median of the repeats, after a first one that counts for nothing."""
+        """Median of the repeats, after a first one that counts for nothing and the moment without work behind it."""
         run()
+        while self.engine.prepare():
+            pass
         return statistics.median(run() for _ in range(self.repeats))
 
     def decode_steps(self, batch: int, first: int = 32, steps: int = 128) -> float:

@@ -8,6 +8,15 @@ from tgi_core.plugins import hookimpl
 from tgi_core.plugins.specs import DeviceProbe, KernelSpec, ModelSpec
 from tgi_cuda.probe import probe
 
+FLASH_ATTENTION_4 = KernelSpec(
+    op="attention",
+    name="flash-attn-4",
+    target="tgi_cuda.flash_attention_4:FlashAttention4",
+    device="cuda",
+    supports="tgi_cuda.flash_attention:supports_4",
+    priority=1,
+)
+
 
 @hookimpl
 def tgi_probe_device() -> DeviceProbe:
@@ -17,10 +26,10 @@ def tgi_probe_device() -> DeviceProbe:
 
 @hookimpl
 def tgi_register_kernels() -> Iterable[KernelSpec]:
-    """Triton's; what has none runs on PyTorch's operators."""
+    """Triton's and FlashAttention; what has neither runs on PyTorch's operators."""
     from tgi_core.triton.registry import triton_kernels
 
-    return triton_kernels("cuda")
+    return (*triton_kernels("cuda"), FLASH_ATTENTION_4)
 
 
 @hookimpl

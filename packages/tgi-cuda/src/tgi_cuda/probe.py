@@ -81,6 +81,29 @@ def ask_nvml() -> Driver | str:
         nvml.nvmlShutdown()
 
 
+def compute_capability() -> tuple[int, int]:
+    """The lowest one of this machine's GPUs, (8, 6) for 8.6; (0, 0) where there is none."""
+    try:
+        nvml = ctypes.CDLL(NVML)
+    except OSError:
+        return 0, 0
+    if nvml.nvmlInit_v2() != 0:
+        return 0, 0
+    try:
+        count = ctypes.c_uint()
+        nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
+        return min((_capability(nvml, index) for index in range(count.value)), default=(0, 0))
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _capability(nvml: ctypes.CDLL, index: int) -> tuple[int, int]:
+    handle, major, minor = ctypes.c_void_p(), ctypes.c_int(), ctypes.c_int()
+    nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle))
+    nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor))
+    return major.value, minor.value
+
+
 def _name_and_uuid(nvml: ctypes.CDLL, index: int) -> tuple[str, str]:
     handle = ctypes.c_void_p()
     name, uuid = ctypes.create_string_buffer(96), ctypes.create_string_buffer(96)

@@ -83,8 +83,14 @@ class TritonAttention(AttentionBackend):
         if part.decodes:
             own.decode(q, k, v, cache, out, part, bias)
         if part.tiles:
-            own.prefill(q, *cache, (0, 0), out, part, bias)
+            self._attend_prompts(layer, q, cache, out, part, bias)
         return out
+
+    def _attend_prompts(
+        self, layer: int, q: Tensor, cache: tuple[Tensor, Tensor], out: Tensor, part: KeysOf, bias: Tensor | None
+    ) -> None:
+        """Sequences with more than one query, whose keys are in the cache."""
+        self._layers[layer].prefill(q, *cache, (0, 0), out, part, bias)
 
 
 Constants = dict[str, int | bool]  #: of a kernel, by name

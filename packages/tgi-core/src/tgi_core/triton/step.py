@@ -27,6 +27,17 @@ class Tiles:
 
 
 @dataclass
+class Prompts:
+    """The sequences from the first one with more than one query on, as kernels for ragged prompts take them."""
+
+    first: int  #: sequence
+    first_query: int
+    starts: Tensor  #: [n + 1] of their queries, from 0 on
+    longest: int  #: queries of a sequence
+    width: int  #: of the block tables
+
+
+@dataclass
 class KeysOf:
     """What layers of one kind read."""
 
@@ -41,6 +52,7 @@ class KeysOf:
     key_starts: Tensor | None = None  #: [B + 1] of keys beside the queries; None where they lie in blocks
     slots: Tensor | None = None  #: of new keys, where they are to be stored
     tiles: dict[int, Tiles] = field(default_factory=dict)  #: by tokens of a tile
+    prompts: Prompts | None = None
 
 
 Metadata = dict[str, KeysOf]  #: by kind of layer
@@ -69,11 +81,18 @@ class StepBuilder:
             drafts["cross"] = self._add(packed, queries, source.starts, source.lens, source.block_tables)
             if source.starts[-1]:
                 drafts["encoder"] = self._add_encoder(packed, source)
+        lengths = np.diff(queries)
+        first = int(np.argmax(lengths > 1))
+        starts = packed.add(queries[first:] - queries[first])
         arrays = packed.copy_to(self.device)
-        return {
+        metadata = {
             kind: self._keys(arrays, draft, CROSS_WIDTH if kind == "cross" else CAUSAL_WIDTH, splits)
             for kind, draft in drafts.items()
         }
+        if lengths[first] > 1:
+            prompts = Prompts(first, int(queries[first]), arrays[starts], int(lengths.max()), tables.shape[1])
+            metadata["causal"].prompts = prompts
+        return metadata
 
     def _add(
         self, packed: Packed, queries: Int32Array, new: Int32Array, lens: Int32Array, tables: Int32Array,

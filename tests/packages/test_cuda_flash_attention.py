@@ -1,0 +1,121 @@
+"""When FlashAttention-4 is chosen, and that it attends as the reference does."""
+
+import os
+from importlib import metadata
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
+from tgi_core.attention.base import AttentionSpec, StepInput
+from tgi_core.attention.reference import ReferenceAttention
+from tgi_core.kernels.ops import KernelQuery
+from tgi_core.triton.attention import TritonAttention
+from tgi_core.triton.step import StepBuilder
+from tgi_cuda import flash_attention, flash_attention_4
+from tgi_cuda.flash_attention_4 import FlashAttention4
+
+BLOCKS, BLOCK_SIZE = 96, 32
+SPECS = {
+    "gqa": {"heads": 8, "kv_heads": 2, "head_size": 128},
+    "mha": {"heads": 4, "kv_heads": 4, "head_size": 64},
+    "window": {"heads": 4, "kv_heads": 2, "head_size": 64, "window": 100},
+    "soft cap": {"heads": 4, "kv_heads": 2, "head_size": 128, "soft_cap": 20.0},
+    "alibi": {"heads": 4, "kv_heads": 4, "head_size": 64, "alibi_slopes": (0.5, 0.25, 0.125, 0.0625)},
+}
+
+
+def query(**changes):
+    return KernelQuery(**{"device": "cuda", "dtype": "bfloat16", "head_size": 128, "block_size": BLOCK_SIZE, **changes})
+
+
+def step_of(*sequences):
+    """(new tokens, tokens before) of each."""
+    new, before = (np.array(x, dtype=np.int32) for x in zip(*sequences, strict=True))
+    tables = np.random.default_rng(0).permutation(BLOCKS).astype(np.int32).reshape(len(sequences), -1)
+    return StepInput(np.concatenate([[0], np.cumsum(new)]).astype(np.int32), new + before, tables)
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    monkeypatch.setattr(metadata, "version", lambda name: "4.0.0b36")
+    monkeypatch.setattr(flash_attention, "compute_capability", lambda: (9, 0))
+
+
+def test_it_is_for_hopper(installed, monkeypatch):
+    assert flash_attention.supports_4(query()) == ""
+    monkeypatch.setattr(flash_attention, "compute_capability", lambda: (8, 6))
+    assert "8.6" in flash_attention.supports_4(query())
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"dtype": "float32"}, "float32"), ({"head_size": 72}, "16"), ({"relative_bias": True}, "bias")],
+)
+def test_it_says_what_it_cannot_do(installed, changes, reason):
+    assert reason in flash_attention.supports_4(query(**changes))
+
+
+def test_it_says_how_to_get_it(monkeypatch):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    assert "pip install" in flash_attention.supports_4(query())
+
+
+def test_prompts_begin_where_the_first_one_does():
+    builder = StepBuilder(BLOCK_SIZE, torch.device("cpu"), [16])
+    prompts = builder.build(step_of((1, 40), (1, 3), (7, 0), (1, 9)), 1)["causal"].prompts
+    assert (prompts.first, prompts.first_query, prompts.longest, prompts.width) == (2, 2, 7, BLOCKS // 4)
+    assert prompts.starts.tolist() == [0, 7, 8]
+    assert builder.build(step_of((1, 40), (1, 3)), 1)["causal"].prompts is None
+
+
+def test_triton_takes_its_place_where_it_cannot_run(monkeypatch, caplog):
+    if torch.cuda.is_available():
+        pytest.skip("Triton's interpreter has to be chosen before kernels are compiled for the GPU")
+    monkeypatch.setattr(flash_attention_4, "FEWEST_QUERIES", 8)
+
+    def fail(*arguments):
+        raise ImportError("no cutlass")
+
+    monkeypatch.setattr(flash_attention_4, "_attend", fail)
+    spec = AttentionSpec(heads=2, kv_heads=1, head_size=16, scale=0.25)
+    found = [attend(kind, spec, [((20, 0),)], "float32") for kind in (FlashAttention4, TritonAttention)]
+    assert torch.equal(*found)
+    assert "no cutlass" in caplog.text
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_equals_the_reference(spec, dtype, monkeypatch):
+    pytest.importorskip("flash_attn.cute", reason="flash-attn-4 is not installed")
+    monkeypatch.setattr(flash_attention_4, "FEWEST_QUERIES", 8)
+    spec = AttentionSpec(scale=spec["head_size"] ** -0.5, **spec)
+    steps = [((300, 0), (513, 0), (1, 0)), ((1, 300), (200, 513), (1, 1))]
+    expected, found = (attend(kind, spec, steps, dtype) for kind in (ReferenceAttention, FlashAttention4))
+    torch.testing.assert_close(found, expected, rtol=3e-2, atol=3e-2)
+
+
+def attend(kind, spec, steps, dtype):
+    """What two layers answer, step by step."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    backend = kind(query(device=device, torch_device=device, dtype=dtype, head_size=spec.head_size))
+    for _ in range(2):
+        backend.add_layer(spec)
+    backend.allocate(BLOCKS)
+    generator, outputs = torch.Generator().manual_seed(0), []
+    for step in (step_of(*sequences) for sequences in steps):
+        meta = backend.prepare(step)
+        for layer in range(2):
+            qkv = torch.randn(step.num_tokens, spec.heads + 2 * spec.kv_heads, spec.head_size, generator=generator)
+            parts = qkv.to(device, getattr(torch, dtype)).split((spec.heads, spec.kv_heads, spec.kv_heads), dim=1)
+            outputs.append(backend.forward(layer, *parts, meta).flatten())
+    return torch.cat(outputs).float().cpu()
