@@ -81,11 +81,16 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build sdist and wheel of every package into dist/."""
+    """Build sdist and wheel of every package into dist/; Linux wheels are tagged with the oldest system they run on."""
     install(session)
+    run(session, "python", "-m", "pip", "install", "-q", *dependencies("release"))
+    dist = ROOT / "dist"
     for package in PACKAGES:
         with session.chdir(package):
-            run(session, "hatchling", "build", "-d", str(ROOT / "dist"))
+            run(session, "hatchling", "build", "-d", str(dist))
+    for wheel in dist.glob("*-linux_*.whl"):
+        run(session, "auditwheel", "repair", "-w", str(dist), str(wheel))
+        wheel.unlink()
 
 
 @nox.session

@@ -3,7 +3,8 @@
     python benchmarks/llama_1b.py --quantize none int8 int4
 
 The weights are random and made on the machine.  decode: the time in which memory is read (huge pages) as often as a
-step reads weights and keys and values, over the step's time; weights count 2, 1 and 1/2 bytes, without scales.
+step reads weights and keys and values, over the step's time; weights count as they are stored: 2 bytes, 1 byte, or
+4.5 bits with the head in a byte.
 prefill: the time of the layers' products at oneDNN's own rate for them, packed and in bfloat16, over the time to the
 first token; attention is not counted as work.  The best of several rounds each, which take turns.
 """
@@ -25,7 +26,7 @@ from tgi_core.errors import TGIError
 
 CONTEXT, STEPS = 128, 32
 PROMPTS = (128, 1024)
-WEIGHT_BYTES = {"none": 2.0, "int8": 1.0, "int4": 0.5}
+WEIGHT_BYTES = {"none": (2.0, 2.0), "int8": (1.0, 1.0), "int4": (4.5 / 8, 1.0)}  #: of layers, of the head
 
 
 class Found:
@@ -52,7 +53,10 @@ class Found:
 
 def report(quantize: str, found: Found, shape: Shape) -> None:
     """Print the lines of one format."""
-    read_bytes = WEIGHT_BYTES[quantize] * shape.read_elements + CONTEXT * shape.token_bytes
+    layer_bytes, head_bytes = WEIGHT_BYTES[quantize]
+    head = shape.config["vocab_size"] * shape.config["hidden_size"]
+    weight_bytes = layer_bytes * (shape.read_elements - head) + head_bytes * head
+    read_bytes = weight_bytes + CONTEXT * shape.token_bytes
     floor_s = read_bytes / found.read_rate
     print(f"{quantize}: memory {found.read_rate / 1e9:.1f} GB/s ({found.small_page_rate / 1e9:.1f} with small pages)")
     print(f"  decode step {found.step_s * 1e3:8.2f} ms, floor {floor_s * 1e3:8.2f} ms: {floor_s / found.step_s:.0%}")
