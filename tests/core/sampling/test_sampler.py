@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -44,7 +45,8 @@ def make_sampler(slots=8, rules=NO_RULES):
     context = SamplingContext(
         vocab_size=VOCAB,
         device=CPU,
-        counts=TokenCounts(slots, VOCAB, CPU),
+        upload=torch.from_numpy,
+        counts=TokenCounts(slots, VOCAB, CPU, torch.from_numpy),
         last_tokens=torch.zeros(slots, dtype=torch.int64),
         watermark_gamma=0.5,
         watermark_delta=2.0,
@@ -309,3 +311,67 @@ def test_ignore_eos_frees_the_last_token():
     logits = logits_of(1).repeat(2, 1)
     best = int(logits[0].argmax())
     assert sampler.sample(logits, [0, 1]).ids.tolist() == [best, 2]
+
+
+class CountedUploads:
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, array):
+        self.count += 1
+        return torch.from_numpy(array)
+
+
+EVERYTHING = {
+    "do_sample": True, "temperature": 0.8, "top_k": 50, "top_p": 0.9, "min_p": 0.01, "typical_p": 0.9,
+    "repetition_penalty": 1.1, "frequency_penalty": 0.5, "presence_penalty": 0.5, "logit_bias": {40: 1.0},
+    "min_new_tokens": 30, "max_new_tokens": 100,
+}  # fmt: skip
+
+
+def test_a_batch_that_stays_the_same_sends_only_random_numbers_to_the_device():
+    sampler = make_sampler(rules=TokenRules(eos=(2,), forced_eos=2, suppressed=(40,), suppressed_at_begin=(41,)))
+    uploads = CountedUploads()
+    sampler.context = replace(sampler.context, upload=uploads)
+    for slot in range(3):
+        admit(sampler, slot, **(EVERYTHING if slot else {}))
+    sampler.sample(logits_of(3), [0, 1, 2])
+    uploads.count = 0
+    for step in range(5):
+        sampler.sample(logits_of(3, seed=step), [0, 1, 2])
+    assert uploads.count == 5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
+def test_no_step_waits_for_a_gpu():
+    from tgi_core.triton import filters, penalties, sample
+    from tgi_cuda.backend import CudaBackend
+
+    backend = CudaBackend()
+    gpu = backend.torch_device
+    sampler = make_sampler(rules=TokenRules(eos=(2,), forced_eos=2, suppressed=(40,), suppressed_at_begin=(41,)))
+    kernels = SimpleNamespace(
+        greedy=sample.greedy, sample=sample.sample, top_k=filters.top_k, top_p=filters.top_p,
+        penalize=penalties.penalize,
+    )  # fmt: skip
+    counts = TokenCounts(8, VOCAB, gpu, backend.upload)
+    last_tokens = sampler.context.last_tokens.to(gpu)
+    sampler.context = replace(
+        sampler.context, device=gpu, upload=backend.upload, counts=counts, last_tokens=last_tokens, kernels=kernels
+    )
+    sampler.kernels = kernels
+    choices = []
+    batches = [logits_of(4, seed=step).to(gpu) for step in range(6)]
+    for step, logits in enumerate(batches):
+        if step == 2:  # everything was compiled and allocated in the steps before
+            torch.cuda.synchronize()
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            for slot in range(4):
+                if step % 2 == 0:
+                    admit(sampler, slot, output=(7,) * step, seed=step, **(EVERYTHING if slot else {}))
+            choices.append(sampler.sample(logits, [0, 1, 2, 3]))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert all(choice.logprobs.isfinite().all() for choice in choices)

@@ -6,15 +6,36 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from tgi_core.triton import activation, decode, linear, norm, prefill, rotary, sample, store, tiles
+from tgi_core.triton import (
+    activation,
+    decode,
+    filters,
+    linear,
+    norm,
+    penalties,
+    prefill,
+    rotary,
+    sample,
+    store,
+    tiles,
+)
 
-SHARED = {"sm_75": 65536, "sm_80": 166912, "sm_90": 232448, "gfx90a": 65536, "gfx942": 65536}
+SHARED = {
+    "sm_75": 65536,
+    "sm_80": 166912,
+    "sm_86": 101376,
+    "sm_89": 101376,
+    "sm_90": 232448,
+    "gfx90a": 65536,
+    "gfx942": 65536,
+}
 POINTERS = {
     "keys", "values", "output", "out", "x", "weight", "bias", "residual", "q", "k", "v", "gate_up", "logits"
 }  # fmt: skip
 FLOATS = {"cos", "sin", "partial", "sums", "slopes", "logprobs"}
 INTEGERS = {"tile_sequence", "tile_start", "query_starts", "lens", "key_starts", "tables", "info", "members", "slots"}
 FLOAT_VALUES = {"eps", "scale", "soft_cap"}
+TOTALS = dict.fromkeys(("logits", "totals", "repetition", "frequency", "presence"), "*fp32")  #: of sampling
 
 
 def target_of(name):
@@ -23,11 +44,13 @@ def target_of(name):
     return GPUTarget("hip", name, 64)
 
 
-def signature(kernel, constants, dtype):
+def signature(kernel, constants, dtype, known):
     types = {}
     for parameter in kernel.params:
         name = parameter.name
-        if name in constants or parameter.is_constexpr:
+        if name in known:
+            types[name] = known[name]
+        elif name in constants or parameter.is_constexpr:
             types[name] = "constexpr"
         elif name in INTEGERS:
             types[name] = "*i32"
@@ -42,8 +65,8 @@ def signature(kernel, constants, dtype):
     return types
 
 
-def compile_one(kernel, constants, target, dtype, warps=4, stages=3):
-    types = signature(kernel, constants, dtype)
+def compile_one(kernel, constants, target, dtype, warps=4, stages=3, known=()):
+    types = signature(kernel, constants, dtype, known)
     aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(types.values()) if kind.startswith("*")}
     source = ASTSource(fn=kernel, signature=types, constexprs=constants, attrs=aligned)
     options = {"num_warps": warps, "num_stages": stages}
@@ -91,6 +114,18 @@ def attention(target, dtype, size, **options):
     compile_one(decode.combine, constants, target, dtype, 2)
 
 
+def sampling(target, size):
+    """Of float32 logits, whatever the model's dtype."""
+    rows = {"size": size, "row_stride": size}
+    known = TOTALS | {"at": "*fp64", "slots": "*i64"} | dict.fromkeys(("in_prompt", "in_output"), "*i32")
+    parts = triton.next_power_of_2(triton.cdiv(size, sample.BLOCK))
+    compile_one(sample._sample, {"PARTS": parts, "BLOCK": sample.BLOCK, **rows}, target, "fp32", 16, known=known)
+    compile_one(penalties._penalize, {"BLOCK": penalties.BLOCK, **rows}, target, "fp32", known=known)
+    for by_mass, kind in ((True, "*fp32"), (False, "*i64")):
+        constants = {**filters.CONSTANTS, "BY_MASS": by_mass, **rows}
+        compile_one(filters._filter, constants, target, "fp32", filters.WARPS, known=known | {"wanted": kind})
+
+
 def main(target):
     dtype = "fp16" if target == "sm_75" else "bf16"
     rows = {"heads": 1, "x_token": 4096, "x_head": 0, "size": 4096}
@@ -110,6 +145,8 @@ def main(target):
             dtype,
         )
     compile_one(sample._greedy, {"size": 49152, "row_stride": 49152, "BLOCK": 8192}, target, dtype, 16)
+    for size in (49152, 151643):
+        sampling(target, size)
     product = {"M": 4096, "N": 4096, "ROWS": 1, "COLUMNS": 1024, "HAS_BIAS": False, "bias": None}
     compile_one(linear._row_product, product, target, dtype)
     compile_one(store._store, {"k_token": 6144, "v_token": 6144, "SIZE": 1024, "BLOCK": 1024}, target, dtype)

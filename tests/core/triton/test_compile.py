@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-TARGETS = ["sm_75", "sm_80", "sm_90", "gfx90a", "gfx942"]
+TARGETS = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "gfx90a", "gfx942"]
 
 
 @pytest.mark.slow

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from tgi_core.device.capabilities import Capabilities
 
+Upload = Callable[[npt.NDArray[Any]], Tensor]  #: `DeviceBackend.upload`, into new memory
+
 
 class UnrecordableStep(Exception):
     """What the host does in a step depends on what the device computes."""

@@ -279,7 +279,8 @@ def _runner(
     context = sampling(
         vocab_size=vocab,
         device=device,
-        counts=TokenCounts(slots, vocab, device),
+        upload=backend.upload,
+        counts=TokenCounts(slots, vocab, device, backend.upload),
         last_tokens=tables.last_tokens,
         watermark_gamma=config.watermark_gamma,
         watermark_delta=config.watermark_delta,

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from tgi_core.attention.base import EncoderInput, Int32Array, SourceInput, StepInput
-from tgi_core.device.backend import DeviceBackend
+from tgi_core.device.backend import DeviceBackend, Upload
 from tgi_core.step import Row, StepPlan
-
-Upload = Callable[[npt.NDArray[Any]], torch.Tensor]  #: see `DeviceBackend.upload`
 
 
 class SlotTables:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from tgi_core.request import TokenLogprob
@@ -54,8 +53,9 @@ class _Batch:
     """One composition of a batch, and what to do for it each step."""
 
     states: tuple[SlotState, ...]
-    processors: tuple[tuple[Tensor, LogitsProcessor], ...]  #: rows [n], processor
+    processors: tuple[tuple[Tensor | None, LogitsProcessor], ...]  #: rows [n], or None for all of them; processor
     sampled_rows: tuple[int, ...]
+    counted: tuple[Tensor, Tensor] | None  #: see `TokenCounts.counted`
     most_top: int
 
     @property
@@ -97,7 +97,7 @@ class Sampler:
             choice = Choice(*self.kernels.greedy(logits))
         else:
             choice = self._choose(batch, self._process(batch, logits.float()))
-        self._note(batch.states, choice)
+        self._note(batch, choice)
         return choice
 
     def is_plain(self, slots: Sequence[int]) -> bool:
@@ -106,11 +106,12 @@ class Sampler:
 
     def chosen(self, slots: Sequence[int], choice: Choice) -> None:
         """Note the tokens that these slots, which are `is_plain`, were given without `sample`."""
-        self._note(self._batch_of(slots).states, choice)
+        self._note(self._batch_of(slots), choice)
 
-    def _note(self, states: Sequence[SlotState], choice: Choice) -> None:
-        self.context.counts.add(states, choice.ids)
-        for state in states:
+    def _note(self, batch: _Batch, choice: Choice) -> None:
+        if batch.counted:
+            self.context.counts.add(batch.counted, choice.ids)
+        for state in batch.states:
             state.generated += 1
 
     def _batch_of(self, slots: Sequence[int]) -> _Batch:
@@ -120,29 +121,30 @@ class Sampler:
         return self._batch
 
     def _compose(self, states: tuple[SlotState, ...]) -> _Batch:
-        processors = []
+        processors: list[tuple[Tensor | None, LogitsProcessor]] = []
         for processor in self.processors:
             rows = [row for row, state in enumerate(states) if processor.wanted(state.params, self.context)]
             if rows:
-                members = [states[row] for row in rows]
-                processors.append((torch.tensor(rows, device=self.context.device), processor(members, self.context)))
+                some = self.context.upload(np.array(rows)) if len(rows) < len(states) else None
+                processors.append((some, processor([states[row] for row in rows], self.context)))
         return _Batch(
             states,
             tuple(processors),
             tuple(row for row, state in enumerate(states) if state.samples),
+            self.context.counts.counted(states),
             max(state.params.top_n_tokens for state in states),
         )
 
     def _process(self, batch: _Batch, logits: Tensor) -> Tensor:
         for rows, processor in batch.processors:
-            if len(rows) == len(batch.states):
+            if rows is None:
                 logits = processor(logits)
             else:
                 logits[rows] = processor(logits[rows])
         return logits
 
     def _choose(self, batch: _Batch, logits: Tensor) -> Choice:
-        at = torch.from_numpy(_draws(batch)).to(logits.device)
+        at = self.context.upload(_draws(batch))
         ids, chosen, total = self.kernels.sample(logits, at)
         if not batch.most_top:
             return Choice(ids, chosen)

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from tgi_core.device.backend import Upload
 from tgi_core.kernels.ops import Kernels, TokenTables
 from tgi_core.sampling.rules import TokenRules
 from tgi_core.sampling_params import SamplingParams
@@ -39,8 +41,8 @@ class SlotState:
 class TokenCounts:
     """How often each slot's prompt and output hold each token: [slots, V] on the device, made when first needed."""
 
-    def __init__(self, slots: int, vocab_size: int, device: torch.device) -> None:
-        self.slots, self.vocab_size, self.device = slots, vocab_size, device
+    def __init__(self, slots: int, vocab_size: int, device: torch.device, upload: Upload) -> None:
+        self.slots, self.vocab_size, self.device, self.upload = slots, vocab_size, device, upload
 
     @cached_property
     def tables(self) -> TokenTables:
@@ -53,18 +55,27 @@ class TokenCounts:
         if not needs_counts(admission.params):
             return
         prompt, output = self.tables
-        prompt[admission.slot] = self._count(admission.tokens[: admission.prompt_len])
-        output[admission.slot] = self._count(admission.tokens[admission.prompt_len :])
+        self._count(prompt[admission.slot], admission.tokens[: admission.prompt_len])
+        self._count(output[admission.slot], admission.tokens[admission.prompt_len :])
 
-    def add(self, states: Sequence[SlotState], ids: Tensor) -> None:
-        """Count the tokens ids [B] just sampled for these slots."""
-        counted = [(index, state.slot) for index, state in enumerate(states) if needs_counts(state.params)]
-        if counted:
-            rows, slots = torch.tensor(counted, device=self.device).unbind(1)
-            self.tables.output[slots, ids[rows]] += 1
+    def counted(self, states: Sequence[SlotState]) -> tuple[Tensor, Tensor] | None:
+        """The rows of a batch whose tokens are counted, and their slots."""
+        found = [(index, state.slot) for index, state in enumerate(states) if needs_counts(state.params)]
+        if not found:
+            return None
+        rows, slots = self.upload(np.array(found, dtype=np.int64)).unbind(1)
+        return rows, slots
 
-    def _count(self, tokens: Sequence[int]) -> Tensor:
-        return torch.bincount(torch.tensor(tokens, dtype=torch.int64, device=self.device), minlength=self.vocab_size)
+    def add(self, counted: tuple[Tensor, Tensor], ids: Tensor) -> None:
+        """Count the tokens ids [B] just sampled for a batch."""
+        rows, slots = counted
+        self.tables.output[slots, ids[rows]] += 1
+
+    def _count(self, row: Tensor, tokens: Sequence[int]) -> None:
+        row.zero_()
+        if tokens:
+            ids = self.upload(np.array(tokens, dtype=np.int64))
+            row.scatter_add_(0, ids, torch.ones_like(ids, dtype=row.dtype))
 
 
 def needs_counts(params: SamplingParams) -> bool:
@@ -78,6 +89,7 @@ class SamplingContext:
 
     vocab_size: int
     device: torch.device
+    upload: Upload  #: what is made of Python's numbers goes to the device through it, which is not waited for then
     counts: TokenCounts
     last_tokens: Tensor  #: [slots] int64, the last token of each slot
     watermark_gamma: float

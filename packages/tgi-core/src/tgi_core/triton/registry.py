@@ -11,7 +11,9 @@ _OPS = {
     **dict.fromkeys(("rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm"), "norm"),
     "rotary": "rotary",
     **dict.fromkeys(("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul"), "activation"),
-    "greedy": "sample",
+    **dict.fromkeys(("greedy", "sample"), "sample"),
+    **dict.fromkeys(("top_k", "top_p"), "filters"),
+    "penalize": "penalties",
     "linear": "linear",
 }
 

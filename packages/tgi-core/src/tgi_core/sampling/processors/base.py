@@ -34,13 +34,21 @@ class LogitsProcessor(ABC):
 
     def column(self, value: Callable[[SamplingParams], float], dtype: torch.dtype = torch.float32) -> Tensor:
         """One parameter of all rows: [rows, 1]."""
-        values = [value(state.params) for state in self.states]
-        return torch.tensor(values, dtype=dtype, device=self.context.device).unsqueeze(1)
+        return self.upload([value(state.params) for state in self.states], dtype).unsqueeze(1)
+
+    def upload(self, values: Sequence[Any], dtype: torch.dtype = torch.int64) -> Tensor:
+        """Numbers on the device, which is not waited for."""
+        return self.context.upload(torch.tensor(values, dtype=dtype).numpy())
 
     @cached_property
     def slots(self) -> Tensor:
         """The slots of all rows: [rows]."""
-        return torch.tensor([state.slot for state in self.states], device=self.context.device)
+        return self.upload([state.slot for state in self.states])
+
+    @cached_property
+    def hidden(self) -> Tensor:
+        """The logit of a token that cannot be chosen, where an operator takes no plain number: []."""
+        return torch.full((), float("-inf"), device=self.context.device)
 
 
 class ParameterProcessor(LogitsProcessor):

@@ -19,8 +19,8 @@ class LogitBias(LogitsProcessor):
         super().__init__(states, context)
         entries = [(row, *item) for row, state in enumerate(states) for item in state.params.logit_bias.items()]
         rows, ids, biases = zip(*entries, strict=True)
-        self.index = (torch.tensor(rows, device=context.device), torch.tensor(ids, device=context.device))
-        self.biases = torch.tensor(biases, dtype=torch.float32, device=context.device)
+        self.index = self.upload(rows), self.upload(ids)
+        self.biases = self.upload(biases, torch.float32)
 
     @classmethod
     def wanted(cls, params: SamplingParams, context: SamplingContext) -> bool:
@@ -39,13 +39,16 @@ class MinimumLength(LogitsProcessor):
             [i for i in {*context.rules.eos, *state.params.stop_token_ids} if 0 <= i < context.vocab_size]
             for state in states
         ]
+        self._short: tuple[int, ...] = ()  #: rows
+        self._index: tuple[Tensor, ...] | None = None  #: rows and tokens that these forbid
 
     @classmethod
     def wanted(cls, params: SamplingParams, context: SamplingContext) -> bool:
         return params.min_new_tokens > 0
 
     def __call__(self, logits: Tensor) -> Tensor:
-        for row, (state, ends) in enumerate(zip(self.states, self.ends, strict=True)):
-            if state.generated < state.params.min_new_tokens:
-                logits[row, ends] = float("-inf")
-        return logits
+        short = tuple(row for row, s in enumerate(self.states) if s.generated < s.params.min_new_tokens)
+        if short != self._short:
+            entries = [(row, end) for row in short for end in self.ends[row]]
+            self._short, self._index = short, self.upload(entries).unbind(1) if entries else None
+        return logits if self._index is None else logits.index_put_(self._index, self.hidden)

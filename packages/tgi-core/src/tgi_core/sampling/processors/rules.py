@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from tgi_core.sampling.processors.base import LogitsProcessor
@@ -38,16 +40,22 @@ class ForcedTokens(LogitsProcessor):
 class SuppressedTokens(LogitsProcessor):
     """Hides tokens that the model's configuration forbids, everywhere or at the beginning."""
 
+    def __init__(self, states: Sequence[SlotState], context: SamplingContext) -> None:
+        super().__init__(states, context)
+        rules = context.rules
+        self.always = self.upload(rules.suppressed) if rules.suppressed else None
+        self.at_begin = self.upload(rules.suppressed_at_begin) if rules.suppressed_at_begin else None
+
     @classmethod
     def wanted(cls, params: SamplingParams, context: SamplingContext) -> bool:
         return bool(context.rules.suppressed or context.rules.suppressed_at_begin)
 
     def __call__(self, logits: Tensor) -> Tensor:
-        rules = self.context.rules
-        logits[:, list(rules.suppressed)] = HIDDEN
-        if rules.suppressed_at_begin:
+        if self.always is not None:
+            logits.index_fill_(1, self.always, HIDDEN)
+        if self.at_begin is not None:
             for row, state in enumerate(self.states):
-                was_forced = rules.forced_bos is not None and state.prompt_len == 1
+                was_forced = self.context.rules.forced_bos is not None and state.prompt_len == 1
                 if state.generated == int(was_forced):
-                    logits[row, list(rules.suppressed_at_begin)] = HIDDEN
+                    logits[row].index_fill_(0, self.at_begin, HIDDEN)
         return logits
