@@ -10,7 +10,7 @@ from tgi_core.errors import TGIError
 
 
 @click.command("kernels")
-@click.option("--model", help="Say what was chosen for this model, and why the others were not.")
+@click.option("--model-id", "--model", "model", help="Say what was chosen for this model, and why the others were not.")
 @click.option("--device", envvar="TGI_DEVICE", help="For this kind of device; default: as `tgi serve` chooses.")
 def command(model: str | None, device: str | None) -> None:
     """List kernels, or what was chosen for a model and why."""
