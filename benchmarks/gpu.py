@@ -1,6 +1,9 @@
 """Speed of the engine on a GPU, with random weights of real shapes, beside what memory and matrix units allow.
 
     python benchmarks/gpu.py --shape 8b --rows decode,prefill,batch --profile 32
+    python benchmarks/gpu.py --shape 8b --num-shard 2
+
+With --num-shard, limits are those of one GPU divided by the number of GPUs, without what they say to each other.
 
 Weights are written once, as safetensors, into --folder; nothing is downloaded.
 """
@@ -32,6 +35,10 @@ class Chip(NamedTuple):
     bytes_per_s: float
     flop_per_s: float
 
+    def times(self, count: int) -> Chip:
+        """So many of them as one."""
+        return Chip(count * self.bytes_per_s, count * self.flop_per_s)
+
 
 def measure_chip() -> Chip:
     """Copying 2 GiB, and a matrix product of 8192."""
@@ -56,11 +63,12 @@ def _median(run: Callable[[], object], repeats: int = 10) -> float:
 class Bench:
     """One engine and its rows."""
 
-    def __init__(self, shape: Shape, folder: Path, chip: Chip, repeats: int) -> None:
+    def __init__(self, shape: Shape, folder: Path, chip: Chip, repeats: int, ranks: int) -> None:
         self.shape, self.chip, self.repeats, self.ids = shape, chip, repeats, 0
         torch.cuda.synchronize()
         started = time.perf_counter()
-        self.engine = Engine(EngineConfig(model_id=str(folder), device="cuda", prefix_caching=True))
+        wishes = EngineConfig(model_id=str(folder), device="cuda", prefix_caching=True, num_shard=ranks)
+        self.engine = Engine(wishes)
         self.row("load and first step", time.perf_counter() - started, 0, "s")
         self.row("KV capacity", self.engine.info.max_batch_total_tokens, 0, "tokens")
         kinds = sorted({f"{op}={name}" for op, name in self.engine.info.kernels.items() if name != "reference"})
@@ -204,6 +212,7 @@ def main() -> None:
     parser.add_argument("--rows", default="decode,prefill,batch", help="which rows; default: all")
     parser.add_argument("--profile", type=int, action="append", default=[], metavar="BATCH")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--num-shard", type=int, default=1, metavar="GPUS", help="divide the model over so many")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "tgi-bench")
     args = parser.parse_args()
     chip = measure_chip()
@@ -213,11 +222,12 @@ def main() -> None:
     print(f"{'shape':5} {'row':44} {'ours':>12} {'limit':>12}")
     for name in args.shape or SHAPES:
         shape = Shape(name)
-        bench = Bench(shape, shape.write(args.folder, "cuda"), chip, args.repeats)
+        bench = Bench(shape, shape.write(args.folder, "cuda"), chip.times(args.num_shard), args.repeats, args.num_shard)
         for row in filter(None, args.rows.split(",")):
             getattr(bench, row)()
         for batch in args.profile:
             bench.profile(batch)
+        bench.engine.close()
         del bench
         torch.cuda.empty_cache()
 

@@ -37,7 +37,7 @@ def test_help_of_serve_lists_flags_and_variables():
     ("arguments", "expected"),
     [
         (["serve", "--modle-id", "x"], "did you mean --model-id?"),
-        (["serve", "--num-shard", "4"], "--num-shard is not supported yet"),
+        (["serve", "--num-shard", "0"], "--num-shard: input should be greater than or equal to 1"),
         (["serv"], "did you mean serve?"),
         (["--hlep"], "--hlep"),
     ],

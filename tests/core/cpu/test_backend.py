@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from tgi_core.config import EngineConfig
-from tgi_core.cpu import native, topology
+from tgi_core.cpu import native, processor, topology
+from tgi_core.cpu.backend import CpuBackend
 from tgi_core.engine.engine import Engine
 from tgi_core.testing.tiny import make_checkpoint
 
@@ -23,3 +24,14 @@ def test_pytorch_has_threads_where_it_computes(tmp_path, threads, compiled):
     folder = str(make_checkpoint(tmp_path, "llama"))
     Engine(EngineConfig(model_id=folder, device="cpu", disable_custom_kernels=not compiled))
     assert torch.get_num_threads() == (1 if compiled else 3)
+
+
+def test_ranks_share_memory_and_record_nothing(monkeypatch):
+    undone = []
+    monkeypatch.setattr(topology, "take_share", lambda rank, size: lambda: undone.append((rank, size)))
+    monkeypatch.setattr(processor, "available_bytes", lambda: 1000)
+    backend = CpuBackend(1, 4)
+    assert (backend.free_bytes(), backend.capabilities.batch_buckets) == (250, ())
+    backend.close()
+    assert undone == [(1, 4)]
+    assert CpuBackend().capabilities.batch_buckets

@@ -107,3 +107,50 @@ def test_the_system_takes_the_policy():
 def test_systems_without_the_call_are_named(machine, monkeypatch):
     monkeypatch.setattr(topology.platform, "machine", lambda: "riscv64")
     assert topology._interleave([0, 1]) == "not known how on riscv64"
+
+
+@pytest.fixture
+def affinity(monkeypatch):
+    """The logical CPUs that this process may use, which it can change: [now]."""
+    now = [set(range(8))]
+    monkeypatch.setattr(topology.os, "sched_getaffinity", lambda pid: now[0], raising=False)
+    monkeypatch.setattr(topology.os, "sched_setaffinity", lambda pid, cpus: now.__setitem__(0, cpus), raising=False)
+    return now
+
+
+@pytest.mark.parametrize(
+    ("rank", "size", "cpus", "threads"),
+    [
+        (0, 2, {0, 2, 4, 6}, 2),
+        (1, 2, {1, 3, 5, 7}, 2),
+        (0, 3, {0, 4}, 1),
+        (1, 3, {2, 6}, 1),
+        (4, 5, set(range(8)), 1),  # more processes than cores share all of them
+    ],
+)
+def test_processes_share_cores_of_one_node_side_by_side(machine, affinity, rank, size, cpus, threads):
+    pair_cpus(machine)
+    machine("NODES/has_memory", "0-1\n")
+    machine("NODES/node0/cpulist", "0,2,4,6\n")
+    machine("NODES/node1/cpulist", "1,3,5,7\n")
+    undo = topology.take_share(rank, size)
+    assert (affinity[0], topology.threads()) == (cpus, threads)
+    assert topology.memory_nodes() == sorted({cpu % 2 for cpu in cpus})
+    undo()
+    assert (affinity[0], topology.threads()) == (set(range(8)), 4)
+
+
+@pytest.mark.parametrize(("quota", "wish", "threads"), [("600000 100000", None, 3), (None, "1", 1), (None, "64", 4)])
+def test_processes_share_a_quota_but_not_a_wish(machine, affinity, monkeypatch, quota, wish, threads):
+    if quota:
+        machine("CPU_MAX", quota)
+    if wish:
+        monkeypatch.setenv("OMP_NUM_THREADS", wish)
+    undo = topology.take_share(1, 2)
+    assert topology.threads() == threads
+    undo()
+    assert topology.os.environ.get("OMP_NUM_THREADS") == wish
+
+
+def test_the_loopback_is_an_interface():
+    assert topology.loopback() in {name for _, name in topology.socket.if_nameindex()}

@@ -21,7 +21,7 @@ def plugins():
 def test_plugins_and_the_device_that_would_be_used(plugins):
     report = plugins_report(plugins)
     assert "tgi-core (built in)" in report
-    assert "would use cpu: no hardware plugin is installed" in report
+    assert "would use cpu: no hardware plugin is installed; --num-shard divides a model over as many" in report
 
 
 def test_kernels_of_an_encoder_decoder_that_only_generation_config_tells_how_to_begin(plugins, tmp_path):

@@ -7,6 +7,7 @@ import sys
 import time
 
 import msgspec
+import psutil
 import pytest
 import zmq
 
@@ -14,6 +15,7 @@ from tgi_core import messages
 from tgi_core.config import EngineConfig
 from tgi_core.request import Request
 from tgi_core.sampling_params import SamplingParams
+from tgi_core.testing.tiny import VOCABULARY
 
 PATIENCE_S = 60
 
@@ -64,7 +66,7 @@ def start(tmp_path):
     fronts = []
 
     def start(**wishes):
-        socket_dir = tmp_path / "sockets"
+        socket_dir = tmp_path / f"sockets{len(fronts)}"
         socket_dir.mkdir()
         fronts.append(Front(socket_dir, EngineConfig(device="cpu", **wishes)))
         return fronts[-1]
@@ -143,3 +145,99 @@ def test_a_killed_parent_takes_the_engine_with_it(tmp_path, checkpoint):
     while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not os.path.exists(f"/proc/{pid}")
+
+
+# ---- several ranks --------------------------------------------------------------------------------------------------
+
+DIVIDED = {"num_shard": 2, "dtype": "float32", "max_batch_prefill_tokens": 16}
+
+
+def ranks_of(front):
+    """The processes that the engine has started."""
+    return psutil.Process(front.process.pid).children()
+
+
+def answers(front):
+    """What requests that join and leave at different steps are given."""
+    front.receive(messages.Ready)
+    found = {}
+    for number in range(1, 7):
+        params = SamplingParams(max_new_tokens=3 * number, ignore_eos=True, do_sample=number % 2 == 0, seed=number)
+        prompt = [(number * j + 5) % VOCABULARY for j in range(9 * number)]
+        front.send(messages.Add(Request(id=number, prompt_ids=prompt, params=params)))
+        if number == 3:
+            front.send(messages.Add(Request(id=99, prompt_ids=prompt, params=SamplingParams(max_new_tokens=200))))
+        if number == 4:
+            front.send(messages.Abort([99]))
+        if number % 2 == 0:  # the rest of those before and after run beside it
+            gather(front, found, until=number - 1)
+    gather(front, found, until=6)
+    gather(front, found, until=5)
+    return {number: tokens for number, (tokens, _) in sorted(found.items()) if number != 99}
+
+
+def gather(front, found, until):
+    while not found.get(until, ([], ""))[1]:
+        for output in front.receive(messages.StepDone).outputs:
+            tokens, _ = found.get(output.request_id, ([], ""))
+            assert not output.error
+            found[output.request_id] = (tokens + output.token_ids, output.finish_reason)
+
+
+def test_requests_join_and_leave_two_ranks_as_one(start, checkpoint):
+    one, two = (start(model_id=str(checkpoint), **DIVIDED | {"num_shard": ranks}) for ranks in (1, 2))
+    expected = answers(one)
+    assert [len(tokens) for tokens in expected.values()] == [3, 6, 9, 12, 15, 18]
+    assert answers(two) == expected
+    (rank,) = ranks_of(two)
+    two.send(messages.Shutdown())
+    assert two.process.wait(PATIENCE_S) == 0
+    assert not rank.is_running()
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_a_killed_rank_ends_the_engine_with_its_name(start, checkpoint, is_busy):
+    front = start(model_id=str(checkpoint), **DIVIDED)
+    ready = front.receive(messages.Ready)
+    assert ready.info.num_shard == 2
+    if is_busy:
+        front.send(
+            messages.Add(Request(id=1, prompt_ids=[5], params=SamplingParams(max_new_tokens=200, ignore_eos=True)))
+        )
+        assert not front.receive(messages.StepDone).outputs[0].error
+    ranks_of(front)[0].kill()
+    failed = front.receive(messages.Failed)
+    assert failed.kind == "RankLost"
+    assert "rank 1 of 2 was killed by SIGKILL" in failed.error
+    assert front.process.wait(PATIENCE_S) == 1
+
+
+@pytest.mark.slow
+def test_an_engine_that_waits_for_a_rank_that_is_gone_ends(start, checkpoint):
+    front = start(model_id=str(checkpoint), **DIVIDED | {"num_shard": 4})
+    front.receive(messages.Ready)
+    silent, *others = ranks_of(front)
+    silent.suspend()  # so that rank 0 waits for it
+    front.send(messages.Add(Request(id=1, prompt_ids=[5], params=SamplingParams(max_new_tokens=200, ignore_eos=True))))
+    front.receive(messages.Heartbeat, lambda message: message.step_started_at > 0)
+    others[0].kill()
+    assert "was killed by SIGKILL" in front.receive(messages.Failed).error
+    assert front.process.wait(PATIENCE_S) == 1
+    silent.resume()
+    assert not psutil.wait_procs([silent, *others], timeout=20)[1]
+
+
+def test_the_end_of_an_engine_is_the_end_of_its_ranks(start, checkpoint):
+    front = start(model_id=str(checkpoint), **DIVIDED)
+    front.receive(messages.Ready)
+    ranks = ranks_of(front)
+    (folder,) = [part for part in ranks[0].cmdline() if part.startswith("file://")]
+    front.process.kill()
+    assert not psutil.wait_procs(ranks, timeout=20)[1]
+    assert not os.path.exists(os.path.dirname(folder.removeprefix("file://")))
+
+
+def test_what_cannot_be_divided_is_reported(start, checkpoint):
+    front = start(model_id=str(checkpoint), num_shard=3)
+    assert "4 attention heads cannot be divided by 3 devices" in front.receive(messages.Failed).error
+    assert front.process.wait(PATIENCE_S) == 1

@@ -130,7 +130,6 @@ def test_a_device_with_one_block_per_sequence_has_no_place_for_sources():
         ({"max_input_tokens": 1024}, r"`max_input_tokens`\(1024\) must be < `max_total_tokens`\(1024\)"),
         ({"max_batch_total_tokens": 10**9}, "810000 tokens fit|809[0-9]+ tokens fit|fit into"),
         ({"max_total_tokens": 512, "max_batch_total_tokens": 100}, "must be <= `max_batch_total_tokens`"),
-        ({"num_shard": 2}, "--num-shard 2"),
         ({"dtype": "int3"}, "--dtype int3: this device computes in bfloat16"),
         ({"max_batch_size": 0}, "--max-batch-size must be at least 1"),
         ({"max_total_tokens": 1}, "--max-total-tokens must be at least 2"),

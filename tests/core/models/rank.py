@@ -25,7 +25,7 @@ def say(**facts):
 def main():
     rank, size, address, *folders = sys.argv[1:]
     torch.set_num_threads(1)
-    group = TorchGroup(int(rank), int(size), address, "gloo") if size != "1" else ALONE
+    group = TorchGroup(int(rank), int(size), address) if size != "1" else ALONE
     for folder in folders:
         config = EngineConfig(model_id=folder, device="cpu", dtype="float32", max_batch_prefill_tokens=32)
         try:

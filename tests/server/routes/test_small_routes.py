@@ -52,8 +52,10 @@ def test_info_has_the_fields_of_tgi_in_their_order(client):
         "model_device_type",
         "custom_kernels",
         "fallback",
+        "num_shard",
     ]
     assert info["max_best_of"] == 3
+    assert info["num_shard"] == 1
     assert info["max_total_tokens"] == 1024
     assert info["version"].endswith(version("tgi-server"))
     assert info["version"].startswith("3.3.")

@@ -14,7 +14,7 @@ CPU_BACKEND = "tgi_core.cpu.backend:CpuBackend"
 @hookimpl
 def tgi_probe_device() -> DeviceProbe:
     """The CPU can always be used."""
-    return DeviceProbe(kind="cpu", backend=CPU_BACKEND, products=(processor.product(),))
+    return DeviceProbe(kind="cpu", backend=CPU_BACKEND, products=(processor.product(),), divisible=True)
 
 
 @hookimpl

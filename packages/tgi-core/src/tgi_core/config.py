@@ -17,7 +17,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str | None = None  #: "float32" | "bfloat16" | "float16"
     quantize: str | None = None
     kv_cache_dtype: str | None = None
-    num_shard: int | None = None
+    num_shard: int | None = None  #: ranks to divide the model over
+    sharded: bool | None = None  #: whether to divide it; without `num_shard` over all devices
     trust_remote_code: bool = False
     disable_custom_kernels: bool = False
     kernels: dict[str, str] = {}  #: op -> name of the implementation to use
@@ -52,4 +53,5 @@ class ResolvedConfig(msgspec.Struct, frozen=True, kw_only=True):
     block_size: int
     num_blocks: int
     prefix_caching: bool
+    num_shard: int  #: ranks that hold the model
     reasons: list[Reason]

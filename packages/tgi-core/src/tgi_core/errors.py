@@ -48,5 +48,13 @@ class InvalidRequest(TGIError):
     """A request breaks a limit or contradicts itself; nothing was scheduled."""
 
 
+class RankLost(TGIError):
+    """One of several ranks that hold a model ended; the message names it and says what it said."""
+
+
+class RanksApart(TGIError):
+    """A rank failed where others went on, so that they no longer compute the same step."""
+
+
 class RequestFailed(TGIError):
     """The engine gave up on one request; others are unaffected."""

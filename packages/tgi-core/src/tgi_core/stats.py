@@ -51,6 +51,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     num_blocks: int
     kernels: dict[str, str]  #: op -> name of the chosen implementation
     reasons: list[Reason]
+    num_shard: int = 1  #: ranks that hold the model
     load_s: float  #: from process start to ready
     fallback: str = ""  #: why this model runs on transformers' own code, "" if it does not
     custom_kernels: bool = True

@@ -31,8 +31,13 @@ class CudaBackend(DeviceBackend):
         batch_size=256,
     )
     runner = "tgi_core.runner.graph:GraphRunner"
+    collectives = "nccl"
+    #: multicast through the switch of NVLink needs more of driver and container than sums of a step are worth
+    collectives_environment = {"NCCL_NVLS_ENABLE": "0"}  # noqa: RUF012 - never written
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        if size > 1:
+            torch.cuda.set_device(rank)
         self.torch_device = torch.device("cuda", torch.cuda.current_device())
         self.product = torch.cuda.get_device_name(self.torch_device)
         if torch.cuda.get_device_capability(self.torch_device) < BFLOAT16_FROM:

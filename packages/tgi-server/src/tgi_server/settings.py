@@ -80,8 +80,8 @@ class Settings(BaseModel):
     kernel: dict[str, str] = _engine({}, "op=name: use this implementation of an op; repeatable", new=True)
     disable_plugin: tuple[str, ...] = _engine((), "name of a plugin not to load; repeatable", new=True)
     disable_custom_kernels: bool = _engine(False, "use the reference implementation of every op")
-    num_shard: int | None = _engine(None, "devices to split the model over", ge=1)
-    sharded: bool | None = _engine(None, "whether to split the model over devices")
+    num_shard: int | None = _engine(None, "devices to divide the model over; on the CPU, processes", ge=1)
+    sharded: bool | None = _engine(None, "whether to divide the model; without --num-shard, over all devices")
     speculate: int | None = _engine(None, "tokens to speculate per step", ge=0)
     max_batch_prefill_tokens: int | None = _engine(None, "prompt tokens computed in one step", gt=0)
     max_batch_total_tokens: int | None = _engine(None, "tokens that the KV cache holds", gt=0)
@@ -134,8 +134,8 @@ class Settings(BaseModel):
     cuda_graphs: str | None = _legacy(None, "the backend decides which shapes to capture")
     prometheus_port: int | None = _legacy(None, "/metrics is served on the main port")
     shard_uds_path: str | None = _legacy(None, "sockets live in a private temporary folder")
-    master_addr: str | None = _legacy(None, "one process needs no rendezvous")
-    master_port: int | None = _legacy(None, "one process needs no rendezvous")
+    master_addr: str | None = _legacy(None, "the ranks of --num-shard meet on this machine by themselves")
+    master_port: int | None = _legacy(None, "the ranks of --num-shard meet on this machine by themselves")
     weights_cache_override: str | None = _legacy(None, "use --huggingface-hub-cache")
     otlp_endpoint: str | None = _legacy(None, "tracing is not exported yet")
     otlp_service_name: str | None = _legacy(None, "tracing is not exported yet")
@@ -368,7 +368,7 @@ def _conflicts(s: Settings) -> list[str]:
             f"--hostname must be an IP address, not {s.hostname!r}; for one machine: 127.0.0.1",
         ),
         (s.rope_factor and not s.rope_scaling and s.rope_factor < 1, "--rope-factor must be >= 1"),
-        (s.sharded and s.num_shard == 1, "--sharded true needs --num-shard > 1"),
+        (s.sharded and s.num_shard == 1, "Invalid argument: `sharded` is true but `num_shard` <= 1"),
         (s.step_timeout < s.step_deadline, "--step-timeout must be >= --step-deadline"),
     )
     return [message for broken, message in rules if broken]
@@ -377,8 +377,6 @@ def _conflicts(s: Settings) -> list[str]:
 def _unsupported(s: Settings, merged: dict[str, _Given]) -> list[str]:
     """Wishes that this version cannot grant; ignoring them would serve something else than was asked for."""
     rules = (
-        ("num_shard", s.num_shard not in (None, 1), "one device per server for now; leave it out"),
-        ("sharded", bool(s.sharded), "one device per server for now; leave it out"),
         ("speculate", s.speculate not in (None, 0), "leave it out"),
         ("lora_adapters", bool(s.lora_adapters), "merge the adapter into the model first"),
         ("kv_cache_dtype", s.kv_cache_dtype not in (None, "auto", "model"), "leave it out"),
@@ -398,6 +396,7 @@ def engine_config(s: Settings) -> EngineConfig:
         quantize=s.quantize,
         kv_cache_dtype=None if s.kv_cache_dtype in ("auto", "model") else s.kv_cache_dtype,
         num_shard=s.num_shard,
+        sharded=s.sharded,
         trust_remote_code=s.trust_remote_code,
         disable_custom_kernels=s.disable_custom_kernels,
         kernels=s.kernel,

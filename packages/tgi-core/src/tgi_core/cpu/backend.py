@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -34,14 +35,24 @@ class CpuBackend(DeviceBackend):
     )
     torch_device = torch.device("cpu")
     runner = "tgi_core.runner.graph:GraphRunner"
+    collectives = "gloo"
+    collectives_environment = {"GLOO_SOCKET_IFNAME": topology.loopback()}  # noqa: RUF012 - never written
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.product = processor.product()
+        self._size = size
+        self._undo_share: Callable[[], object] = lambda: None
+        if size > 1:
+            self.capabilities = replace(self.capabilities, batch_buckets=())  # what waits for others is not recorded
+            self._undo_share = topology.take_share(rank, size)
         self._step_memory: list[Tensor] = []  # of all recordings, as they run one at a time
         topology.spread_memory()
 
     def free_bytes(self) -> int:
-        return processor.available_bytes()
+        return processor.available_bytes() // self._size
+
+    def close(self) -> None:
+        self._undo_share()
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
         """Give PyTorch threads only where it computes: they wait for work on the cores of the compiled kernels."""

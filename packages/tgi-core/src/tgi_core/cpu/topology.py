@@ -5,11 +5,15 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 CPUS = Path("/sys/devices/system/cpu")
 NODES = Path("/sys/devices/system/node")
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
+THREADS_WISH = "OMP_NUM_THREADS"  #: of one process
 
 SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237}  #: number of the system call
 MPOL_INTERLEAVE = 3
@@ -24,7 +28,7 @@ def logical_cpus() -> set[int]:
 
 def cores() -> int:
     """Cores among those; the logical CPUs of one core share its execution units."""
-    return len({_read(CPUS / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in logical_cpus()})
+    return len({_core(cpu) for cpu in logical_cpus()})
 
 
 def threads() -> int:
@@ -36,6 +40,51 @@ def threads_report() -> str:
     """How many threads compute, and what decided it."""
     count, why = _threads()
     return f"{count}, {why}"
+
+
+def take_share(rank: int, size: int) -> Callable[[], None]:
+    """Keep this process, one of `size` that compute at the same time, to its share of cores, side by side, and threads.
+
+    Returns:
+        What undoes it.
+    """
+    cpus, wish = logical_cpus(), os.environ.get(THREADS_WISH)
+    count, _ = _threads(size)
+    _compute_on(_share_of_cores(rank, size) or cpus)
+    os.environ[THREADS_WISH] = str(count)
+
+    def undo() -> None:
+        _compute_on(cpus)
+        os.environ.pop(THREADS_WISH)
+        if wish is not None:
+            os.environ[THREADS_WISH] = wish
+
+    return undo
+
+
+def _compute_on(cpus: set[int]) -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cpus)
+
+
+def _share_of_cores(rank: int, size: int) -> set[int]:
+    """The logical CPUs of as many cores as every rank can have, of as few memory nodes as can be; empty if none."""
+    places = {cpu: node for node in memory_nodes() for cpu in _numbers(_read(NODES / f"node{node}/cpulist"))}
+    cores: dict[tuple[int, str], set[int]] = {}
+    for cpu in sorted(logical_cpus()):
+        cores.setdefault((places.get(cpu, -1), _core(cpu)), set()).add(cpu)
+    count = len(cores) // size
+    ordered = sorted(cores.values(), key=lambda cpus: (places.get(min(cpus), -1), min(cpus)))
+    return set().union(*ordered[rank * count : (rank + 1) * count])
+
+
+def _core(cpu: int) -> str:
+    return _read(CPUS / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu)
+
+
+def loopback() -> str:
+    """The network interface that leads to this very machine."""
+    return next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
 
 
 def memory_nodes() -> list[int]:
@@ -75,15 +124,16 @@ def nodes_report() -> str:
     return f"{len(nodes)}: weights and KV cache are spread over them; numactl --cpunodebind keeps to one"
 
 
-def _threads() -> tuple[int, str]:
+def _threads(processes: int = 1) -> tuple[int, str]:
+    """For each of so many processes."""
     found, usable = cores(), len(logical_cpus())
-    choices = [(found, "one for each core" + (f" ({usable} logical CPUs)" if usable > found else ""))]
+    choices = [(found // processes, "one for each core" + (f" ({usable} logical CPUs)" if usable > found else ""))]
     quota = _quota()
     if quota is not None:
-        choices.append((quota, f"the container's quota; {found} cores are visible"))
-    wish = os.environ.get("OMP_NUM_THREADS", "")
+        choices.append((quota // processes, f"the container's quota; {found} cores are visible"))
+    wish = os.environ.get(THREADS_WISH, "")
     if wish.isdecimal():
-        choices.append((int(wish), f"as OMP_NUM_THREADS says; there are {found} cores"))
+        choices.append((int(wish), f"as {THREADS_WISH} says; there are {found} cores"))
     count, why = min(choices, key=lambda choice: choice[0])
     return max(1, count), why
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,12 +30,22 @@ class Download:
 
 
 class DeviceBackend(ABC):
-    """One kind of device, in one engine process."""
+    """One kind of device, in one engine process.
+
+    Args:
+        rank, size: of `size` processes on this machine that share a model, each with a device, or a share of the
+            host, of its own.
+    """
 
     capabilities: Capabilities
     torch_device: torch.device
     product: str  #: name of the device that is used
     runner: str = "tgi_core.runner.eager:EagerRunner"  #: target of the Runner subclass
+    collectives: str = ""  #: what `torch.distributed` calls the library by which ranks meet; "" = it runs alone
+    collectives_environment: Mapping[str, str] = {}  #: variables for that library, where they are not set
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:  # noqa: B027 - see above
+        pass
 
     @abstractmethod
     def free_bytes(self) -> int:
@@ -66,6 +76,9 @@ class DeviceBackend(ABC):
     def download(self, tensors: Sequence[Tensor]) -> Download:
         """Tensors as they are after what the device was told so far; their memory may be used again at once."""
         return Download(tuple(tensor.to("cpu", copy=True) for tensor in tensors))
+
+    def close(self) -> None:  # noqa: B027 - most take nothing
+        """Give back what the constructor took of the process."""
 
     def copy_weight(self, out: Tensor, stored: Tensor) -> None:
         """Copy a few megabytes of a checkpoint into a model; see `WeightReader.copy`."""

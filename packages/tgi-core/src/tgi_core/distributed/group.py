@@ -4,10 +4,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from tgi_core.errors import ConfigError, RanksApart
+
+TIMEOUT = timedelta(minutes=10)  #: of one operation; ranks that die are noticed sooner by who started them
 
 
 class Group(ABC):
@@ -24,6 +31,41 @@ class Group(ABC):
     def all_gather(self, x: Tensor) -> Tensor:
         """Every rank's x, in order: [size, *x.shape]."""
 
+    @abstractmethod
+    def from_first(self, x: Tensor) -> Tensor:
+        """Rank 0's x; overwrites x elsewhere."""
+
+    @abstractmethod
+    def least(self, value: int) -> int:
+        """The smallest of the ranks' values."""
+
+    def join(self, collectives: str, device: torch.device) -> None:  # noqa: B027 - a rank alone has nobody to meet
+        """Meet the other ranks; before anything is exchanged.
+
+        Args:
+            collectives: see `DeviceBackend.collectives`.
+            device: of this rank.
+        """
+
+    @contextmanager
+    def together(self, what: str) -> Iterator[None]:
+        """What fails in here has failed on this rank alone, for all that it knows.
+
+        Raises:
+            RanksApart: in place of any other error, where there are other ranks, which may wait for this one for ever.
+        """
+        try:
+            yield
+        except RanksApart:
+            raise
+        except Exception as error:
+            if self.size == 1:
+                raise
+            raise RanksApart(
+                f"rank {self.rank} of {self.size} failed in {what}: {type(error).__name__}: {error}; "
+                "ranks cannot go on apart"
+            ) from error
+
 
 class Alone(Group):
     """One device holds the whole model."""
@@ -36,21 +78,44 @@ class Alone(Group):
     def all_gather(self, x: Tensor) -> Tensor:
         return x.unsqueeze(0)
 
+    def from_first(self, x: Tensor) -> Tensor:
+        return x
+
+    def least(self, value: int) -> int:
+        return value
+
 
 ALONE = Alone()
 
 
 class TorchGroup(Group):
-    """A process group of `torch.distributed`.
+    """The process group of `torch.distributed`, of which a process has one.
 
     Args:
-        backend: "gloo", "nccl" or what else torch knows.
-        address: where rank 0 listens: "tcp://127.0.0.1:29500", or "file:///path" on one host.
+        address: where ranks meet: "file:///path" on one host, "tcp://10.0.0.1:29500".
     """
 
-    def __init__(self, rank: int, size: int, address: str, backend: str) -> None:
-        self.rank, self.size = rank, size
-        dist.init_process_group(backend, init_method=address, rank=rank, world_size=size)
+    def __init__(self, rank: int, size: int, address: str) -> None:
+        self.rank, self.size, self.address = rank, size, address
+        self._device: torch.device | None = None
+
+    def join(self, collectives: str, device: torch.device) -> None:
+        """Meet the other ranks, and connect to them, which cannot be done while a step is recorded.
+
+        Raises:
+            ConfigError: this process belongs to other ranks already.
+        """
+        if self._device is not None:
+            return
+        if dist.is_initialized():
+            raise ConfigError("another model is divided over this process and others; close its engine first")
+        dist.init_process_group(
+            collectives, init_method=self.address, rank=self.rank, world_size=self.size, timeout=TIMEOUT
+        )
+        self._device = device
+        self.least(0)
+        self.from_first(torch.zeros(1, dtype=torch.int64, device=device))
+        self.all_gather(torch.zeros(1, device=device))
 
     def all_reduce(self, x: Tensor) -> Tensor:
         dist.all_reduce(x)
@@ -61,6 +126,25 @@ class TorchGroup(Group):
         dist.all_gather(list(out.unbind()), x.contiguous())
         return out
 
-    def leave(self) -> None:
-        """End the group; every rank does."""
+    def from_first(self, x: Tensor) -> Tensor:
+        dist.broadcast(x, 0)
+        return x
+
+    def least(self, value: int) -> int:
+        values = torch.tensor([value], dtype=torch.int64, device=self._device)
+        dist.all_reduce(values, dist.ReduceOp.MIN)
+        return int(values.item())
+
+    def leave(self, *, in_order: bool = True) -> None:
+        """End the group; nothing recorded may be left that it takes part in.
+
+        Args:
+            in_order: every rank does the same now; otherwise others may be gone.
+        """
+        if self._device is None:
+            return
+        self._device = None
+        if not in_order and dist.group.WORLD is not None:
+            with suppress(RuntimeError):  # not every library of collectives can
+                dist.group.WORLD.abort()
         dist.destroy_process_group()

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
-from tgi_core import builtin
 from tgi_core.attention.base import AttentionBackend
 from tgi_core.config import EngineConfig, ResolvedConfig
 from tgi_core.device.backend import DeviceBackend
 from tgi_core.device.capabilities import Capabilities
-from tgi_core.device.select import select_device
 from tgi_core.distributed.group import ALONE, Group
 from tgi_core.engine.model_files import find_model, make_tokenizer
+from tgi_core.engine.place import Place
 from tgi_core.engine.resolve import Facts, check_wishes, kv_surplus, resolve, resolve_dtype
 from tgi_core.errors import ConfigError, TokenizerError, UnsupportedModel
 from tgi_core.kernels.ops import KernelQuery
@@ -28,7 +28,7 @@ from tgi_core.model_config import ModelConfig, architecture, parse_model_config
 from tgi_core.models.architecture import name_architecture
 from tgi_core.models.base import LanguageModel
 from tgi_core.models.select import select_model_or_fallback
-from tgi_core.plugins.manager import Plugins, load_plugins
+from tgi_core.plugins.manager import Plugins
 from tgi_core.plugins.specs import ModelSpec, QuantizationSpec
 from tgi_core.plugins.specs import resolve as resolve_target
 from tgi_core.quantization.base import Quantization
@@ -64,21 +64,28 @@ class Parts:
     runner: Runner
     info: EngineInfo
     plugins: Plugins
+    backend: DeviceBackend
     quantization: Quantization | None
     load_weights: Callable[[], None]  #: fills the model, again where quantization calls for it
 
 
 def build(
-    config: EngineConfig, progress: Progress = lambda phase, fraction, detail: None, group: Group = ALONE
+    config: EngineConfig,
+    place: Place,
+    progress: Progress = lambda phase, fraction, detail: None,
+    group: Group = ALONE,
+    before_loading: Callable[[ModelFiles], None] = lambda files: None,
 ) -> Parts:
     """Load a model, or this rank's share of it, and everything around it.
+
+    Args:
+        before_loading: called when the model is known to be one that can be loaded, and before other ranks are met.
 
     Raises:
         TGIError: says what is wrong and what to do.
     """
-    plugins = load_plugins([builtin], blocked=config.disabled_plugins)
-    probe, device_reason = select_device(plugins, config.device)
-    backend: DeviceBackend = resolve_target(probe.backend)()
+    plugins, probe = place.plugins, place.probe
+    backend = _make_backend(place.backend, group)
     check_wishes(config, backend.capabilities)
     files = find_model(
         plugins,
@@ -116,18 +123,19 @@ def build(
         devices=len(probe.products),
     )
     model = _make_model(spec, shard_config(model_config, group), context)
-    if fallback:
-        fallback = f"{fallback}; {model.note}"
-        log.warning("%s", fallback)
+    fallback = fallback and _warn_of_fallback(fallback, model)
     capabilities = model.narrow(backend.capabilities)
+    before_loading(files)
+    group.join(backend.collectives, backend.torch_device)
     facts = Facts(
         model_id=files.model_id,
         device=probe.kind,
-        device_reason=device_reason,
-        free_bytes=free_bytes,
-        weight_bytes=_weight_bytes(reader, dtype),
+        device_reason=place.reason,
+        free_bytes=group.least(free_bytes),
+        weight_bytes=_weight_bytes(reader, dtype, model_config, group),
         token_bytes=attention.block_bytes() // query.block_size + model.token_bytes,
         sequence_bytes=model.sequence_bytes,
+        ranks=group.size,
     )
     resolved = resolve(config, model_config, capabilities, facts)
     load_weights = partial(model.load_weights, reader, lambda fraction: progress("weights", fraction, files.model_id))
@@ -140,10 +148,25 @@ def build(
     scheduler = _scheduler(resolved, model_config, capabilities, eos)
     processors = offered_processors(plugins)
     rules = token_rules((files.generation_config, files.config), eos, model_config.vocab_size)
-    sampling = partial(SamplingContext, rules=rules, kernels=kernels)
+    sampling = partial(SamplingContext, rules=rules, kernels=kernels, group=group)
     runner = _runner(config, resolved, model, attention, backend, sampling, load_processors(processors))
     info = _info(config, resolved, model_config, backend, choices, fallback, extra_parameters(processors))
-    return Parts(files, scheduler, runner, info, plugins, quantization, load_weights)
+    return Parts(files, scheduler, runner, info, plugins, backend, quantization, load_weights)
+
+
+def _make_backend(kind: type[DeviceBackend], group: Group) -> DeviceBackend:
+    """The device of this rank."""
+    if group.size == 1:
+        return kind()
+    for name, value in kind.collectives_environment.items():
+        os.environ.setdefault(name, value)
+    return kind(group.rank, group.size)
+
+
+def _warn_of_fallback(why: str, model: LanguageModel) -> str:
+    note = f"{why}; {model.note}"
+    log.warning("%s", note)
+    return note
 
 
 def _quantization(spec: QuantizationSpec | None, files: ModelFiles) -> Quantization | None:
@@ -231,13 +254,16 @@ def _fallback_config(config: EngineConfig, files: ModelFiles, group: Group) -> M
     )
 
 
-def _weight_bytes(reader: WeightReader, dtype: str) -> int:
-    elements = sum(_elements(reader.shape(name)) for name in reader.names)
+def _weight_bytes(reader: WeightReader, dtype: str, model: ModelConfig, group: Group) -> int:
+    """Of one rank's share."""
+    elements = sum(_elements_of_share(reader.shape(name), model.vocab_size, group) for name in reader.names)
     return elements * getattr(torch, dtype).itemsize
 
 
-def _elements(shape: tuple[int, ...]) -> int:
-    return torch.Size(shape).numel()
+def _elements_of_share(shape: tuple[int, ...], vocab_size: int, group: Group) -> int:
+    """Every rank holds all of vectors and of what has a row for each token."""
+    is_whole = len(shape) < 2 or shape[0] == vocab_size
+    return torch.Size(shape).numel() // (1 if is_whole else group.size)
 
 
 def _tokenizer_end_ids(plugins: Plugins, config: EngineConfig, files: ModelFiles) -> tuple[int, ...]:

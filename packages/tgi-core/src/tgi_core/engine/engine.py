@@ -5,19 +5,26 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
+import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from random import Random
 
 from tgi_core.config import EngineConfig
 from tgi_core.distributed.group import ALONE, Group
-from tgi_core.engine.build import Progress, build
+from tgi_core.engine.build import Parts, Progress, build
+from tgi_core.engine.calibration import calibration
 from tgi_core.engine.model_files import make_tokenizer
 from tgi_core.engine.observers import Observers
+from tgi_core.engine.place import Place, find_place
+from tgi_core.engine.rank_messages import Calibrate, Calibrated, Run, ToRank
+from tgi_core.engine.ranks import Ranks, exit_at_once
 from tgi_core.errors import InvalidRequest, RequestFailed, TGIError
 from tgi_core.request import Request, RequestOutput
-from tgi_core.runner.base import Handle
+from tgi_core.runner.base import Handle, Runner
+from tgi_core.runner.leading import LeadingRunner
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.stats import EngineInfo, StepStats
 from tgi_core.step import StepPlan
@@ -41,8 +48,14 @@ class Engine:
         >>> engine = Engine(EngineConfig(model_id="path/to/model"))
         >>> engine.generate(["The capital of France is"], SamplingParams(max_new_tokens=8))[0].text
 
-    Not thread-safe: add, abort and step from one thread.  In a group every rank makes the same calls in the same
-    order, and brings seeds for what it samples.
+    Not thread-safe: add, abort and step from one thread.  With `num_shard` it starts the other ranks itself; `close`
+    ends them.
+
+    Args:
+        progress: told how far loading is.
+        group: to be one rank of it, where every rank makes the same calls in the same order, and brings seeds for
+            what it samples; for tests of layers.
+        give_up: see `Ranks`.
 
     Raises:
         TGIError: the model cannot be loaded or a setting is impossible; the message says what to do.
@@ -53,11 +66,29 @@ class Engine:
         config: EngineConfig | None = None,
         progress: Progress = lambda phase, fraction, detail: None,
         group: Group = ALONE,
+        give_up: Callable[[str], None] = exit_at_once,
     ) -> None:
         started = time.perf_counter()
         self.config, self._group = config or EngineConfig(), group
-        self._parts = build(self.config, progress, group)
-        self.scheduler, self.runner = self._parts.scheduler, self._parts.runner
+        self._end = ExitStack()
+        self.close = weakref.finalize(self, self._end.close)  #: ends the other ranks; no step follows
+        try:
+            self._load(progress, give_up)
+        except BaseException:
+            self.close()
+            raise
+        self.load_s = time.perf_counter() - started
+
+    def _load(self, progress: Progress, give_up: Callable[[str], None]) -> None:
+        place = find_place(self.config)
+        self._ranks = Ranks(self.config, place.ranks, give_up) if place.ranks > 1 else None
+        if self._ranks is None:
+            self._parts = build(self.config, place, progress, self._group)
+            self.runner = self._parts.runner
+        else:
+            self._parts, self.runner = self._build_with(self._ranks, place, progress)
+        self._end.callback(self._parts.backend.close)
+        self.scheduler = self._parts.scheduler
         self.stats = self._step_stats(None, 0.0, 0.0)  #: of the last step
         self._depth = 2 if self._parts.scheduler.capabilities.asynchronous else 1
         self._in_flight: deque[tuple[StepPlan, Handle]] = deque()
@@ -69,7 +100,28 @@ class Engine:
         self._run([0] * 16, 2)
         self._observers = Observers(self._parts.plugins)
         self._observers.engine_started(self.info)
-        self.load_s = time.perf_counter() - started
+
+    def _build_with(self, ranks: Ranks, place: Place, progress: Progress) -> tuple[Parts, Runner]:
+        """This rank's parts, and a runner that leads the others."""
+
+        def told(phase: str, fraction: float, detail: str) -> None:
+            ranks.check()
+            progress(phase, fraction, detail)
+
+        self._end.callback(ranks.close)
+        parts = build(self.config, place, told, ranks.group, ranks.begin)
+        self._end.callback(_let_go, ranks, parts)
+        ranks.wait_until_loaded()
+        return parts, LeadingRunner(parts.runner, lambda plan: ranks.tell(Run(plan)), ranks.waiting)
+
+    def check(self) -> None:
+        """Look whether everything that belongs to this engine lives; for while it has no work.
+
+        Raises:
+            RankLost: a rank ended.
+        """
+        if self._ranks is not None:
+            self._ranks.check()
 
     @property
     def info(self) -> EngineInfo:
@@ -117,11 +169,14 @@ class Engine:
         quantization = self._parts.quantization
         if quantization is None or not quantization.calibration_tokens:
             return
-        self.runner.layer_by_layer = True
-        with quantization.calibrating():
+        self._tell(Calibrate())
+        with calibration(self._parts):
             self._run(Random(0).choices(range(self.info.vocab_size), k=quantization.calibration_tokens), 1)
-        self.runner.layer_by_layer = False
-        self._parts.load_weights()
+            self._tell(Calibrated())
+
+    def _tell(self, order: ToRank) -> None:
+        if self._ranks is not None:
+            self._ranks.tell(order)
 
     def _run(self, prompt: list[int], new_tokens: int) -> None:
         """Run a prompt, cut to what fits; also so that the first request does not pay for first calls."""
@@ -159,7 +214,7 @@ class Engine:
     def prepare(self) -> bool:
         """Use a moment without work to make later steps faster; False if there is nothing left to do.
 
-        A group has none: its ranks would not do so at the same time.
+        In a `group` there is nothing: its ranks would not do so at the same time.
         """
         return self._group.size == 1 and self.runner.prepare()
 
@@ -219,6 +274,13 @@ class Engine:
     def _request(self, prompt: str | list[int], params: SamplingParams) -> Request:
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         return Request(id=-next(self._ids), prompt_ids=ids, params=params, arrived_at=time.monotonic())
+
+
+def _let_go(ranks: Ranks, parts: Parts) -> None:
+    """Forget what was recorded with other ranks."""
+    if ranks.are_well:
+        parts.backend.synchronize()
+    parts.runner.close()
 
 
 class _Collector:

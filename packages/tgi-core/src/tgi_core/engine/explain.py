@@ -133,7 +133,13 @@ def _device_choice(plugins: Plugins) -> str:
         probe, why = select_device(plugins)
     except TGIError as error:
         return f"`tgi serve` would stop: {error}".partition("\n")[0]
-    return f"`tgi serve` would use {probe.kind}: {why}"
+    return f"`tgi serve` would use {probe.kind}: {why}; --num-shard divides a model over {_most_ranks(probe)}"
+
+
+def _most_ranks(probe: DeviceProbe) -> str:
+    if probe.divisible:
+        return "as many processes as it says, each with its share of the device"
+    return f"up to {len(probe.products)} of them" if len(probe.products) > 1 else "several, but there is one"
 
 
 def _support(plugins: Plugins, architecture: str, probe: DeviceProbe) -> str:

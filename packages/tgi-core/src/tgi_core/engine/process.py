@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ import zmq
 
 from tgi_core import messages
 from tgi_core.config import EngineConfig
-from tgi_core.errors import TGIError
+from tgi_core.errors import RankLost, TGIError
 from tgi_core.request import Request, RequestOutput
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S = 0.5
 IDLE_POLL_MS = 1000
 PROGRESS_S = 0.2
+LAST_WORDS_S = 0.2  #: in which the last message leaves
 PR_SET_PDEATHSIG = 1
 
 
@@ -48,14 +50,15 @@ def main(arguments: list[str] | None = None) -> int:
     outbox.connect(f"ipc://{socket_dir}/outbox")
     inbox = context.socket(zmq.PULL)
     inbox.connect(f"ipc://{socket_dir}/inbox")
-    process = EngineProcess(inbox, outbox)
     pulse = Pulse(context, f"ipc://{socket_dir}/outbox")
+    process = EngineProcess(inbox, outbox, pulse.give_up)
     pulse.start()
     try:
         process.load(config)
         shutil.rmtree(socket_dir, ignore_errors=True)  # connected long ago; so no kind of death leaves it behind
         process.announce()
         process.serve(pulse)
+        process.engine.close()
     except Exception as error:
         if not isinstance(error, TGIError):
             log.exception("the engine failed")
@@ -68,8 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
 class EngineProcess:
     """Moves messages between sockets and engine."""
 
-    def __init__(self, inbox: zmq.Socket[bytes], outbox: zmq.Socket[bytes]) -> None:
-        self.inbox, self.outbox = inbox, outbox
+    def __init__(self, inbox: zmq.Socket[bytes], outbox: zmq.Socket[bytes], give_up: Callable[[str], None]) -> None:
+        self.inbox, self.outbox, self._give_up = inbox, outbox, give_up
         self.engine: Engine
         self._started_at = self._reported_at = 0.0
 
@@ -81,7 +84,7 @@ class EngineProcess:
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         from tgi_core.engine.engine import Engine
 
-        self.engine = Engine(config, self._progress)
+        self.engine = Engine(config, self._progress, give_up=self._give_up)
 
     def announce(self) -> None:
         """Tell the front that requests are welcome."""
@@ -97,6 +100,8 @@ class EngineProcess:
                 pulse.step_started_at = 0.0
                 pulse.steps += 1
                 self._send(messages.StepDone(outputs, self.engine.stats))
+            else:
+                self.engine.check()
 
     def _receive(self, *, wait: bool) -> bool:
         """Take all messages that are there; False when told to end."""
@@ -141,20 +146,40 @@ class EngineProcess:
 
 
 class Pulse(threading.Thread):
-    """Says every half second that the process lives, and since when the current step runs."""
+    """Says every half second that the process lives, and since when the current step runs.
+
+    Also ends it where the thread that serves cannot.
+    """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
         super().__init__(daemon=True)
         self._context, self._address = context, address
         self.steps = 0
         self.step_started_at = 0.0
+        self._last_words: messages.Failed | None = None
+        self._wake = threading.Event()
+
+    def give_up(self, why: str) -> None:
+        """End the process, which waits for a rank that is gone."""
+        self._last_words = messages.Failed(why, RankLost.__name__)
+        self._wake.set()
 
     def run(self) -> None:
         socket = self._context.socket(zmq.PUSH)
         socket.connect(self._address)
-        while True:
+        while self._last_words is None:
             socket.send(messages.encode(messages.Heartbeat(self.steps, self.step_started_at)))
-            time.sleep(HEARTBEAT_S)
+            self._wake.wait(HEARTBEAT_S)
+        socket.send(messages.encode(self._last_words))
+        exit_now(1)
+
+
+def exit_now(status: int) -> None:
+    """End this process without tidying up: on their way out, libraries may wait for ranks that are gone."""
+    if status:
+        time.sleep(LAST_WORDS_S)
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def die_with_parent() -> None:
@@ -172,4 +197,4 @@ def _exit_with_front(descriptor: int, socket_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_now(main())

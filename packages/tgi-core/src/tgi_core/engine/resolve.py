@@ -25,6 +25,7 @@ class Facts:
     weight_bytes: int  #: of the loaded model
     token_bytes: int  #: of KV cache, over all layers; 0 for models that keep a state instead
     sequence_bytes: int = 0  #: of cache that a sequence takes however long it is
+    ranks: int = 1  #: that hold the model; bytes are those of the one that has least
 
 
 @dataclass
@@ -68,8 +69,6 @@ def check_wishes(config: EngineConfig, capabilities: Capabilities) -> None:
         raise ConfigError(
             f"--kv-cache-dtype {config.kv_cache_dtype}: leave it out; this device keeps the model's dtype"
         )
-    if config.num_shard not in (None, 1):
-        raise ConfigError(f"--num-shard {config.num_shard}: this version runs on one device; leave it out")
     if config.prefix_caching and not capabilities.prefix_caching:
         raise ConfigError("this device cannot reuse cached prefixes; leave prefix caching out")
     for name in (
@@ -95,6 +94,8 @@ def resolve(config: EngineConfig, model: ModelConfig, capabilities: Capabilities
     """
     check_wishes(config, capabilities)
     choices = _Choices([Reason("device", facts.device, facts.device_reason)])
+    if facts.ranks > 1:
+        choices.take("num_shard", config.num_shard, facts.ranks, "all devices, as --sharded asked for")
     dtype, why = resolve_dtype(config, model, capabilities)
     choices.take("dtype", config.dtype, dtype, why)
     batch_size = _batch_size_that_fits(config, capabilities, facts, _batch_size(config, capabilities, choices), choices)
@@ -125,6 +126,7 @@ def resolve(config: EngineConfig, model: ModelConfig, capabilities: Capabilities
         block_size=block_size,
         num_blocks=num_blocks,
         prefix_caching=_prefix_caching(config, model, capabilities, choices),
+        num_shard=facts.ranks,
         reasons=choices.reasons,
     )
 

@@ -33,6 +33,7 @@ class DeviceProbe:
     backend: str  #: target of the DeviceBackend subclass
     products: tuple[str, ...] = ()  #: one product name per usable device
     reason: str = ""  #: why there is none, a sentence for a person
+    divisible: bool = False  #: any number of ranks can share one device
 
     @property
     def available(self) -> bool:

@@ -44,3 +44,6 @@ class Runner(ABC):
     def prepare(self) -> bool:
         """Get ready for steps like those before, while there is nothing else to do; False if that is done."""
         return False
+
+    def close(self) -> None:  # noqa: B027 - most keep nothing of the kind
+        """Forget what was recorded.  No step follows."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tgi_core.attention.base import AttentionBackend, ForwardContext, StepInput
 from tgi_core.device.backend import DeviceBackend, Download
+from tgi_core.errors import RanksApart
 from tgi_core.models.base import LanguageModel
 from tgi_core.runner.base import Handle, Runner
 from tgi_core.runner.slots import SlotTables, positions
@@ -85,6 +86,7 @@ class EagerRunner(Runner):
         backend: DeviceBackend,
     ) -> None:
         self.model, self.attention, self.sampler, self.slots, self.backend = model, attention, sampler, slots, backend
+        self.group = sampler.context.group
 
     @torch.inference_mode()
     def submit(self, plan: StepPlan) -> Handle:
@@ -99,7 +101,10 @@ class EagerRunner(Runner):
     def _admit(self, admission: Admission) -> str:
         """Why a sequence cannot be sampled; "" if it can."""
         try:
-            self.sampler.admit(admission)
+            with self.group.together("the admission of a sequence"):
+                self.sampler.admit(admission)
+        except RanksApart:
+            raise
         except Exception as error:
             log.exception("a sequence could not be admitted")
             return f"{type(error).__name__}: {error}"
@@ -108,7 +113,10 @@ class EagerRunner(Runner):
     def _launch_or_isolate(self, rows: tuple[Row, ...], failures: list[RowResult]) -> list[Launched]:
         """Run a batch; if that fails, run its rows one by one, so that only the guilty ones fail."""
         try:
-            return [self._launch(rows)]
+            with self.group.together(f"a step of {len(rows)} rows"):
+                return [self._launch(rows)]
+        except RanksApart:
+            raise
         except Exception as error:
             if len(rows) == 1:
                 log.exception("a step of one row failed")

@@ -50,6 +50,9 @@ class GraphRunner(EagerRunner):
         recorded.replay()
         return self._launched(rows, wanted, self._choice([rows[index] for index in wanted], recorded), {})
 
+    def close(self) -> None:
+        self._recorded.clear()
+
     def _choice(self, rows: Sequence[Row], recorded: RecordedStep) -> Choice | None:
         if not rows:
             return None

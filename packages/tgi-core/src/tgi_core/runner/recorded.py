@@ -52,7 +52,7 @@ class RecordedStep(ABC):
         """What is recorded."""
         self.logits = model.logits(self.hidden(model))
         if self.chooses:
-            self.choice = Choice(*sampler.kernels.greedy(self.logits))
+            self.choice = sampler.greedy(self.logits)
             self.slots.last_tokens.index_copy_(0, self.chosen_for(), self.choice.ids)
 
     def _zeros(self, *size: int) -> Tensor:

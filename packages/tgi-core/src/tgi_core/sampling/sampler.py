@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -94,11 +94,19 @@ class Sampler:
         """logits [B, V] of these slots, which may be overwritten -> one token each."""
         batch = self._batch_of(slots)
         if batch.is_plain:
-            choice = Choice(*self.kernels.greedy(logits))
+            choice = self.greedy(logits)
         else:
-            choice = self._choose(batch, self._process(batch, logits.float()))
+            choice = self._agreed(self._choose(batch, self._process(batch, logits.float())))
         self._note(batch, choice)
         return choice
+
+    def greedy(self, logits: Tensor) -> Choice:
+        """logits [B, V] -> the most likely tokens; no sequence is noted to have them."""
+        return self._agreed(Choice(*self.kernels.greedy(logits)))
+
+    def _agreed(self, choice: Choice) -> Choice:
+        """With rank 0's tokens: ranks that went on from different ones would never agree again."""
+        return replace(choice, ids=self.context.group.from_first(choice.ids))
 
     def is_plain(self, slots: Sequence[int]) -> bool:
         """Whether `sample` does for these slots nothing but `greedy`."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tgi_core.device.backend import Upload
+from tgi_core.distributed.group import ALONE, Group
 from tgi_core.kernels.ops import Kernels, TokenTables
 from tgi_core.sampling.rules import TokenRules
 from tgi_core.sampling_params import SamplingParams
@@ -96,3 +97,4 @@ class SamplingContext:
     watermark_delta: float
     rules: TokenRules
     kernels: Kernels
+    group: Group = ALONE  #: the ranks that sample the same sequences

@@ -35,6 +35,7 @@ async def info(service: Service, exchange: Exchange) -> None:
             "model_device_type": engine.device,
             "custom_kernels": engine.custom_kernels,
             "fallback": engine.fallback or None,
+            "num_shard": engine.num_shard,
         }
     )
 

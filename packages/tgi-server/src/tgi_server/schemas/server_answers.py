@@ -26,6 +26,7 @@ class Info(Answer):
     model_device_type: str
     custom_kernels: bool  #: false with --disable-custom-kernels
     fallback: str | None  #: why the model runs on transformers' own code, null if it does not
+    num_shard: int  #: ranks that hold the model
 
 
 class Readiness(Answer):

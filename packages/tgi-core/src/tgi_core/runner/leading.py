@@ -1,0 +1,43 @@
+"""The runner of rank 0: every other rank is told each plan before rank 0 runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from tgi_core.runner.base import Handle, Runner
+from tgi_core.step import StepPlan, StepResult
+
+
+class LeadingRunner(Runner):
+    """Runs what another runner does, on all ranks at the same time.
+
+    Args:
+        tell: sends a plan to the other ranks; does not wait for them.
+        waiting: around all that may wait for other ranks; raises what became of them in place of other errors.
+    """
+
+    def __init__(
+        self, own: Runner, tell: Callable[[StepPlan], None], waiting: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        self.own, self._tell, self._waiting = own, tell, waiting
+
+    def submit(self, plan: StepPlan) -> Handle:
+        with self._waiting():
+            self._tell(plan)
+            return _LedHandle(self.own.submit(plan), self._waiting)
+
+    def close(self) -> None:
+        self.own.close()
+
+
+class _LedHandle(Handle):
+    def __init__(self, own: Handle, waiting: Callable[[], AbstractContextManager[None]]) -> None:
+        self._own, self._waiting = own, waiting
+
+    def done(self) -> bool:
+        return self._own.done()
+
+    def result(self) -> StepResult:
+        with self._waiting():
+            return self._own.result()

@@ -1,0 +1,50 @@
+"""What ranks tell each other, and what becomes of errors."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tgi_core.distributed.group import ALONE, TorchGroup
+from tgi_core.errors import ConfigError, RanksApart
+
+
+def fail(error):
+    raise error
+
+
+def test_errors_of_one_rank_alone_are_what_they_are():
+    with pytest.raises(ValueError, match="odd"), ALONE.together("a step"):
+        fail(ValueError("odd"))
+
+
+def test_an_error_among_ranks_sets_them_apart():
+    group = TorchGroup(1, 2, "file:///nowhere")
+    with pytest.raises(RanksApart, match="rank 1 of 2 failed in a step: ValueError: odd"), group.together("a step"):
+        fail(ValueError("odd"))
+    inner = RanksApart("as the model said")
+    with pytest.raises(RanksApart, match="as the model said"), group.together("a step"):
+        fail(inner)
+
+
+def test_a_rank_alone_meets_nobody():
+    ALONE.join("gloo", torch.device("cpu"))
+    assert not dist.is_initialized()
+    x = torch.ones(2)
+    assert ALONE.from_first(x) is x
+    assert ALONE.least(3) == 3
+
+
+def test_a_process_belongs_to_one_group(tmp_path):
+    group = TorchGroup(0, 1, f"file://{tmp_path}/store")
+    group.join("gloo", torch.device("cpu"))
+    try:
+        group.join("gloo", torch.device("cpu"))  # again is harmless
+        with pytest.raises(ConfigError, match="close its engine first"):
+            TorchGroup(0, 1, f"file://{tmp_path}/other").join("gloo", torch.device("cpu"))
+        assert group.least(5) == 5
+        assert group.all_gather(torch.ones(3)).tolist() == [[1.0, 1.0, 1.0]]
+        assert group.from_first(torch.tensor([7])).tolist() == [7]
+    finally:
+        group.leave()
+    assert not dist.is_initialized()
+    group.leave()  # again is harmless
