@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import msgspec
 import psutil
@@ -157,6 +158,11 @@ def ranks_of(front):
     return psutil.Process(front.process.pid).children()
 
 
+def folder_of(rank):
+    """Where it met the others."""
+    return Path(rank.cmdline()[-1].removeprefix("file://")).parent
+
+
 def answers(front):
     """What requests that join and leave at different steps are given."""
     front.receive(messages.Ready)
@@ -205,11 +211,14 @@ def test_a_killed_rank_ends_the_engine_with_its_name(start, checkpoint, is_busy)
             messages.Add(Request(id=1, prompt_ids=[5], params=SamplingParams(max_new_tokens=200, ignore_eos=True)))
         )
         assert not front.receive(messages.StepDone).outputs[0].error
-    ranks_of(front)[0].kill()
+    (rank,) = ranks_of(front)
+    folder = folder_of(rank)
+    rank.kill()
     failed = front.receive(messages.Failed)
     assert failed.kind == "RankLost"
     assert "rank 1 of 2 was killed by SIGKILL" in failed.error
     assert front.process.wait(PATIENCE_S) == 1
+    assert not folder.exists()
 
 
 @pytest.mark.slow
@@ -231,10 +240,10 @@ def test_the_end_of_an_engine_is_the_end_of_its_ranks(start, checkpoint):
     front = start(model_id=str(checkpoint), **DIVIDED)
     front.receive(messages.Ready)
     ranks = ranks_of(front)
-    (folder,) = [part for part in ranks[0].cmdline() if part.startswith("file://")]
+    folder = folder_of(ranks[0])
     front.process.kill()
     assert not psutil.wait_procs(ranks, timeout=20)[1]
-    assert not os.path.exists(os.path.dirname(folder.removeprefix("file://")))
+    assert not folder.exists()
 
 
 def test_what_cannot_be_divided_is_reported(start, checkpoint):

@@ -195,6 +195,7 @@ class Ranks:
                 member.said.add(type(message))
             elif not self._is_closed and not self._lost:
                 self._lost = f"rank {member.rank} of {self.group.size} {member.how_it_ended()}"
+                shutil.rmtree(self._folder, ignore_errors=True)  # now, as this process may end without a `close`
                 threading.Thread(target=self._watch, daemon=True).start()
             self._news.notify_all()
 
