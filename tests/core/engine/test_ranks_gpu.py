@@ -44,6 +44,8 @@ def run(folder, ranks, dtype, prompts=PROMPTS, **params):
                 engine.add(Request(id=number, prompt_ids=prompts[number], params=wishes))
             for _ in range(8):
                 collect(engine, found)
+        while engine.prepare():  # records what was met so far, on both
+            pass
         while engine.has_work:
             collect(engine, found)
         runner = engine.runner.own if ranks > 1 else engine.runner

@@ -43,7 +43,8 @@ class CpuBackend(DeviceBackend):
         self._size = size
         self._undo_share: Callable[[], object] = lambda: None
         if size > 1:
-            self.capabilities = replace(self.capabilities, batch_buckets=())  # what waits for others is not recorded
+            # what waits for others is not recorded
+            self.capabilities = replace(self.capabilities, batch_buckets=(), token_buckets=())
             self._undo_share = topology.take_share(rank, size)
         self._step_memory: list[Tensor] = []  # of all recordings, as they run one at a time
         topology.spread_memory()

@@ -110,7 +110,12 @@ class TorchGroup(Group):
         if dist.is_initialized():
             raise ConfigError("another model is divided over this process and others; close its engine first")
         dist.init_process_group(
-            collectives, init_method=self.address, rank=self.rank, world_size=self.size, timeout=TIMEOUT
+            collectives,
+            init_method=self.address,
+            rank=self.rank,
+            world_size=self.size,
+            timeout=TIMEOUT,
+            device_id=None if device.index is None else device,  # one of several of its kind
         )
         self._device = device
         self.least(0)

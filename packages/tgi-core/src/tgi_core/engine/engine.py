@@ -19,7 +19,7 @@ from tgi_core.engine.calibration import calibration
 from tgi_core.engine.model_files import make_tokenizer
 from tgi_core.engine.observers import Observers
 from tgi_core.engine.place import Place, find_place
-from tgi_core.engine.rank_messages import Calibrate, Calibrated, Run, ToRank
+from tgi_core.engine.rank_messages import Calibrate, Calibrated, ToRank
 from tgi_core.engine.ranks import Ranks, exit_at_once
 from tgi_core.errors import InvalidRequest, RequestFailed, TGIError
 from tgi_core.request import Request, RequestOutput
@@ -112,7 +112,7 @@ class Engine:
         parts = build(self.config, place, told, ranks.group, ranks.begin)
         self._end.callback(_let_go, ranks, parts)
         ranks.wait_until_loaded()
-        return parts, LeadingRunner(parts.runner, lambda plan: ranks.tell(Run(plan)), ranks.waiting)
+        return parts, LeadingRunner(parts.runner, ranks.lead, ranks.waiting)
 
     def check(self) -> None:
         """Look whether everything that belongs to this engine lives; for while it has no work.

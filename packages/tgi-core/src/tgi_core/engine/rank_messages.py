@@ -30,6 +30,10 @@ class Run(msgspec.Struct, frozen=True, tag=True, array_like=True):
     plan: StepPlan
 
 
+class Prepare(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Rank 0: prepare for later steps, as I do."""
+
+
 class Calibrate(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Rank 0: look at what layers are given in the steps that follow, until `Calibrated`."""
 
@@ -56,7 +60,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
     error: str  #: for a person
 
 
-ToRank = Begin | Run | Calibrate | Calibrated | End
+ToRank = Begin | Run | Prepare | Calibrate | Calibrated | End
 FromRank = Built | Loaded | Failed
 
 encode = msgspec.msgpack.Encoder().encode

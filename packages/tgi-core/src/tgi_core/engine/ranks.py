@@ -32,6 +32,8 @@ from tgi_core.engine.rank_messages import (
     Failed,
     FromRank,
     Loaded,
+    Prepare,
+    Run,
     ToRank,
     decode_from_rank,
     encode,
@@ -39,6 +41,7 @@ from tgi_core.engine.rank_messages import (
     write_frame,
 )
 from tgi_core.errors import RankLost, RanksApart, TGIError
+from tgi_core.step import StepPlan
 from tgi_core.weights.source import ModelFiles
 
 log = logging.getLogger(__name__)
@@ -120,6 +123,14 @@ class Ranks:
         frame = encode(order)
         for member in self._members:
             self._send_frame(member, frame)
+
+    def lead(self, plan: StepPlan | None) -> None:
+        """Let every rank run a plan, or with None prepare for more.
+
+        Raises:
+            RankLost: one is gone.
+        """
+        self.tell(Run(plan) if plan else Prepare())
 
     def check(self) -> None:
         """Look whether all ranks live.

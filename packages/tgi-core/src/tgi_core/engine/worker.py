@@ -25,6 +25,7 @@ from tgi_core.engine.rank_messages import (
     Failed,
     FromRank,
     Loaded,
+    Prepare,
     Run,
     ToRank,
     decode_to_rank,
@@ -131,6 +132,8 @@ def obey(rank0: RankZero, parts: Parts) -> None:
     while not isinstance(order := rank0.next_order(), End | Calibrated):
         if isinstance(order, Run):
             in_flight.append(parts.runner.submit(order.plan))
+        elif isinstance(order, Prepare):
+            parts.runner.prepare()
         elif isinstance(order, Calibrate):
             with calibration(parts):
                 obey(rank0, parts)

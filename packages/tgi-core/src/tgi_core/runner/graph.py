@@ -12,6 +12,7 @@ import torch
 
 from tgi_core.attention.base import StepInput
 from tgi_core.device.backend import UnrecordableStep
+from tgi_core.errors import RanksApart
 from tgi_core.runner.eager import EagerRunner, Launched
 from tgi_core.runner.recorded import RecordedDecode, RecordedMixture, RecordedStep
 from tgi_core.sampling.sampler import Choice
@@ -37,7 +38,7 @@ class GraphRunner(EagerRunner):
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
-        self._met: set[_Size] = set()  # not yet recorded
+        self._met: dict[_Size, None] = {}  # not yet recorded, in an order that is the same on all ranks
         self._recorded: dict[_Size, RecordedStep | None] = {}
 
     def _launch(self, rows: tuple[Row, ...]) -> Launched:
@@ -51,6 +52,7 @@ class GraphRunner(EagerRunner):
         return self._launched(rows, wanted, self._choice([rows[index] for index in wanted], recorded), {})
 
     def close(self) -> None:
+        self._met.clear()
         self._recorded.clear()
 
     def _choice(self, rows: Sequence[Row], recorded: RecordedStep) -> Choice | None:
@@ -71,7 +73,7 @@ class GraphRunner(EagerRunner):
         size = _Size(*bucket, variant, not wanted or self.sampler.is_plain([rows[index].slot for index in wanted]))
         if size not in self._recorded:
             if size not in self._met:
-                self._met.add(size)
+                self._met[size] = None
                 return None
             self._record(size)
         return self._recorded[size]
@@ -99,14 +101,17 @@ class GraphRunner(EagerRunner):
         if not self._met:
             return False
         try:
-            self._record(next(iter(self._met)))
+            with self.group.together("recording a step"):
+                self._record(next(iter(self._met)))
+        except RanksApart:
+            raise
         except Exception:
             log.exception("a step could not be recorded and is called layer by layer")
         return True
 
     def _record(self, size: _Size) -> None:
         """Keep the recording of a size, or None where there can be none."""
-        self._met.remove(size)
+        del self._met[size]
         self._recorded[size] = None  # also if recording fails
         started = time.perf_counter()
         try:

@@ -13,12 +13,12 @@ class LeadingRunner(Runner):
     """Runs what another runner does, on all ranks at the same time.
 
     Args:
-        tell: sends a plan to the other ranks; does not wait for them.
+        tell: sends a plan to the other ranks, or with None that they prepare; does not wait for them.
         waiting: around all that may wait for other ranks; raises what became of them in place of other errors.
     """
 
     def __init__(
-        self, own: Runner, tell: Callable[[StepPlan], None], waiting: Callable[[], AbstractContextManager[None]]
+        self, own: Runner, tell: Callable[[StepPlan | None], None], waiting: Callable[[], AbstractContextManager[None]]
     ) -> None:
         self.own, self._tell, self._waiting = own, tell, waiting
 
@@ -26,6 +26,11 @@ class LeadingRunner(Runner):
         with self._waiting():
             self._tell(plan)
             return _LedHandle(self.own.submit(plan), self._waiting)
+
+    def prepare(self) -> bool:
+        with self._waiting():
+            self._tell(None)
+            return self.own.prepare()
 
     def close(self) -> None:
         self.own.close()
