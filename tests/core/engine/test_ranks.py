@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -74,7 +75,7 @@ def wait_until(fact, patience_s=20):
 
 
 def folders():
-    return set(Path(ranks_module.tempfile.gettempdir()).glob("tgi-ranks-*"))
+    return set(Path(tempfile.gettempdir()).glob("tgi-ranks-*"))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -101,7 +102,8 @@ def test_quantised_weights_are_divided(tmp_path, open_engine, quantize):
     assert all(len(c.token_ids) == 8 for c in first)
 
 
-def test_a_forgotten_engine_ends_its_ranks(checkpoint):
+def test_a_forgotten_engine_ends_its_ranks(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # other tests run beside this one
     before = folders()
     engine = Engine(EngineConfig(model_id=str(checkpoint), device="cpu", num_shard=2))
     (pid,) = worker_pids()
