@@ -9,6 +9,9 @@ from triton.compiler import ASTSource
 from tgi_core.triton import (
     activation,
     decode,
+    expert_rows,
+    expert_tiles,
+    experts,
     filters,
     linear,
     norm,
@@ -126,6 +129,26 @@ def sampling(target, size):
         compile_one(filters._filter, constants, target, "fp32", filters.WARPS, known=known | {"wanted": kind})
 
 
+def mixtures(target, dtype, size):
+    """Of all kinds of tiles, for Mixtral's shape or Qwen2-MoE's."""
+    shape = {"M": size, "N": 4096}
+    known = dict.fromkeys(("x", "wide", "gate_up", "down", "y", "out"), f"*{dtype}")
+    known |= {"chosen": "*i64", "weights": "*fp32", "sorted_pairs": "*i32", "experts": "*i32", "pairs": "i32"}
+    widen, narrow = {**shape, **experts.row_of(4096)}, {**shape, **experts.row_of(size)}
+    compile_one(expert_rows.widen_rows, {"K": 2, "KIND": "silu", **widen}, target, dtype, known=known)
+    compile_one(expert_rows.narrow_rows, {"K": 2, **narrow}, target, dtype, known=known)
+    compile_one(expert_tiles.mix, {"K": 2, "N": 4096, "BLOCK": experts.MIXED}, target, dtype, known=known)
+    for pairs_of_expert in experts.TILES:
+        itemsize = 4 if dtype == "fp32" else 2
+        tile = experts.fitting(pairs_of_expert, itemsize, SHARED[target])
+        compile_one(expert_tiles.sort_pairs, experts.constants_of_sort(60, 100, tile.rows), target, dtype, known=known)
+        how = {**shape, "ROWS": tile.rows, "INPUTS": tile.inputs, "UPCAST": False}
+        widen = {**how, "K": 2, "KIND": "silu", "COLUMNS": tile.columns // 2}
+        narrow = {**how, "COLUMNS": tile.columns}
+        compile_one(expert_tiles.widen_tiles, widen, target, dtype, tile.warps, tile.stages, known)
+        compile_one(expert_tiles.narrow_tiles, narrow, target, dtype, tile.warps, tile.stages, known)
+
+
 def main(target):
     dtype = "fp16" if target == "sm_75" else "bf16"
     rows = {"heads": 1, "x_token": 4096, "x_head": 0, "size": 4096}
@@ -150,6 +173,8 @@ def main(target):
     product = {"M": 4096, "N": 4096, "ROWS": 1, "COLUMNS": 1024, "HAS_BIAS": False, "bias": None}
     compile_one(linear._row_product, product, target, dtype)
     compile_one(store._store, {"k_token": 6144, "v_token": 6144, "SIZE": 1024, "BLOCK": 1024}, target, dtype)
+    for kind, size in ((dtype, 14336), (dtype, 1408), ("fp32", 1408)):
+        mixtures(target, kind, size)
     attention(target, dtype, 128)
     attention(target, dtype, 80, HAS_WINDOW=True)
     attention(target, dtype, 256, HAS_SOFT_CAP=True)

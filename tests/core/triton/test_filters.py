@@ -7,6 +7,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from tgi_core.kernels.reference import sample as reference
 from tgi_core.triton import filters
+from tgi_core.triton.sample import sample
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HIDDEN = float("-inf")
@@ -131,3 +132,22 @@ def test_a_row_is_filtered_alone_as_in_any_batch():
     p = torch.tensor([0.9] * 6, device=DEVICE)
     alone = torch.cat([filters.top_p(row.clone(), p[:1]) for row in logits.split(1)])
     assert torch.equal(filters.top_p(logits.clone(), p), alone)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="PyTorch sees no GPU")
+def test_filters_and_sampling_can_be_recorded():
+    source, p, k = logits_of(4, 3001, 3.0), torch.tensor([0.9] * 4).to(DEVICE), torch.tensor([40] * 4).to(DEVICE)
+    at = torch.tensor([0.1, 0.5, 0.9, -1.0], dtype=torch.float64, device=DEVICE)
+
+    def run():
+        return sample(filters.top_p(filters.top_k(source.clone(), k), p), at)
+
+    run()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = run()
+    for seed in range(3):
+        source.copy_(logits_of(4, 3001, 3.0, seed=seed))
+        graph.replay()
+        assert all(map(torch.equal, found, run()))

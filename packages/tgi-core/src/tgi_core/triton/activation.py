@@ -15,6 +15,18 @@ BLOCK = 1024
 
 
 @triton.jit
+def gated(gate, up, dtype: tl.constexpr, KIND: tl.constexpr):
+    """activation(gate) * up of numbers in float32; the activation is rounded to dtype first, as the reference is."""
+    if KIND == "silu":
+        active = gate * tl.sigmoid(gate)
+    elif KIND == "gelu":
+        active = gate * 0.5 * (1.0 + tl.erf(gate * 0.7071067811865476))
+    else:  # (1 + tanh(z)) / 2 = sigmoid(2 z)
+        active = gate * tl.sigmoid(1.5957691216057308 * (gate + 0.044715 * gate * gate * gate))
+    return active.to(dtype).to(tl.float32) * up
+
+
+@triton.jit
 def _activate_and_multiply(
     gate_up, out, size: tl.constexpr, row_stride: tl.constexpr, KIND: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -24,14 +36,7 @@ def _activate_and_multiply(
     dtype = gate_up.dtype.element_ty
     gate = tl.load(gate_up + row * row_stride + columns, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up + row * row_stride + size + columns, mask=inside, other=0.0).to(tl.float32)
-    if KIND == "silu":
-        active = gate * tl.sigmoid(gate)
-    elif KIND == "gelu":
-        active = gate * 0.5 * (1.0 + tl.erf(gate * 0.7071067811865476))
-    else:  # (1 + tanh(z)) / 2 = sigmoid(2 z)
-        active = gate * tl.sigmoid(1.5957691216057308 * (gate + 0.044715 * gate * gate * gate))
-    product = active.to(dtype).to(tl.float32) * up  # rounded before it is multiplied, as the reference is
-    tl.store(out + row * size + columns, product.to(dtype), mask=inside)
+    tl.store(out + row * size + columns, gated(gate, up, dtype, KIND).to(dtype), mask=inside)
 
 
 _ACTIVATE = Kernel(_activate_and_multiply)

@@ -11,6 +11,7 @@ from torch import Tensor
 from tgi_core.attention.base import AttentionBackend, AttentionSpec, CachePart, FixedMetadata, StepInput, bias_origin
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.triton import tiles
+from tgi_core.triton.chip import Chip
 from tgi_core.triton.decode import combine, decode
 from tgi_core.triton.fixed import FixedDecodes, FixedMixtures
 from tgi_core.triton.launch import Kernel
@@ -94,18 +95,6 @@ class TritonAttention(AttentionBackend):
 
 
 Constants = dict[str, int | bool]  #: of a kernel, by name
-
-
-class Chip:
-    """What tiles and splits depend on."""
-
-    def __init__(self, device: torch.device) -> None:
-        if device.type == "cpu":  # Triton's interpreter
-            self.multiprocessors, self.shared_bytes, self.interprets = 4, 1 << 18, True
-            return
-        properties: Any = torch.cuda.get_device_properties(device)
-        self.multiprocessors, self.interprets = int(properties.multi_processor_count), False
-        self.shared_bytes = int(getattr(properties, "shared_memory_per_block_optin", 1 << 16))
 
 
 class _Layer:

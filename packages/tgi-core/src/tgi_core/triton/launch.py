@@ -15,7 +15,8 @@ class Kernel:
     """A compiled variant for every set of constants, dtypes and alignments that was met.
 
     Args:
-        function: whose parameters are pointers and floats, then constants: all that Triton would look at is a key here.
+        function: whose parameters are pointers, floats and integers, which Triton is told not to specialize on, then
+            constants: all that Triton would look at is a key here.
     """
 
     def __init__(self, function: Any) -> None:

@@ -15,6 +15,7 @@ _OPS = {
     **dict.fromkeys(("top_k", "top_p"), "filters"),
     "penalize": "penalties",
     "linear": "linear",
+    "experts": "experts",
 }
 
 

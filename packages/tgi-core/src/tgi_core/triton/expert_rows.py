@@ -1,0 +1,61 @@
+"""Experts for a few tokens: a program reads a few rows of one expert's weight, as fast as memory gives them.
+
+Letters: T tokens, K experts of each, E experts, N features, M inner ones; a pair is a token and one of its experts.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from tgi_core.triton.activation import gated
+
+
+@triton.jit
+def _rows_product(x, weight, row, there, N: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """x [N], rows of weight [..., N] -> [ROWS]"""
+    column = tl.arange(0, COLUMNS)
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for start in range(0, N, COLUMNS):
+        n = start + column
+        inside = n < N
+        a = tl.load(x + n, mask=inside, other=0.0).to(tl.float32)
+        w = tl.load(weight + row[:, None] * N + n[None, :], mask=there[:, None] & inside[None, :], other=0.0)
+        total += w.to(tl.float32) * a[None, :]
+    return tl.sum(total, 1)
+
+
+@triton.jit
+def widen_rows(
+    x, chosen, gate_up, out, K: tl.constexpr, M: tl.constexpr, N: tl.constexpr, KIND: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """x [T, N], chosen [T, K], gate_up [E, 2 M, N] -> [T K, M]; a program: some rows of one pair's expert."""
+    pair = tl.program_id(0).to(tl.int64)
+    m = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    there = m < M
+    dtype = x.dtype.element_ty
+    weight = gate_up + tl.load(chosen + pair) * 2 * M * N
+    token = x + pair // K * N
+    gate = _rows_product(token, weight, m, there, N, ROWS, COLUMNS).to(dtype).to(tl.float32)
+    up = _rows_product(token, weight, M + m, there, N, ROWS, COLUMNS).to(dtype).to(tl.float32)
+    tl.store(out + pair * M + m, gated(gate, up, dtype, KIND).to(dtype), mask=there)
+
+
+@triton.jit
+def narrow_rows(
+    wide, chosen, weights, down, out, K: tl.constexpr, M: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """wide [T K, M], chosen and weights [T, K], down [E, N, M] -> [T, N]; a program: some features of one token."""
+    token = tl.program_id(0).to(tl.int64)
+    n = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    there = n < N
+    dtype = wide.dtype.element_ty
+    mixed = tl.zeros([ROWS], tl.float32)
+    for each in range(K):
+        pair = token * K + each
+        weight = down + tl.load(chosen + pair) * N * M
+        y = _rows_product(wide + pair * M, weight, n, there, M, ROWS, COLUMNS)
+        mixed += y.to(dtype).to(tl.float32) * tl.load(weights + pair)
+    tl.store(out + token * N + n, mixed.to(dtype), mask=there)
