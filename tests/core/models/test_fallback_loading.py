@@ -10,6 +10,7 @@ import torch
 from tgi_core.config import EngineConfig
 from tgi_core.distributed.group import Alone
 from tgi_core.engine.build import build
+from tgi_core.engine.place import find_place
 from tgi_core.engine.engine import Engine
 from tgi_core.errors import ConfigError, TokenizerError, UnsupportedModel
 from tgi_core.layers.build import BuildContext
@@ -313,4 +314,5 @@ class Two(Alone):
 def test_ranks_are_refused(tmp_path):
     folder = make_checkpoint(tmp_path, "mamba")
     with pytest.raises(ConfigError, match="--num-shard 2 is not supported"):
-        build(EngineConfig(model_id=str(folder), device="cpu"), group=Two())
+        config = EngineConfig(model_id=str(folder), device="cpu")
+        build(config, find_place(config), group=Two())

@@ -141,7 +141,8 @@ def mixtures(target, dtype, size):
     for pairs_of_expert in experts.TILES:
         itemsize = 4 if dtype == "fp32" else 2
         tile = experts.fitting(pairs_of_expert, itemsize, SHARED[target])
-        compile_one(expert_tiles.sort_pairs, experts.constants_of_sort(60, 100, tile.rows), target, dtype, known=known)
+        sorting = experts.constants_of_sort(3000, 60, 100, tile.rows)
+        compile_one(expert_tiles.sort_pairs, sorting, target, dtype, known=known)
         how = {**shape, "ROWS": tile.rows, "INPUTS": tile.inputs, "UPCAST": False}
         widen = {**how, "K": 2, "KIND": "silu", "COLUMNS": tile.columns // 2}
         narrow = {**how, "COLUMNS": tile.columns}

@@ -112,7 +112,7 @@ def test_strided_tokens():
 def test_pairs_are_sorted_into_tiles_of_one_expert(pairs, count, rows):
     chosen = torch.randint(0, count, (pairs,), generator=torch.Generator().manual_seed(4)).to(DEVICE)
     most = most_tiles(pairs, count, rows)
-    sorting = constants_of_sort(count, most, rows)
+    sorting = constants_of_sort(pairs, count, most, rows)
     order = torch.full((most * rows,), -7, dtype=torch.int32, device=DEVICE)
     found = torch.full((sorting["TILES"],), -7, dtype=torch.int32, device=DEVICE)
     SORT.launch((count, 1, 1), (chosen, order, found, pairs), sorting)

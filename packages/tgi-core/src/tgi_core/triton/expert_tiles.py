@@ -19,17 +19,17 @@ NO_EXPERT = tl.constexpr(-1)  #: of a tile without pairs
 @triton.jit(do_not_specialize=["pairs"])
 def sort_pairs(
     chosen, sorted_pairs, experts, pairs, E: tl.constexpr, BINS: tl.constexpr, TILES: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCKS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """chosen [T, K] -> pairs in order [S ROWS], P where there is none; the expert of each tile [S], S <= TILES.
 
-    A program takes the pairs of one expert, and counts all.  BINS: more than E.
+    A program takes the pairs of one expert, and counts all, which are in at most BLOCKS.  BINS: more than E.
     """
     expert = tl.program_id(0)
     bins = tl.arange(0, BINS)
     counts = tl.zeros([BINS], tl.int32)
-    for start in range(0, pairs, BLOCK):
-        pair = start + tl.arange(0, BLOCK)
+    for block in range(BLOCKS):
+        pair = block * BLOCK + tl.arange(0, BLOCK)
         counts += tl.histogram(tl.load(chosen + pair, mask=pair < pairs, other=E).to(tl.int32), BINS)
     tiles = tl.where(bins < E, (counts + ROWS - 1) // ROWS, 0)
     first = tl.sum(tl.where(bins < expert, tiles, 0))
@@ -40,8 +40,8 @@ def sort_pairs(
         tl.store(experts + tile, NO_EXPERT, mask=tile >= first + own)
     there = sorted_pairs + first * ROWS
     seen = 0
-    for start in range(0, pairs, BLOCK):
-        pair = start + tl.arange(0, BLOCK)
+    for block in range(BLOCKS):
+        pair = block * BLOCK + tl.arange(0, BLOCK)
         mine = (tl.load(chosen + pair, mask=pair < pairs, other=E) == expert).to(tl.int32)
         tl.store(there + seen + tl.cumsum(mine, 0) - 1, pair, mask=mine == 1)
         seen += tl.sum(mine)

@@ -91,7 +91,7 @@ class TritonExperts:
         pairs, device = chosen.numel(), x.device
         tile = fitting(pairs / self.count, x.element_size(), self._chip.shared_bytes)
         most = most_tiles(pairs, self.count, tile.rows)
-        sorting = constants_of_sort(self.count, most, tile.rows)
+        sorting = constants_of_sort(pairs, self.count, most, tile.rows)
         order = torch.empty(most * tile.rows, dtype=torch.int32, device=device)
         experts = torch.empty(sorting["TILES"], dtype=torch.int32, device=device)
         SORT.launch((self.count, 1, 1), (chosen, order, experts, pairs), sorting)
@@ -142,7 +142,13 @@ def most_tiles(pairs: int, experts: int, rows: int) -> int:
     return min(pairs, pairs // rows + min(experts, pairs))
 
 
-def constants_of_sort(experts: int, tiles: int, rows: int) -> dict[str, int]:
+def constants_of_sort(pairs: int, experts: int, tiles: int, rows: int) -> dict[str, int]:
     """Few different ones, so that it is compiled rarely."""
-    bins = max(64, triton.next_power_of_2(experts + 1))
-    return {"E": experts, "BINS": bins, "TILES": triton.next_power_of_2(tiles), "ROWS": rows, "BLOCK": SORTED}
+    return {
+        "E": experts,
+        "BINS": max(64, triton.next_power_of_2(experts + 1)),
+        "TILES": triton.next_power_of_2(tiles),
+        "ROWS": rows,
+        "BLOCKS": triton.next_power_of_2(triton.cdiv(pairs, SORTED)),
+        "BLOCK": SORTED,
+    }
