@@ -10,8 +10,8 @@ import torch
 from tgi_core.config import EngineConfig
 from tgi_core.distributed.group import Alone
 from tgi_core.engine.build import build
-from tgi_core.engine.place import find_place
 from tgi_core.engine.engine import Engine
+from tgi_core.engine.place import find_place
 from tgi_core.errors import ConfigError, TokenizerError, UnsupportedModel
 from tgi_core.layers.build import BuildContext
 from tgi_core.models.fallback_config import parse_fallback_config
@@ -313,6 +313,6 @@ class Two(Alone):
 
 def test_ranks_are_refused(tmp_path):
     folder = make_checkpoint(tmp_path, "mamba")
+    config = EngineConfig(model_id=str(folder), device="cpu")
     with pytest.raises(ConfigError, match="--num-shard 2 is not supported"):
-        config = EngineConfig(model_id=str(folder), device="cpu")
         build(config, find_place(config), group=Two())
