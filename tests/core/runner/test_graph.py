@@ -40,6 +40,7 @@ def pretend(monkeypatch):
     capabilities = replace(CpuBackend.capabilities, asynchronous=True, batch_buckets=(1, 2, 4), token_buckets=(8, 40))
     monkeypatch.setattr(CpuBackend, "capabilities", capabilities)
     monkeypatch.setattr(CpuBackend, "capture", DeviceBackend.capture)
+    monkeypatch.setattr(GraphRunner, "mixtures_met", 2)
     attention = [spec for spec in triton_kernels("cpu") if spec.op == "attention"]
     monkeypatch.setattr(registry, "KERNELS", (*registry.KERNELS, *attention))
 

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 0.5
 IDLE_POLL_MS = 1000
+QUIET_MS = 200  #: without work, after which there is time to prepare for more
 PROGRESS_S = 0.2
 LAST_WORDS_S = 0.2  #: in which the last message leaves
 PR_SET_PDEATHSIG = 1
@@ -75,6 +76,7 @@ class EngineProcess:
         self.inbox, self.outbox, self._give_up = inbox, outbox, give_up
         self.engine: Engine
         self._started_at = self._reported_at = 0.0
+        self._patience_ms = QUIET_MS
 
     def load(self, config: EngineConfig) -> None:
         """Build the engine, telling the front how far it is."""
@@ -93,8 +95,9 @@ class EngineProcess:
 
     def serve(self, pulse: Pulse) -> None:
         """Step while there is work, prepare for more or wait for messages otherwise."""
-        while self._receive(wait=not self.engine.has_work and not self.engine.prepare()):
+        while self._receive(wait=not self.engine.has_work):
             if self.engine.has_work:
+                self._patience_ms = QUIET_MS
                 pulse.step_started_at = time.monotonic()
                 outputs = self.engine.step()
                 pulse.step_started_at = 0.0
@@ -105,7 +108,8 @@ class EngineProcess:
 
     def _receive(self, *, wait: bool) -> bool:
         """Take all messages that are there; False when told to end."""
-        if wait and not self.inbox.poll(IDLE_POLL_MS):
+        if wait and not self.inbox.poll(self._patience_ms):
+            self._patience_ms = QUIET_MS if self.engine.prepare() else IDLE_POLL_MS
             return True
         with contextlib.suppress(zmq.Again):
             while True:

@@ -33,12 +33,15 @@ class _Size(NamedTuple):
 class GraphRunner(EagerRunner):
     """Replays steps; larger ones and rarer kinds are called layer by layer.
 
-    So is the first step of a size, which is recorded when there is time, or when it is met again.
+    So are the first steps of a size, which is recorded when there is time, or when it has been met so often.
     """
+
+    decodes_met, mixtures_met = 2, 4  #: recording holds up a step, and decodes come again and again
+
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
-        self._met: dict[_Size, None] = {}  # not yet recorded, in an order that is the same on all ranks
+        self._met: dict[_Size, int] = {}  # how often; not yet recorded, in an order that is the same on all ranks
         self._recorded: dict[_Size, RecordedStep | None] = {}
 
     def _launch(self, rows: tuple[Row, ...]) -> Launched:
@@ -72,8 +75,8 @@ class GraphRunner(EagerRunner):
         variant = self.attention.variant(bucket[0], int(step.context_lens.max()))
         size = _Size(*bucket, variant, not wanted or self.sampler.is_plain([rows[index].slot for index in wanted]))
         if size not in self._recorded:
-            if size not in self._met:
-                self._met[size] = None
+            self._met[size] = self._met.get(size, 0) + 1
+            if self._met[size] < (self.decodes_met if size.tokens is None else self.mixtures_met):
                 return None
             self._record(size)
         return self._recorded[size]
