@@ -38,7 +38,6 @@ class GraphRunner(EagerRunner):
 
     decodes_met, mixtures_met = 2, 4  #: recording holds up a step, and decodes come again and again
 
-
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
         self._met: dict[_Size, int] = {}  # how often; not yet recorded, in an order that is the same on all ranks
