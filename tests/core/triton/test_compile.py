@@ -12,6 +12,7 @@ TARGETS = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "gfx90a", "gfx942"]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # minutes on a busy machine
 @pytest.mark.parametrize("target", TARGETS)
 def test_kernels_compile_ahead(target, tmp_path):
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
