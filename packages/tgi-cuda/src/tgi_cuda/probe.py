@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,51 +64,63 @@ def visible(gpus: tuple[tuple[str, str], ...], wish: str | None) -> tuple[str, .
 
 def ask_nvml() -> Driver | str:
     """What NVML says, or why it says nothing."""
-    try:
-        nvml = ctypes.CDLL(NVML)
-    except OSError:
-        return f"{NVML} is missing"
-    status = nvml.nvmlInit_v2()
-    if status != 0:
-        nvml.nvmlErrorString.restype = ctypes.c_char_p
-        return f"NVML answers: {nvml.nvmlErrorString(status).decode()}"
-    try:
-        version, count = ctypes.c_int(), ctypes.c_uint()
+    with _nvml() as nvml:
+        if isinstance(nvml, str):
+            return nvml
+        version = ctypes.c_int()
         nvml.nvmlSystemGetCudaDriverVersion_v2(ctypes.byref(version))
-        nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
-        gpus = tuple(_name_and_uuid(nvml, index) for index in range(count.value))
+        gpus = tuple(_name_and_uuid(nvml, gpu) for gpu in _gpus(nvml))
         return Driver(cuda=(version.value // 1000, version.value % 1000 // 10), gpus=gpus)
-    finally:
-        nvml.nvmlShutdown()
 
 
 def compute_capability() -> tuple[int, int]:
     """The lowest one of this machine's GPUs, (8, 6) for 8.6; (0, 0) where there is none."""
+    with _nvml() as nvml:
+        if isinstance(nvml, str):
+            return 0, 0
+        return min((_capability(nvml, gpu) for gpu in _gpus(nvml)), default=(0, 0))
+
+
+@contextmanager
+def _nvml() -> Iterator[ctypes.CDLL | str]:
+    """The driver's management library, or why it says nothing."""
     try:
         nvml = ctypes.CDLL(NVML)
     except OSError:
-        return 0, 0
-    if nvml.nvmlInit_v2() != 0:
-        return 0, 0
+        yield f"{NVML} is missing"
+        return
+    status = nvml.nvmlInit_v2()
+    if status != 0:
+        nvml.nvmlErrorString.restype = ctypes.c_char_p
+        yield f"NVML answers: {nvml.nvmlErrorString(status).decode()}"
+        return
     try:
-        count = ctypes.c_uint()
-        nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
-        return min((_capability(nvml, index) for index in range(count.value)), default=(0, 0))
+        yield nvml
     finally:
         nvml.nvmlShutdown()
 
 
-def _capability(nvml: ctypes.CDLL, index: int) -> tuple[int, int]:
-    handle, major, minor = ctypes.c_void_p(), ctypes.c_int(), ctypes.c_int()
+def _gpus(nvml: ctypes.CDLL) -> range:
+    """Their indices."""
+    count = ctypes.c_uint()
+    nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
+    return range(count.value)
+
+
+def _handle(nvml: ctypes.CDLL, index: int) -> ctypes.c_void_p:
+    handle = ctypes.c_void_p()
     nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle))
-    nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor))
+    return handle
+
+
+def _capability(nvml: ctypes.CDLL, index: int) -> tuple[int, int]:
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    nvml.nvmlDeviceGetCudaComputeCapability(_handle(nvml, index), ctypes.byref(major), ctypes.byref(minor))
     return major.value, minor.value
 
 
 def _name_and_uuid(nvml: ctypes.CDLL, index: int) -> tuple[str, str]:
-    handle = ctypes.c_void_p()
-    name, uuid = ctypes.create_string_buffer(96), ctypes.create_string_buffer(96)
-    nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle))
+    handle, name, uuid = _handle(nvml, index), ctypes.create_string_buffer(96), ctypes.create_string_buffer(96)
     nvml.nvmlDeviceGetName(handle, name, len(name))
     nvml.nvmlDeviceGetUUID(handle, uuid, len(uuid))
     return name.value.decode() or f"NVIDIA GPU {index}", uuid.value.decode()
