@@ -22,6 +22,11 @@ class Packed(NamedTuple):
     data: Tensor
     scales: Tensor | None = None
 
+    @property
+    def addresses(self) -> tuple[int, ...]:
+        """What kernels take: that of the data, and of scales where there are some."""
+        return tuple(part.data_ptr() for part in (self.data, self.scales) if part is not None)
+
 
 class _Native:
     """A product in C++ of x with a packed weight."""
@@ -29,7 +34,7 @@ class _Native:
     kernel: ClassVar[str]
 
     def __call__(self, x: Tensor, packed: Packed, bias: Tensor | None) -> Tensor:
-        outputs, inputs, data, scales = packed
+        outputs, inputs, _, _ = packed
         if x.stride(1) != 1:
             x = x.contiguous()
         out = x.new_empty(x.shape[0], outputs)
@@ -37,8 +42,7 @@ class _Native:
             is_bf16(x),
             x.data_ptr(),
             x.stride(0),
-            data.data_ptr(),
-            *(() if scales is None else (scales.data_ptr(),)),
+            *packed.addresses,
             bias.data_ptr() if bias is not None else None,
             out.data_ptr(),
             x.shape[0],
@@ -48,10 +52,22 @@ class _Native:
         return out
 
 
-class NativeLinear(_Native):
+class _NativeRows(_Native):
+    """It also finds rows in what it packed."""
+
+    rows_kernel: ClassVar[str]
+
+    def rows(self, packed: Packed, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        out = torch.empty(len(ids), packed.inputs, dtype=dtype)
+        find = getattr(library(), self.rows_kernel)
+        find(is_bf16(out), *packed.addresses, ids.data_ptr(), out.data_ptr(), len(ids), packed.inputs)
+        return out
+
+
+class NativeLinear(_NativeRows):
     """For one row or thousands: bfloat16 on AMX or AVX512-BF16, float32 on plain vectors."""
 
-    kernel = "tgi_linear"
+    kernel, rows_kernel = "tgi_linear", "tgi_rows"
 
     def pack(self, weight: Tensor) -> Packed:
         weight = weight.contiguous()
@@ -60,18 +76,11 @@ class NativeLinear(_Native):
         library().tgi_pack(is_bf16(weight), weight.data_ptr(), data.data_ptr(), outputs, inputs)
         return Packed(outputs, inputs, data)
 
-    def rows(self, packed: Packed, ids: Tensor, dtype: torch.dtype) -> Tensor:
-        out = torch.empty(len(ids), packed.inputs, dtype=dtype)
-        library().tgi_rows(
-            is_bf16(out), packed.data.data_ptr(), ids.data_ptr(), out.data_ptr(), len(ids), packed.inputs
-        )
-        return out
 
-
-class NativeInt8Linear(_Native):
+class NativeInt8Linear(_NativeRows):
     """Products of int8 with x as two int8 digits, which round it less than bfloat16 does."""
 
-    kernel = "tgi_linear_int8"
+    kernel, rows_kernel = "tgi_linear_int8", "tgi_rows_int8"
 
     def pack(self, weight: Tensor) -> Packed:
         rounded, scales = quantize_rows(weight)
@@ -79,15 +88,6 @@ class NativeInt8Linear(_Native):
         data = weights.empty(library().tgi_packed_size_int8(outputs, inputs), torch.uint8)
         library().tgi_pack_int8(rounded.data_ptr(), data.data_ptr(), outputs, inputs)
         return Packed(outputs, inputs, data, scales)
-
-    def rows(self, packed: Packed, ids: Tensor, dtype: torch.dtype) -> Tensor:
-        _, inputs, data, scales = packed
-        out = torch.empty(len(ids), inputs, dtype=dtype)
-        assert scales is not None
-        library().tgi_rows_int8(
-            is_bf16(out), data.data_ptr(), scales.data_ptr(), ids.data_ptr(), out.data_ptr(), len(ids), inputs
-        )
-        return out
 
 
 class NativeInt4Linear(_Native):

@@ -35,8 +35,8 @@ class Embedding(nn.Module):
 
     def tie(self, head: Head) -> None:
         """Look up in the weight that a head holds, if its kernel can, instead of keeping another copy."""
-        kernel, same_size = head.kernel, head.in_features == self.size
-        if isinstance(kernel, RowsKernel) and same_size:
+        kernel = head.kernel
+        if isinstance(kernel, RowsKernel) and head.in_features == self.size:
             self._rows = lambda ids: kernel.rows(head.packed, ids, self.dtype)
 
     def forward(self, ids: Tensor) -> Tensor:
