@@ -9,20 +9,7 @@ import triton
 import triton.language as tl
 
 from tgi_core.triton.activation import gated
-
-
-@triton.jit
-def _rows_product(x, weight, row, there, N: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """x [N], rows of weight [..., N] -> [ROWS]"""
-    column = tl.arange(0, COLUMNS)
-    total = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for start in range(0, N, COLUMNS):
-        n = start + column
-        inside = n < N
-        a = tl.load(x + n, mask=inside, other=0.0).to(tl.float32)
-        w = tl.load(weight + row[:, None] * N + n[None, :], mask=there[:, None] & inside[None, :], other=0.0)
-        total += w.to(tl.float32) * a[None, :]
-    return tl.sum(total, 1)
+from tgi_core.triton.linear import rows_product
 
 
 @triton.jit
@@ -37,8 +24,8 @@ def widen_rows(
     dtype = x.dtype.element_ty
     weight = gate_up + tl.load(chosen + pair) * 2 * M * N
     token = x + pair // K * N
-    gate = _rows_product(token, weight, m, there, N, ROWS, COLUMNS).to(dtype).to(tl.float32)
-    up = _rows_product(token, weight, M + m, there, N, ROWS, COLUMNS).to(dtype).to(tl.float32)
+    gate = rows_product(token, weight, m, there, N, ROWS, COLUMNS).to(dtype).to(tl.float32)
+    up = rows_product(token, weight, M + m, there, N, ROWS, COLUMNS).to(dtype).to(tl.float32)
     tl.store(out + pair * M + m, gated(gate, up, dtype, KIND).to(dtype), mask=there)
 
 
@@ -56,6 +43,6 @@ def narrow_rows(
     for each in range(K):
         pair = token * K + each
         weight = down + tl.load(chosen + pair) * N * M
-        y = _rows_product(wide + pair * M, weight, n, there, M, ROWS, COLUMNS)
+        y = rows_product(wide + pair * M, weight, n, there, M, ROWS, COLUMNS)
         mixed += y.to(dtype).to(tl.float32) * tl.load(weights + pair)
     tl.store(out + token * N + n, mixed.to(dtype), mask=there)

@@ -17,6 +17,21 @@ ROWS = 4  #: that a program takes of shorter ones
 
 
 @triton.jit
+def rows_product(x, weight, row, there, N: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """x [N], rows of weight [..., N] -> [ROWS] in float32; row: int64, there: whether it is one."""
+    column = tl.arange(0, COLUMNS)
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for start in range(0, N, COLUMNS):
+        n = start + column
+        inside = n < N
+        a = tl.load(x + n, mask=inside, other=0.0).to(tl.float32)
+        at = row[:, None] * N + n[None, :]
+        w = tl.load(weight + at, mask=there[:, None] & inside[None, :], other=0.0, eviction_policy="evict_first")
+        total += w.to(tl.float32) * a[None, :]
+    return tl.sum(total, 1)
+
+
+@triton.jit
 def _row_product(
     x, weight, bias, out, M: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -24,16 +39,7 @@ def _row_product(
     """x [N], weight [M, N] -> [M]; a program: a few rows of the weight."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = row < M
-    column = tl.arange(0, COLUMNS)
-    total = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for start in range(0, N, COLUMNS):
-        n = start + column
-        inside = n < N
-        a = tl.load(x + n, mask=inside, other=0.0).to(tl.float32)
-        at = row.to(tl.int64)[:, None] * N + n[None, :]
-        w = tl.load(weight + at, mask=there[:, None] & inside[None, :], other=0.0, eviction_policy="evict_first")
-        total += w.to(tl.float32) * a[None, :]
-    y = tl.sum(total, 1)
+    y = rows_product(x, weight, row.to(tl.int64), there, N, ROWS, COLUMNS)
     if HAS_BIAS:
         y += tl.load(bias + row, mask=there, other=0.0).to(tl.float32)
     tl.store(out + row, y.to(out.dtype.element_ty), mask=there)
