@@ -13,7 +13,7 @@ static const int64_t GROUP = 32, GROUP_WORDS = GROUP / HOLDS;
 static const int64_t HALF = GROUP_WORDS / 2 * OUT * HOLDS;  // bytes of 16 outputs' levels
 static const int64_t HEAD = 4 * OUT, BYTES = HEAD + 2 * HALF;
 static const int64_t FEW = 128;  // words that are unpacked at a time for few rows: they stay in the first-level cache
-static const int64_t LATER = 2048;  // bytes that are fetched before they are needed
+static const int64_t AHEAD = 2048;  // bytes that are fetched before they are needed
 static const int STEPS = 5, ROUNDS = 2;  // of the search, see reference/linear.py
 static const float LARGEST = 15;         // level
 
@@ -50,7 +50,7 @@ struct Nibbles {
     template <class F> void each(int64_t pair, int64_t first, int64_t count, F &&use) const {
         const uint8_t *block = packed + (pair * groups + first / GROUP_WORDS) * BYTES;
         for (int64_t at = 0; at < count; at += GROUP_WORDS, block += BYTES) {
-            for (int64_t line = 0; line < BYTES; line += 64) __builtin_prefetch(block + LATER + line);
+            for (int64_t line = 0; line < BYTES; line += 64) __builtin_prefetch(block + AHEAD + line);
             u16x head; memcpy(&head, block, HEAD);
             unpack(head, block + HEAD, [&](int word, u16x bytes) { use(at + word, 0, bytes); });
             unpack(head >> 16, block + HEAD + HALF, [&](int word, u16x bytes) { use(at + word, 1, bytes); });

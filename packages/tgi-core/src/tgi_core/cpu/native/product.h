@@ -48,13 +48,13 @@ struct Tiles {
     }
 };
 
-static const int64_t AHEAD = 1024;  // bytes of a weight that are fetched before they are needed
+static const int64_t TILES_AHEAD = 1024;  // bytes of a weight that are fetched before they are needed
 
-// Fetch the tile that is AHEAD of this one, where tiles lie one after the other, as those of weights do.  Without the
-// attribute GCC takes calls away, as nothing is computed.
+// Fetch the tile that is TILES_AHEAD of this one, where tiles lie one after the other, as those of weights do.  Without
+// the attribute GCC takes calls away, as nothing is computed.
 __attribute__((always_inline)) static inline void fetch_ahead(const void *tile, int64_t stride) {
     if (stride != 16) return;
-    for (int64_t row = 0; row < 16; row++) __builtin_prefetch((const char *)tile + AHEAD + row * 64);
+    for (int64_t row = 0; row < 16; row++) __builtin_prefetch((const char *)tile + TILES_AHEAD + row * 64);
 }
 
 // The compiler wants tiles by number.
