@@ -50,7 +50,7 @@ def serve(folder, wishes, **settings):
     engine = Engine(EngineConfig(model_id=str(folder), device="cpu", dtype="float32", **settings))
     waiting = [
         Request(id=number, prompt_ids=prompt, params=params)
-        for number, (prompt, params) in enumerate([*zip(PROMPTS, wishes, strict=False)] * 2, 1)
+        for number, (prompt, params) in enumerate([*zip(PROMPTS[: len(wishes)], wishes, strict=True)] * 2, 1)
     ]
     found = {request.id: [] for request in waiting}
     while waiting or engine.has_work:
