@@ -2,105 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from tgi_core.device.backend import DeviceBackend, Download
-from tgi_core.device.capabilities import Capabilities
+from tgi_core.device.torch_gpu import TorchGpu
 
-BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
-TOKEN_BUCKETS = (16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 1024)
 BFLOAT16_FROM = (8, 0)  #: compute capability whose matrix units know it
 
 
-class CudaBackend(DeviceBackend):
-    """Works by itself: steps are told ahead, results are read when they are there."""
+class CudaBackend(TorchGpu):
+    """What is particular to NVIDIA's."""
 
-    capabilities = Capabilities(
-        block_sizes=(32, 16, 64, 128),
-        dtypes=("bfloat16", "float16", "float32"),
-        batch_buckets=BUCKETS,
-        token_buckets=TOKEN_BUCKETS,
-        asynchronous=True,
-        prefill_tokens=4096,
-        batch_size=256,
-    )
-    runner = "tgi_core.runner.graph:GraphRunner"
-    collectives = "nccl"
     #: multicast through the switch of NVLink needs more of driver and container than sums of a step are worth
     collectives_environment = {"NCCL_NVLS_ENABLE": "0"}  # noqa: RUF012 - never written
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
-        if size > 1:
-            torch.cuda.set_device(rank)
-        self.torch_device = torch.device("cuda", torch.cuda.current_device())
-        self.product = torch.cuda.get_device_name(self.torch_device)
+        super().__init__(rank, size)
         if torch.cuda.get_device_capability(self.torch_device) < BFLOAT16_FROM:
-            self.capabilities = _without_bfloat16(self.capabilities)
-        self._capture_stream = torch.cuda.Stream(self.torch_device)  # type: ignore[no-untyped-call]
-        self._graph_pool = torch.cuda.graph_pool_handle()
-        self._staging = (_Pinned(), _Pinned())
-
-    def free_bytes(self) -> int:
-        return int(torch.cuda.mem_get_info(self.torch_device)[0])
-
-    def synchronize(self) -> None:
-        torch.cuda.synchronize(self.torch_device)
-
-    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
-        graph = torch.cuda.CUDAGraph()
-        self.synchronize()
-        with torch.cuda.stream(self._capture_stream):
-            graph.capture_begin(pool=self._graph_pool, capture_error_mode="thread_local")
-            try:
-                run()
-            finally:
-                graph.capture_end()
-        replay: Callable[[], None] = graph.replay
-        return replay
-
-    def upload(self, array: npt.NDArray[Any], out: Tensor | None = None) -> Tensor:
-        host = torch.from_numpy(array).pin_memory()
-        if out is None:
-            return host.to(self.torch_device, non_blocking=True)
-        return out.copy_(host, non_blocking=True)
-
-    def download(self, tensors: Sequence[Tensor]) -> Download:
-        host = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
-        for there, tensor in zip(host, tensors, strict=True):
-            there.copy_(tensor, non_blocking=True)
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        return Download(tuple(host), event.query, event.synchronize)
-
-    def copy_weight(self, out: Tensor, stored: Tensor) -> None:
-        """One buffer is filled while the other is on its way."""
-        self._staging = self._staging[::-1]
-        self._staging[0].copy(out, stored)
-
-
-class _Pinned:
-    """Host memory that the GPU reads by itself."""
-
-    def __init__(self) -> None:
-        self._bytes = torch.empty(0, dtype=torch.uint8)
-        self._read = torch.cuda.Event()  # type: ignore[no-untyped-call]
-
-    def copy(self, out: Tensor, stored: Tensor) -> None:
-        """Wait until the copy before is done, then begin this one."""
-        self._read.synchronize()
-        if len(self._bytes) < stored.nbytes:
-            self._bytes = torch.empty(stored.nbytes, dtype=torch.uint8, pin_memory=True)
-        host = self._bytes[: stored.nbytes].view(stored.dtype).view(stored.shape)
-        out.copy_(host.copy_(stored), non_blocking=True)
-        self._read.record()
-
-
-def _without_bfloat16(capabilities: Capabilities) -> Capabilities:
-    dtypes = tuple(dtype for dtype in capabilities.dtypes if dtype != "bfloat16")
-    return replace(capabilities, dtypes=dtypes)
+            able = tuple(dtype for dtype in self.capabilities.dtypes if dtype != "bfloat16")
+            self.capabilities = replace(self.capabilities, dtypes=able)

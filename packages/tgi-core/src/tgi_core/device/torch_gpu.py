@@ -1,0 +1,98 @@
+"""A GPU that PyTorch calls "cuda": graphs, streams, pinned memory and events are the same for every vendor of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tgi_core.device.backend import DeviceBackend, Download
+from tgi_core.device.capabilities import Capabilities
+
+BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+TOKEN_BUCKETS = (16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 1024)
+
+
+class TorchGpu(DeviceBackend):
+    """Works by itself: steps are told ahead, results are read when they are there.
+
+    Subclasses say what else is true of their devices, in `capabilities` and `collectives_environment`.
+    """
+
+    capabilities = Capabilities(
+        block_sizes=(32, 16, 64, 128),
+        dtypes=("bfloat16", "float16", "float32"),
+        batch_buckets=BUCKETS,
+        token_buckets=TOKEN_BUCKETS,
+        asynchronous=True,
+        prefill_tokens=4096,
+        batch_size=256,
+    )
+    runner = "tgi_core.runner.graph:GraphRunner"
+    collectives = "nccl"  #: and what answers to that name
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        if size > 1:
+            torch.cuda.set_device(rank)
+        self.torch_device = torch.device("cuda", torch.cuda.current_device())
+        self.product = torch.cuda.get_device_name(self.torch_device)
+        self._capture_stream = torch.cuda.Stream(self.torch_device)  # type: ignore[no-untyped-call]
+        self._graph_pool = torch.cuda.graph_pool_handle()
+        self._staging = (_Pinned(), _Pinned())
+
+    def free_bytes(self) -> int:
+        return int(torch.cuda.mem_get_info(self.torch_device)[0])
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize(self.torch_device)
+
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        graph = torch.cuda.CUDAGraph()
+        self.synchronize()
+        with torch.cuda.stream(self._capture_stream):
+            graph.capture_begin(pool=self._graph_pool, capture_error_mode="thread_local")
+            try:
+                run()
+            finally:
+                graph.capture_end()
+        replay: Callable[[], None] = graph.replay
+        return replay
+
+    def upload(self, array: npt.NDArray[Any], out: Tensor | None = None) -> Tensor:
+        host = torch.from_numpy(array).pin_memory()
+        if out is None:
+            return host.to(self.torch_device, non_blocking=True)
+        return out.copy_(host, non_blocking=True)
+
+    def download(self, tensors: Sequence[Tensor]) -> Download:
+        host = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+        for there, tensor in zip(host, tensors, strict=True):
+            there.copy_(tensor, non_blocking=True)
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        return Download(tuple(host), event.query, event.synchronize)
+
+    def copy_weight(self, out: Tensor, stored: Tensor) -> None:
+        """One buffer is filled while the other is on its way."""
+        self._staging = self._staging[::-1]
+        self._staging[0].copy(out, stored)
+
+
+class _Pinned:
+    """Host memory that the GPU reads by itself."""
+
+    def __init__(self) -> None:
+        self._bytes = torch.empty(0, dtype=torch.uint8)
+        self._read = torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+    def copy(self, out: Tensor, stored: Tensor) -> None:
+        """Wait until the copy before is done, then begin this one."""
+        self._read.synchronize()
+        if len(self._bytes) < stored.nbytes:
+            self._bytes = torch.empty(stored.nbytes, dtype=torch.uint8, pin_memory=True)
+        host = self._bytes[: stored.nbytes].view(stored.dtype).view(stored.shape)
+        out.copy_(host.copy_(stored), non_blocking=True)
+        self._read.record()
