@@ -1,7 +1,7 @@
 import pytest
 
 from tgi_core.plugins.libraries import TorchBuild
-from tgi_cuda.probe import Driver, ask_nvml, probe, visible
+from tgi_cuda.probe import Driver, ask_nvml, probe
 
 H100 = ("NVIDIA H100 80GB HBM3", "GPU-11111111-aaaa")
 T4 = ("Tesla T4", "GPU-22222222-bbbb")
@@ -43,22 +43,6 @@ def test_a_driver_that_sees_no_gpu(tmp_path):
 def test_hidden_gpus(tmp_path):
     reason = ask(tmp_path, Driver(cuda=(12, 8), gpus=(T4,)), CUDA_VISIBLE_DEVICES="").reason
     assert "CUDA_VISIBLE_DEVICES='' hides all 1 GPUs" in reason
-
-
-@pytest.mark.parametrize(
-    ("wish", "names"),
-    [
-        (None, (H100[0], T4[0])),
-        ("1", (T4[0],)),
-        ("1,0", (T4[0], H100[0])),
-        ("-1", ()),
-        ("0,9,1", (H100[0],)),
-        ("GPU-2222", (T4[0],)),
-        ("GPU-", ()),
-    ],
-)
-def test_visible_gpus_follow_the_variable(wish, names):
-    assert visible((H100, T4), wish) == names
 
 
 @pytest.mark.parametrize(

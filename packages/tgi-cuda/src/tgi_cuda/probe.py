@@ -12,6 +12,7 @@ from pathlib import Path
 from tgi_core.plugins.libraries import TorchBuild, torch_build
 from tgi_core.plugins.pci import pci_devices
 from tgi_core.plugins.specs import DeviceProbe
+from tgi_core.plugins.visible import visible
 
 BACKEND = "tgi_cuda.backend:CudaBackend"
 PCI_VENDOR = "0x10de"
@@ -36,7 +37,7 @@ def probe(
     driver = (ask_driver or ask_nvml)()
     if isinstance(driver, str):
         return _unavailable(_why_no_driver(root, driver))
-    names = visible(driver.gpus, environment.get("CUDA_VISIBLE_DEVICES"))
+    names = tuple(name for name, _ in visible(driver.gpus, environment.get("CUDA_VISIBLE_DEVICES")))
     if not names:
         hidden = f"CUDA_VISIBLE_DEVICES={environment.get('CUDA_VISIBLE_DEVICES')!r} hides all {len(driver.gpus)} GPUs"
         return _unavailable(hidden if driver.gpus else "the NVIDIA driver is loaded but sees no GPU")
@@ -44,22 +45,6 @@ def probe(
     if reason:
         return _unavailable(f"{', '.join(names)}: {reason}")
     return DeviceProbe(kind="cuda", backend=BACKEND, products=names)
-
-
-def visible(gpus: tuple[tuple[str, str], ...], wish: str | None) -> tuple[str, ...]:
-    """Names of the GPUs that CUDA_VISIBLE_DEVICES leaves: indices or UUID prefixes, up to the first invalid one."""
-    if wish is None:
-        return tuple(name for name, _ in gpus)
-    names = []
-    for entry in (part.strip() for part in wish.split(",")):
-        if entry.isdecimal() and int(entry) < len(gpus):
-            names.append(gpus[int(entry)][0])
-            continue
-        matches = [name for name, uuid in gpus if entry and uuid.startswith(entry)]
-        if len(matches) != 1:
-            break
-        names += matches
-    return tuple(names)
 
 
 def ask_nvml() -> Driver | str:
