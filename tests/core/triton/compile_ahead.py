@@ -1,13 +1,16 @@
-"""Compiles every kernel for one target; prints shared memory and, where the target says so, spills."""
+"""Compiles every kernel for one target, and looks at the shared memory and, on AMD's, the registers that it takes."""
 
+import struct
 import sys
 
+import msgspec
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from tgi_core.triton import (
     activation,
+    chip,
     decode,
     expert_rows,
     expert_tiles,
@@ -32,6 +35,11 @@ SHARED = {
     "gfx90a": 65536,
     "gfx942": 65536,
 }
+#: what a kernel may keep outside its registers on AMD's, by the names of LLVM's AMDGPU metadata; nothing in memory
+BUDGET = {".vgpr_spill_count": 0, ".private_segment_fixed_size": 0, ".sgpr_spill_count": 0}
+#: scalars of these wait in lanes of a vector register, which costs an instruction each
+BUDGETS = {name: {**BUDGET, ".sgpr_spill_count": 32} for name in ("prefill", "_filter")}
+AMDGPU_NOTE, NT_AMDGPU_METADATA = b"AMDGPU\0\0", 32  #: of ELF, https://llvm.org/docs/AMDGPUUsage.html#note-records
 POINTERS = {
     "keys", "values", "output", "out", "x", "weight", "bias", "residual", "q", "k", "v", "gate_up", "logits"
 }  # fmt: skip
@@ -78,6 +86,31 @@ def compile_one(kernel, constants, target, dtype, warps=4, stages=3, known=()):
     print(target, kernel.__name__, dtype, constants.get("D", ""), "shared", compiled.metadata.shared, "of", limit)
     if compiled.metadata.shared > limit:
         raise SystemExit(f"{kernel.__name__} wants {compiled.metadata.shared} bytes of shared memory on {target}")
+    if "hsaco" in compiled.asm:
+        check_registers(compiled.asm["hsaco"], target_of(target))
+
+
+def check_registers(code_object, target):
+    facts = amdgpu_metadata(code_object)
+    name = facts[".name"]
+    found = {key: facts[key] for key in BUDGET}
+    print(target.arch, name, "registers", facts[".vgpr_count"], facts[".sgpr_count"], *found.items())
+    if facts[".wavefront_size"] != target.warp_size:
+        raise SystemExit(f"{name}: a wavefront has {facts['.wavefront_size']} lanes on {target.arch}")
+    for key, most in BUDGETS.get(name, BUDGET).items():
+        if found[key] > most:
+            raise SystemExit(f"{name}: {key} is {found[key]} on {target.arch}, more than {most}")
+
+
+def amdgpu_metadata(code_object):
+    """What the code object says of its only kernel."""
+    at = code_object.index(AMDGPU_NOTE)
+    _, size, kind = struct.unpack_from("<III", code_object, at - 12)
+    if kind != NT_AMDGPU_METADATA:
+        raise SystemExit(f"the first note of the code object is of kind {kind}")
+    start = at + len(AMDGPU_NOTE)
+    (kernel,) = msgspec.msgpack.decode(code_object[start : start + size])["amdhsa.kernels"]
+    return kernel
 
 
 def attention(target, dtype, size, **options):
@@ -96,7 +129,7 @@ def attention(target, dtype, size, **options):
         "UPCAST": False,
     }
     shape |= {"q_token": 6144, "k_token": 6144, "v_token": 6144, "columns": 32, "origin": 31, "window": 64}
-    kinds = (tiles.PREFILL, tiles.DECODE, tiles.LONELY_DECODE)
+    kinds = tiles.BY_LANES[target_of(target).warp_size]
     many, crowded, lonely = (tiles.fitting(kind, padded, 2, SHARED[target]) for kind in kinds)
     common = {**shape, **flags, **dict.fromkeys(absent)}
     for splits, single in ((1, crowded), (16, lonely)):
@@ -119,14 +152,15 @@ def attention(target, dtype, size, **options):
 
 def sampling(target, size):
     """Of float32 logits, whatever the model's dtype."""
+    warps = chip.ROW_LANES // target_of(target).warp_size
     rows = {"size": size, "row_stride": size}
     known = TOTALS | {"at": "*fp64", "slots": "*i64"} | dict.fromkeys(("in_prompt", "in_output"), "*i32")
     parts = triton.next_power_of_2(triton.cdiv(size, sample.BLOCK))
-    compile_one(sample._sample, {"PARTS": parts, "BLOCK": sample.BLOCK, **rows}, target, "fp32", 16, known=known)
+    compile_one(sample._sample, {"PARTS": parts, "BLOCK": sample.BLOCK, **rows}, target, "fp32", warps, known=known)
     compile_one(penalties._penalize, {"BLOCK": penalties.BLOCK, **rows}, target, "fp32", known=known)
     for by_mass, kind in ((True, "*fp32"), (False, "*i64")):
         constants = {**filters.CONSTANTS, "BY_MASS": by_mass, **rows}
-        compile_one(filters._filter, constants, target, "fp32", filters.WARPS, known=known | {"wanted": kind})
+        compile_one(filters._filter, constants, target, "fp32", warps, known=known | {"wanted": kind})
 
 
 def mixtures(target, dtype, size):
@@ -168,7 +202,13 @@ def main(target):
             target,
             dtype,
         )
-    compile_one(sample._greedy, {"size": 49152, "row_stride": 49152, "BLOCK": 8192}, target, dtype, 16)
+    compile_one(
+        sample._greedy,
+        {"size": 49152, "row_stride": 49152, "BLOCK": 8192},
+        target,
+        dtype,
+        chip.ROW_LANES // target_of(target).warp_size,
+    )
     for size in (49152, 151643):
         sampling(target, size)
     product = {"M": 4096, "N": 4096, "ROWS": 1, "COLUMNS": 1024, "HAS_BIAS": False, "bias": None}
@@ -177,6 +217,7 @@ def main(target):
     for kind, size in ((dtype, 14336), (dtype, 1408), ("fp32", 1408)):
         mixtures(target, kind, size)
     attention(target, dtype, 128)
+    attention(target, dtype, 128, HAS_WINDOW=True)
     attention(target, dtype, 80, HAS_WINDOW=True)
     attention(target, dtype, 256, HAS_SOFT_CAP=True)
     attention(target, dtype, 64, HAS_SLOPES=True, HAS_BIAS=True)

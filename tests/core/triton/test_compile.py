@@ -11,13 +11,27 @@ pytest.importorskip("triton", reason="Triton is not installed")
 TARGETS = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "gfx90a", "gfx942"]
 
 
+def run(folder, *arguments):
+    """Python beside `compile_ahead.py`, where kernels are compiled rather than interpreted."""
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(folder)}
+    environment.pop("TRITON_INTERPRET", None)
+    command, here = [sys.executable, *arguments], os.path.dirname(__file__)
+    return subprocess.run(command, env=environment, cwd=here, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # minutes on a busy machine
 @pytest.mark.parametrize("target", TARGETS)
 def test_kernels_compile_ahead(target, tmp_path):
-    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
-    environment.pop("TRITON_INTERPRET", None)
-    command = [sys.executable, os.path.join(os.path.dirname(__file__), "compile_ahead.py"), target]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = run(tmp_path, "compile_ahead.py", target)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{target} prefill" in done.stdout
+    assert ("vgpr_spill_count" in done.stdout) is target.startswith("gfx")
+
+
+@pytest.mark.slow
+def test_a_kernel_that_keeps_registers_in_memory_is_over_its_budget(tmp_path):
+    code = "import compile_ahead as c; c.chip.ROW_LANES = 1024; c.sampling('gfx90a', 151643)"
+    done = run(tmp_path, "-c", code)
+    assert done.returncode != 0
+    assert "_filter: .vgpr_spill_count is" in done.stderr or "_sample: .vgpr_spill_count is" in done.stderr

@@ -104,9 +104,9 @@ class _Layer:
         self.spec, self.group = spec, spec.heads // spec.kv_heads
         packed = min(self.group, PACKED_HEADS)
         padded = max(16, triton.next_power_of_2(spec.head_size))
-        self.many = tiles.fitting(tiles.PREFILL, padded, dtype.itemsize, chip.shared_bytes)
-        self.single = tiles.fitting(tiles.DECODE, padded, dtype.itemsize, chip.shared_bytes)
-        self.lonely = tiles.fitting(tiles.LONELY_DECODE, padded, dtype.itemsize, chip.shared_bytes)
+        self.many, self.single, self.lonely = (
+            tiles.fitting(kind, padded, dtype.itemsize, chip.shared_bytes) for kind in tiles.BY_LANES[chip.lanes]
+        )
         self.tile_tokens = self.many.rows // packed
         self.multiprocessors = chip.multiprocessors
         self.programs = spec.kv_heads * -(-self.group // packed)  #: of one sequence or tile

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
+
+ROW_LANES = 512  #: of a program that has a row of logits to itself
 
 
 class Chip:
@@ -13,7 +16,15 @@ class Chip:
     def __init__(self, device: torch.device) -> None:
         if device.type == "cpu":  # Triton's interpreter
             self.multiprocessors, self.shared_bytes, self.interprets = 4, 1 << 18, True
+            self.lanes = 32
             return
         properties: Any = torch.cuda.get_device_properties(device)
         self.multiprocessors, self.interprets = int(properties.multi_processor_count), False
         self.shared_bytes = int(getattr(properties, "shared_memory_per_block_optin", 1 << 16))
+        self.lanes = int(getattr(properties, "warp_size", 32))  #: of a warp
+
+
+@cache
+def row_warps(device: torch.device) -> int:
+    """Warps of ROW_LANES: more lanes than that, where warps have 64, would have too few registers each."""
+    return ROW_LANES // Chip(device).lanes

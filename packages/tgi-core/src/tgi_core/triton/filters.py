@@ -10,9 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tgi_core.triton.chip import row_warps
 from tgi_core.triton.launch import Kernel
 
-WARPS = 16
 CONSTANTS = {
     "LANES": 512,  # of a program, each with WIDTH neighbouring logits
     "WIDTH": 4,
@@ -129,5 +129,5 @@ def _launch(logits: Tensor, wanted: Tensor, *, by_mass: bool) -> Tensor:
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     if len(logits):
         constants = {"size": logits.shape[1], "row_stride": logits.stride(0), "BY_MASS": by_mass, **CONSTANTS}
-        _FILTER.launch((len(logits), 1, 1), (logits, wanted.contiguous()), constants, WARPS)
+        _FILTER.launch((len(logits), 1, 1), (logits, wanted.contiguous()), constants, row_warps(logits.device))
     return logits

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tgi_core.triton.chip import row_warps
 from tgi_core.triton.launch import Kernel
 
 BLOCK = 8192
@@ -43,7 +44,7 @@ def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
     logprobs = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
     if len(logits):
         constants = {"size": logits.shape[1], "row_stride": logits.stride(0), "BLOCK": BLOCK}
-        _GREEDY.launch((len(logits), 1, 1), (logits, ids, logprobs), constants, warps=16)
+        _GREEDY.launch((len(logits), 1, 1), (logits, ids, logprobs), constants, warps=row_warps(logits.device))
     return ids, logprobs
 
 
@@ -100,5 +101,5 @@ def sample(logits: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if rows:
         parts = triton.next_power_of_2(triton.cdiv(size, BLOCK))
         constants = {"size": size, "row_stride": logits.stride(0), "PARTS": parts, "BLOCK": BLOCK}
-        _SAMPLE.launch((rows, 1, 1), (logits, at, ids, logprobs, totals), constants, warps=16)
+        _SAMPLE.launch((rows, 1, 1), (logits, at, ids, logprobs, totals), constants, warps=row_warps(logits.device))
     return ids, logprobs, totals

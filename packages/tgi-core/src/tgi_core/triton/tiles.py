@@ -22,6 +22,19 @@ DECODE = (Tile(16, 32, 1, 3), Tile(16, 32, 2, 2), Tile(16, 16, 4, 1))
 #: for decodes that leave multiprocessors without work: fewer and larger reads
 LONELY_DECODE = (Tile(16, 128, 4, 2), Tile(16, 64, 4, 2), *DECODE[1:])
 
+
+class Kinds(NamedTuple):
+    """The tiles of attention, in the order in which they are tried."""
+
+    prefill: tuple[Tile, ...]
+    decode: tuple[Tile, ...]
+    lonely: tuple[Tile, ...]
+
+
+#: by lanes of a warp.  With 64, a decode that is one warp takes so many registers that hardly another one runs beside
+#: it, and more scalar ones than there are (as compiled for gfx90a and gfx942; not measured)
+BY_LANES = {32: Kinds(PREFILL, DECODE, LONELY_DECODE), 64: Kinds(PREFILL, DECODE[1:], LONELY_DECODE)}
+
 WIDE_HEAD_BYTES = 256  #: of a padded head, from which on a decode takes two warps at least
 
 

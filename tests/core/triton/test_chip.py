@@ -1,0 +1,35 @@
+"""What is read from PyTorch's properties of a GPU, on chips whose warps have 32 lanes and 64."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from tgi_core.triton import chip, tiles
+
+H100 = SimpleNamespace(multi_processor_count=132, warp_size=32, shared_memory_per_block_optin=232448)
+MI210 = SimpleNamespace(multi_processor_count=104, warp_size=64)
+
+
+@pytest.fixture(params=[H100, MI210], ids=["warps of 32", "warps of 64"])
+def properties(request, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: request.param)
+    chip.row_warps.cache_clear()
+    yield request.param
+    chip.row_warps.cache_clear()
+
+
+def test_a_row_of_logits_gets_as_many_lanes_on_every_chip(properties):
+    device = torch.device("cuda", 0)
+    assert chip.row_warps(device) * properties.warp_size == chip.ROW_LANES
+
+
+def test_shared_memory_is_what_amd_has_where_properties_do_not_say(properties):
+    found = chip.Chip(torch.device("cuda", 0))
+    assert found.shared_bytes == getattr(properties, "shared_memory_per_block_optin", 65536)
+
+
+def test_no_decode_is_a_lone_warp_of_64_lanes():
+    assert min(tile.warps for tile in (*tiles.BY_LANES[64].decode, *tiles.BY_LANES[64].lonely)) == 2
