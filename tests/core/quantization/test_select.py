@@ -69,3 +69,13 @@ def test_two_plugins_with_the_same_are_a_conflict_unless_one_is_named(load):
     plugins = load(a={"tgi_register_quantization": [spec()]}, b={"tgi_register_quantization": [spec()]})
     with pytest.raises(RegistrationConflict, match="offered by a and b"):
         select_quantization(plugins, "gptq", GPTQ)
+
+
+def test_a_device_refuses_what_it_cannot_serve(load):
+    plugins = load(vendor={"tgi_register_quantization": [spec()]})
+    refused = {"gptq": "this device has no kernels for it; use another checkpoint"}
+    with pytest.raises(UnsupportedModel, match=r"quantised \(gptq\): this device has no kernels for it; use another"):
+        select_quantization(plugins, None, GPTQ, refused)
+    with pytest.raises(ConfigError, match="--quantize gptq: this device has no kernels for it"):
+        select_quantization(plugins, "gptq", {}, refused)
+    assert select_quantization(plugins, "int8", {}, refused).name == "int8"

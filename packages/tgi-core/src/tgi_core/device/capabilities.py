@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 ONE_BLOCK_PER_SEQUENCE = 0
 
@@ -32,3 +33,5 @@ class Capabilities:
     batch_size: int = 256  #: sequences that pay off in one decode step
     host_memory: bool = False  #: weights and KV cache live in the host's own memory
     memory_fraction: float = 0.9  #: of the free memory that KV cache may take
+    #: how checkpoints name quantizations that are not served here -> why not, and what to do instead
+    refused_quantizations: Mapping[str, str] = field(default_factory=dict, hash=False)

@@ -95,7 +95,8 @@ def build(
         progress=lambda fraction, detail: progress("download", fraction, detail),
     )
     files = name_architecture(files)
-    quantization = _quantization(select_quantization(plugins, config.quantize, files.config), files)
+    refused = backend.capabilities.refused_quantizations
+    quantization = _quantization(select_quantization(plugins, config.quantize, files.config, refused), files)
     reader = open_weights(files)
     if quantization:
         reader = quantization.open(reader)

@@ -10,6 +10,8 @@ from tgi_core.errors import ConfigError, RegistrationConflict, UnsupportedModel
 from tgi_core.plugins.manager import Plugins
 from tgi_core.plugins.specs import QuantizationSpec, resolve
 
+NOTHING: Mapping[str, str] = {}
+
 
 def offered_quantizations(plugins: Plugins) -> Iterator[tuple[str, QuantizationSpec]]:
     """(plugin name, spec) of every registered quantization."""
@@ -39,21 +41,30 @@ def find_quantization(plugins: Plugins, name: str) -> QuantizationSpec:
     return named[0][1]
 
 
-def select_quantization(plugins: Plugins, wish: str | None, config: Mapping[str, Any]) -> QuantizationSpec | None:
+def select_quantization(
+    plugins: Plugins, wish: str | None, config: Mapping[str, Any], refused: Mapping[str, str] = NOTHING
+) -> QuantizationSpec | None:
     """What reads the weights of a model with this config.json; None where they are and stay plain.
 
+    Args:
+        refused: see `Capabilities.refused_quantizations`.
+
     Raises:
-        ConfigError: the wish is unknown, or contradicts the checkpoint.
-        UnsupportedModel: nobody reads the checkpoint.
+        ConfigError: the wish is unknown, contradicts the checkpoint, or the device refuses it.
+        UnsupportedModel: nobody reads the checkpoint, or the device refuses it.
         RegistrationConflict: two plugins do.
     """
-    wished = find_quantization(plugins, wish) if wish else None
     stored = config.get("quantization_config")
+    method = stored.get("quant_method") if isinstance(stored, Mapping) else stored
+    if isinstance(method, str) and method in refused:
+        raise UnsupportedModel(f"the weights are quantised ({method}): {refused[method]}")
+    if wish and wish in refused:
+        raise ConfigError(f"--quantize {wish}: {refused[wish]}")
+    wished = find_quantization(plugins, wish) if wish else None
     if not stored:
         if wished and wished.matches:
             raise ConfigError(f"--quantize {wish} reads checkpoints that are stored so, and this one is not")
         return wished
-    method = stored.get("quant_method") if isinstance(stored, Mapping) else stored
     readers = [
         (provider, spec)
         for provider, spec in offered_quantizations(plugins)
