@@ -189,6 +189,8 @@ def main(target):
     rows = {"heads": 1, "x_token": 4096, "x_head": 0, "size": 4096}
     plain = {"BLOCK": 4096, "IS_RMS": True, "HAS_RESIDUAL": True, "HAS_BIAS": False, "bias": None, **rows}
     compile_one(norm._norm, plain, target, dtype, 8)
+    wide = {"BLOCK": 16384, "x_token": 16384, "size": 16384}
+    compile_one(norm._norm, {**plain, **wide}, target, dtype, 16)
     compile_one(
         norm._norm, {"BLOCK": 4096, "IS_RMS": False, "HAS_RESIDUAL": True, "HAS_BIAS": True, **rows}, target, dtype, 8
     )
