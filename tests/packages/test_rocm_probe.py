@@ -3,21 +3,62 @@ import os
 import pytest
 
 from tgi_core.plugins.libraries import TorchBuild
-from tgi_rocm.probe import gfx_name, probe
+from tgi_rocm import probe as module
+from tgi_rocm.probe import gfx_name
 
 ROCM_TORCH = TorchBuild(version="2.13.0+rocm6.4", hip="6.4.43482")
 NODES = "sys/class/kfd/kfd/topology/nodes"
 MI250 = {
     "dev/kfd": "",
     f"{NODES}/0/properties": "cpu_cores_count 64\ngfx_target_version 0\n",
-    f"{NODES}/1/properties": "cpu_cores_count 0\ngfx_target_version 90010\n",
+    f"{NODES}/1/properties": "cpu_cores_count 0\ngfx_target_version 90010\nunique_id 81985529216486895\n",
     f"{NODES}/2/properties": "cpu_cores_count 0\ngfx_target_version 90402\n",
 }
+RADEON = {f"{NODES}/3/properties": "cpu_cores_count 0\ngfx_target_version 110000\n"}
+NAMES = ("AMD Instinct MI200 series (gfx90a)", "AMD Instinct MI300 series (gfx942)")
+
+
+def probe(root, build=ROCM_TORCH, **environment):
+    return module.probe(root, build, environment)
 
 
 def test_a_usable_gpu_is_named(host):
     found = probe(host(MI250), ROCM_TORCH)
-    assert found.products == ("AMD Instinct MI200 series (gfx90a)", "AMD Instinct MI300 series (gfx942)")
+    assert found.products == NAMES
+
+
+@pytest.mark.parametrize(
+    ("environment", "names"),
+    [
+        ({"HIP_VISIBLE_DEVICES": "1"}, NAMES[1:]),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, NAMES[1:]),
+        ({"CUDA_VISIBLE_DEVICES": "1", "HIP_VISIBLE_DEVICES": "0"}, NAMES[:1]),
+        ({"ROCR_VISIBLE_DEVICES": "1", "HIP_VISIBLE_DEVICES": "0"}, NAMES[1:]),
+        ({"ROCR_VISIBLE_DEVICES": "GPU-0123456789abcdef"}, NAMES[:1]),
+    ],
+)
+def test_variables_hide_gpus(host, environment, names):
+    assert probe(host(MI250), **environment).products == names
+
+
+def test_all_gpus_are_hidden(host):
+    reason = probe(host(MI250), HIP_VISIBLE_DEVICES="", ROCR_VISIBLE_DEVICES="0").reason
+    assert reason == "ROCR_VISIBLE_DEVICES='0', HIP_VISIBLE_DEVICES='' hides all 2 GPUs"
+
+
+def test_a_gpu_that_no_kernels_are_made_for_is_to_be_left_out(host):
+    root = host(MI250 | RADEON)
+    reason = probe(root).reason
+    assert (
+        "tgi-rocm is made for gfx90a and gfx942, not for gfx1100; leave it out with HIP_VISIBLE_DEVICES=0,1" in reason
+    )
+    assert probe(root, HIP_VISIBLE_DEVICES="0,1").products == NAMES
+
+
+def test_only_gpus_that_no_kernels_are_made_for(host):
+    reason = probe(host(MI250 | RADEON), HIP_VISIBLE_DEVICES="2").reason
+    assert reason.startswith("AMD Radeon RX 7900 series (gfx1100): tgi-rocm is made for")
+    assert probe(host({"dev/kfd": ""} | RADEON), ROCR_VISIBLE_DEVICES="2").reason.endswith("use --device cpu")
 
 
 def test_no_gpu(tmp_path):

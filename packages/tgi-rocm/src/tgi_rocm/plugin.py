@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Iterable
 
 from tgi_core.plugins import hookimpl
-from tgi_core.plugins.specs import DeviceProbe
+from tgi_core.plugins.specs import DeviceProbe, KernelSpec
 from tgi_rocm.probe import probe
 
 
 @hookimpl
 def tgi_probe_device() -> DeviceProbe:
-    """AMD GPUs.  Until this package has a backend for them, they are named but not offered."""
-    found = probe()
-    if not found.available:
-        return found
-    reason = f"{', '.join(found.products)}: found, but this version of tgi-rocm has no backend yet; use --device cpu"
-    return dataclasses.replace(found, products=(), reason=reason)
+    """AMD GPUs."""
+    return probe()
+
+
+@hookimpl
+def tgi_register_kernels() -> Iterable[KernelSpec]:
+    """Triton's; what it has not runs on PyTorch's operators."""
+    from tgi_core.triton.registry import triton_kernels
+
+    return triton_kernels("rocm")

@@ -1,0 +1,27 @@
+"""What tgi-rocm registers, and how it is chosen."""
+
+import pytest
+
+from tgi_core import builtin
+from tgi_core.kernels.ops import KernelQuery
+from tgi_core.kernels.select import select_kernels
+from tgi_core.models.select import select_model
+from tgi_core.plugins.manager import load_plugins
+from tgi_rocm import plugin
+
+
+@pytest.fixture(scope="module")
+def plugins():
+    return load_plugins([builtin, plugin], [])
+
+
+def test_triton_is_chosen_windows_included(plugins):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    query = KernelQuery(device="rocm", dtype="bfloat16", head_size=128, block_size=32, sliding_window=True)
+    _, choices = select_kernels(plugins, query)
+    assert {choices[op].spec.name for op in ("attention", "add_rms_norm", "layer_norm", "greedy")} == {"triton"}
+    assert choices["linear_int8"].spec.name == "reference"
+
+
+def test_no_family_is_called_optimised_before_it_has_run_on_a_gpu(plugins):
+    assert select_model(plugins, "LlamaForCausalLM", "rocm").device == "any"
