@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
+import string
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer, trainers
 
 from tgi_core.testing.tiny import write_tokenizer
 
@@ -25,6 +28,14 @@ SHAPES = {
         "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192, "tie_word_embeddings": True,
     },
 }  # fmt: skip
+
+
+LEARNED_WORDS = 60_000  #: enough that every id of the vocabularies means something
+
+
+def words(count: int, generator: random.Random) -> list[str]:
+    """Random ones, of lengths as in English."""
+    return ["".join(generator.choices(string.ascii_lowercase, k=generator.randint(2, 8))) for _ in range(count)]
 
 
 class Shape:
@@ -82,7 +93,7 @@ class Shape:
         if (folder / "config.json").exists():
             return folder
         folder.mkdir(parents=True)
-        write_tokenizer(folder)
+        self._write_tokenizer(folder)
         header, at = {}, 0
         for name, shape in self.tensors():
             size = 2 * torch.Size(shape).numel()
@@ -98,3 +109,17 @@ class Shape:
                 file.write(weight.view(torch.int16).cpu().numpy().tobytes())
         (folder / "config.json").write_text(json.dumps(self.config))
         return folder
+
+    def _write_tokenizer(self, folder: Path) -> None:
+        """As large as the vocabulary: what is generated is text."""
+        write_tokenizer(folder)
+        path = str(folder / "tokenizer.json")
+        tokenizer = Tokenizer.from_file(path)
+        special = [str(token) for token in tokenizer.get_added_tokens_decoder().values()]
+        alphabet = [token for token in tokenizer.get_vocab() if len(token) == 1]
+        trainer = trainers.BpeTrainer(
+            vocab_size=self.config["vocab_size"], special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        )
+        learned = (f" {word}" for word in words(LEARNED_WORDS, random.Random(0)))
+        tokenizer.train_from_iterator(learned, trainer)
+        tokenizer.save(path)
