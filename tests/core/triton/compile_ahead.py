@@ -18,6 +18,7 @@ from tgi_core.triton import (
     filters,
     linear,
     norm,
+    overlap,
     penalties,
     prefill,
     rotary,
@@ -77,10 +78,12 @@ def signature(kernel, constants, dtype, known):
 
 
 def compile_one(kernel, constants, target, dtype, warps=4, stages=3, known=()):
+    overlaps = target == f"sm_{overlap.FIRST_ARCHITECTURE}"
+    constants = {**constants, "OVERLAP": overlaps}
     types = signature(kernel, constants, dtype, known)
     aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(types.values()) if kind.startswith("*")}
     source = ASTSource(fn=kernel, signature=types, constexprs=constants, attrs=aligned)
-    options = {"num_warps": warps, "num_stages": stages}
+    options = {"num_warps": warps, "num_stages": stages, **({"launch_pdl": True} if overlaps else {})}
     compiled = triton.compile(source, target=target_of(target), options=options)
     limit = SHARED[target]
     print(target, kernel.__name__, dtype, constants.get("D", ""), "shared", compiled.metadata.shared, "of", limit)
@@ -163,6 +166,25 @@ def sampling(target, size):
         compile_one(filters._filter, constants, target, "fp32", warps, known=known | {"wanted": kind})
 
 
+def products(target, dtype):
+    """Of one row and of a few, with an activation and without."""
+    for kind in ("", "silu"):
+        shape = {"M": 4096, "N": 4096, "KIND": kind, "HAS_BIAS": False, "bias": None}
+        compile_one(linear._row_product, {**shape, "ROWS": 1, "COLUMNS": 1024}, target, dtype)
+        if target == "sm_90":  # where few rows are not PyTorch's
+            for rows, outputs, inputs in (
+                (16, 6144, 4096),
+                (32, 4096, 14336),
+                (64, 28672, 4096),
+                (16, 576, 576),
+                (32, 3072, 576),
+            ):
+                tile = linear.tile_of(rows, outputs, inputs)
+                few = {**shape, "x_row": inputs, "M": outputs, "N": inputs, "ROWS": rows, "UPCAST": False}
+                few |= {"OUTPUTS": tile.outputs // 2 if kind else tile.outputs, "INPUTS": tile.inputs}
+                compile_one(linear._few_rows_product, few, target, dtype, tile.warps, tile.stages, {"rows": "i32"})
+
+
 def mixtures(target, dtype, size):
     """Of all kinds of tiles, for Mixtral's shape or Qwen2-MoE's."""
     shape = {"M": size, "N": 4096}
@@ -213,8 +235,7 @@ def main(target):
     )
     for size in (49152, 151643):
         sampling(target, size)
-    product = {"M": 4096, "N": 4096, "ROWS": 1, "COLUMNS": 1024, "HAS_BIAS": False, "bias": None}
-    compile_one(linear._row_product, product, target, dtype)
+    products(target, dtype)
     compile_one(store._store, {"k_token": 6144, "v_token": 6144, "SIZE": 1024, "BLOCK": 1024}, target, dtype)
     for kind, size in ((dtype, 14336), (dtype, 1408), ("fp32", 1408)):
         mixtures(target, kind, size)

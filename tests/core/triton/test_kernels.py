@@ -5,6 +5,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from tgi_core.kernels.ops import GatedLinearKernel
 from tgi_core.kernels.reference import activation as reference_activation
 from tgi_core.kernels.reference import norm as reference_norm
 from tgi_core.kernels.reference.rotary import rotary as reference_rotary
@@ -103,14 +104,41 @@ def test_greedy(size, dtype):
 
 
 @dtypes
-@pytest.mark.parametrize(("outputs", "inputs"), [(5, 64), (33, 3000)])
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("outputs", "inputs"), [(5, 64), (33, 3000), (4098, 72)])
+@pytest.mark.parametrize("rows", [1, 3, 33, 65])
 def test_linear(rows, outputs, inputs, dtype):
     x, weight, bias = (randn(*s, dtype=dtype, seed=s[0]) / 3 for s in ((rows, inputs), (outputs, inputs), (outputs,)))
     for added in (None, bias):
         expected = torch.nn.functional.linear(x.double(), weight.double(), added if added is None else added.double())
         error = (linear(x, linear.pack(weight), added).double() - expected).norm() / expected.norm()
         assert error < {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}[dtype]
+
+
+@dtypes
+@pytest.mark.parametrize("kind", ["silu", "gelu", "gelu_tanh"])
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), [(1, 33, 72), (1, 9, 2100), (33, 1100, 136)])
+def test_gated_linear(rows, outputs, inputs, kind, dtype):
+    """Gate and up are rounded as if they had been written to memory."""
+    x, weight = randn(rows, inputs, dtype=dtype), randn(2 * outputs, inputs, dtype=dtype, seed=1) / inputs**0.5
+    activate = getattr(activation, f"{kind}_and_mul")
+    expected = activate(torch.nn.functional.linear(x, weight)).double()
+    assert isinstance(linear, GatedLinearKernel)
+    for bias in (None, randn(2 * outputs, dtype=dtype, seed=2)):
+        if bias is not None:
+            expected = activate(torch.nn.functional.linear(x, weight, bias)).double()
+        error = (linear.gated(x, linear.pack(weight), bias, activate).double() - expected).norm() / expected.norm()
+        assert error < {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}[dtype]
+
+
+def test_linear_of_rows_that_lie_apart():
+    x, weight = randn(6, 3, 64, dtype=torch.bfloat16), randn(40, 64, dtype=torch.bfloat16)
+    for apart in (x[:, 1], x[:, 1, ::2].repeat(1, 2)[:, :64], x.transpose(1, 2)[:, :, 0]):
+        torch.testing.assert_close(linear(apart, weight, None), linear(apart.contiguous(), weight, None))
+
+
+def test_linear_leaves_other_activations_to_pytorch():
+    x, weight = randn(2, 64, dtype=torch.bfloat16), randn(40, 64, dtype=torch.bfloat16)
+    assert linear.gated(x, weight, None, torch.relu).shape == (2, 40)
 
 
 def test_greedy_says_that_a_row_is_not_a_number():

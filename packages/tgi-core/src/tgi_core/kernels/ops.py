@@ -50,6 +50,14 @@ class RowsKernel(LinearKernel, Protocol):
         """(packed [M, N], ids [T] int64) -> [T, N] of dtype"""
 
 
+@runtime_checkable
+class GatedLinearKernel(LinearKernel, Protocol):
+    """A linear kernel that need not write gate and up to memory."""
+
+    def gated(self, x: Tensor, packed: Any, bias: Tensor | None, activation: Activation) -> Tensor:
+        """(x [T, N], packed [2 M, N], bias [2 M] or None, gated activation) -> [T, M]"""
+
+
 class Experts(Protocol):
     """The experts of one layer, with their weights."""
 

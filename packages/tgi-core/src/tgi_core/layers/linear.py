@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tgi_core.kernels.ops import Activation, GatedLinearKernel
 from tgi_core.layers.build import BuildContext
 from tgi_core.model_config import ModelConfig
 from tgi_core.weights.loader import Source
@@ -115,6 +116,12 @@ class Linear(nn.Module):
 
 class ColumnLinear(Linear):
     """A linear layer whose outputs are divided: `sizes` are those of one rank, and so is the result."""
+
+    def gated(self, x: Tensor, activation: Activation) -> Tensor:
+        """x [T, N], with two equal sizes -> activation(y) [T, M / 2]"""
+        if isinstance(self.kernel, GatedLinearKernel):
+            return self.kernel.gated(x, self.packed, self.bias, activation)
+        return activation(self(x))
 
     def output_share(self, part: Part) -> tuple[int, int]:
         return self.group.rank // part.copies, self.group.size // part.copies

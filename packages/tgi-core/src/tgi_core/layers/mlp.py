@@ -34,7 +34,7 @@ class GatedMLP(nn.Module):
         self.activation = gated_activation(config.activation, build.kernels)
 
     def forward(self, x: Tensor) -> Tensor:
-        down: Tensor = self.down_proj(self.activation(self.gate_up_proj(x)))
+        down: Tensor = self.down_proj(self.gate_up_proj.gated(x, self.activation))
         return down
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from tgi_core.kernels.ops import Activation
+from tgi_core.kernels.reference import activation as reference
 from tgi_core.triton.launch import Kernel
+from tgi_core.triton.overlap import follow
 
 BLOCK = 1024
 
@@ -29,7 +30,9 @@ def gated(gate, up, dtype: tl.constexpr, KIND: tl.constexpr):
 @triton.jit
 def _activate_and_multiply(
     gate_up, out, size: tl.constexpr, row_stride: tl.constexpr, KIND: tl.constexpr, BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
+    follow(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < size
@@ -42,7 +45,7 @@ def _activate_and_multiply(
 _ACTIVATE = Kernel(_activate_and_multiply)
 
 
-def _gated(kind: str) -> Callable[[Tensor], Tensor]:
+def _gated(kind: str) -> Activation:
     def run(gate_up: Tensor) -> Tensor:
         gate_up = gate_up if gate_up.stride(-1) == 1 else gate_up.contiguous()
         rows, size = gate_up.shape[0], gate_up.shape[1] // 2
@@ -58,3 +61,13 @@ def _gated(kind: str) -> Callable[[Tensor], Tensor]:
 silu_and_mul = _gated("silu")
 gelu_and_mul = _gated("gelu")
 gelu_tanh_and_mul = _gated("gelu_tanh")
+
+#: what kernels that begin or end with an activation call it
+KINDS: dict[Activation, str] = {
+    silu_and_mul: "silu",
+    gelu_and_mul: "gelu",
+    gelu_tanh_and_mul: "gelu_tanh",
+    reference.silu_and_mul: "silu",
+    reference.gelu_and_mul: "gelu",
+    reference.gelu_tanh_and_mul: "gelu_tanh",
+}

@@ -6,7 +6,9 @@ from functools import cache
 from typing import Any
 
 import torch
+import triton
 
+MEASURED_ARCHITECTURE = 90  #: of CUDA: Hopper
 ROW_LANES = 512  #: of a program that has a row of logits to itself
 
 
@@ -22,6 +24,14 @@ class Chip:
         self.multiprocessors, self.interprets = int(properties.multi_processor_count), False
         self.shared_bytes = int(getattr(properties, "shared_memory_per_block_optin", 1 << 16))
         self.lanes = int(getattr(properties, "warp_size", 32))  #: of a warp
+
+
+@cache
+def tiles_were_measured(device: torch.device) -> bool:
+    """Whether this is a chip on which products of few rows were found to be faster than PyTorch's."""
+    if device.type == "cpu":  # Triton's interpreter
+        return True
+    return triton.runtime.driver.active.get_current_target().arch == MEASURED_ARCHITECTURE
 
 
 @cache

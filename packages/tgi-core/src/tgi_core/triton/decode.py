@@ -9,6 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from tgi_core.triton.overlap import follow
 from tgi_core.triton.scores import HIDDEN, accumulate, adjust, key_slots, product
 
 
@@ -27,9 +28,10 @@ def decode(
     DP: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, S: tl.constexpr, BLOCK_SIZE: tl.constexpr, WIDTH_AT: tl.constexpr,
     HAS_NEW: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFT_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
-    HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
+    HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Sequences without keys are padding: nothing is read or written for them."""
+    follow(OVERLAP)
     chunks: tl.constexpr = (G + P - 1) // P
     member = tl.program_id(0)
     kv_head = tl.program_id(1) // chunks
@@ -110,9 +112,10 @@ def decode(
 def combine(
     partial, sums, output, members, query_starts, lens,
     window: tl.constexpr, H: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, N: tl.constexpr, S: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
+    HAS_WINDOW: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Adds up the splits of one head of one sequence."""
+    follow(OVERLAP)
     member = tl.program_id(0)
     head = tl.program_id(1)
     sequence = tl.load(members + member)

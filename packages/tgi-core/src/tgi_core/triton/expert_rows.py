@@ -10,14 +10,16 @@ import triton.language as tl
 
 from tgi_core.triton.activation import gated
 from tgi_core.triton.linear import rows_product
+from tgi_core.triton.overlap import follow
 
 
 @triton.jit
 def widen_rows(
     x, chosen, gate_up, out, K: tl.constexpr, M: tl.constexpr, N: tl.constexpr, KIND: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    COLUMNS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """x [T, N], chosen [T, K], gate_up [E, 2 M, N] -> [T K, M]; a program: some rows of one pair's expert."""
+    follow(OVERLAP)
     pair = tl.program_id(0).to(tl.int64)
     m = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     there = m < M
@@ -32,9 +34,10 @@ def widen_rows(
 @triton.jit
 def narrow_rows(
     wide, chosen, weights, down, out, K: tl.constexpr, M: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    COLUMNS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """wide [T K, M], chosen and weights [T, K], down [E, N, M] -> [T, N]; a program: some features of one token."""
+    follow(OVERLAP)
     token = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     there = n < N

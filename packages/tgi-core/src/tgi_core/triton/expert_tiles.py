@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from tgi_core.triton.activation import gated
+from tgi_core.triton.overlap import follow
 from tgi_core.triton.scores import product
 
 NO_EXPERT = tl.constexpr(-1)  #: of a tile without pairs
@@ -19,12 +20,13 @@ NO_EXPERT = tl.constexpr(-1)  #: of a tile without pairs
 @triton.jit(do_not_specialize=["pairs"])
 def sort_pairs(
     chosen, sorted_pairs, experts, pairs, E: tl.constexpr, BINS: tl.constexpr, TILES: tl.constexpr, ROWS: tl.constexpr,
-    BLOCKS: tl.constexpr, BLOCK: tl.constexpr,
+    BLOCKS: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """chosen [T, K] -> pairs in order [S ROWS], P where there is none; the expert of each tile [S], S <= TILES.
 
     A program takes the pairs of one expert, and counts all, which are in at most BLOCKS.  BINS: more than E.
     """
+    follow(OVERLAP)
     expert = tl.program_id(0)
     bins = tl.arange(0, BINS)
     counts = tl.zeros([BINS], tl.int32)
@@ -53,8 +55,10 @@ def sort_pairs(
 def widen_tiles(
     x, sorted_pairs, experts, gate_up, out, pairs, K: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
     KIND: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, INPUTS: tl.constexpr, UPCAST: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """x [T, N], gate_up [E, 2 M, N] -> [S ROWS, M] in the order of sorted pairs."""
+    follow(OVERLAP)
     tile = tl.program_id(0).to(tl.int64)
     expert = tl.load(experts + tile).to(tl.int64)
     if expert == NO_EXPERT:
@@ -83,9 +87,10 @@ def widen_tiles(
 @triton.jit(do_not_specialize=["pairs"])
 def narrow_tiles(
     wide, sorted_pairs, experts, down, out, pairs, M: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr, INPUTS: tl.constexpr, UPCAST: tl.constexpr,
+    COLUMNS: tl.constexpr, INPUTS: tl.constexpr, UPCAST: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """wide [S ROWS, M] in the order of sorted pairs, down [E, N, M] -> [P, N] in the order of pairs."""
+    follow(OVERLAP)
     tile = tl.program_id(0).to(tl.int64)
     expert = tl.load(experts + tile).to(tl.int64)
     if expert == NO_EXPERT:
@@ -108,8 +113,9 @@ def narrow_tiles(
 
 
 @triton.jit
-def mix(y, weights, out, K: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr):
+def mix(y, weights, out, K: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
     """y [T K, N], weights [T, K] -> [T, N], the weighted sum."""
+    follow(OVERLAP)
     token = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mixed = tl.zeros([BLOCK], tl.float32)

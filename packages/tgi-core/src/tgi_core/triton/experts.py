@@ -11,19 +11,14 @@ from torch import Tensor
 
 from tgi_core.kernels import ops
 from tgi_core.kernels.ops import Activation, LinearKernel
-from tgi_core.kernels.reference import activation as reference_activation
 from tgi_core.kernels.reference import moe as reference
 from tgi_core.kernels.reference.linear import Linear
-from tgi_core.triton import activation, expert_rows, expert_tiles
+from tgi_core.triton import expert_rows, expert_tiles
+from tgi_core.triton.activation import KINDS
 from tgi_core.triton.chip import Chip
 from tgi_core.triton.launch import Kernel
 from tgi_core.triton.tiles import SHARE
 
-KINDS: dict[Any, str] = {
-    getattr(module, f"{kind}_and_mul"): kind
-    for kind in ("silu", "gelu", "gelu_tanh")
-    for module in (activation, reference_activation)
-}
 ROW_PAIRS = 8  #: of a token and an expert, up to which each reads its own weights
 LONG_ROW = 2048  #: inputs from which on a program takes one row of a weight
 ROW = {"ROWS": 4, "COLUMNS": 512}  #: that a program reads at a time of shorter ones

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tgi_core.triton.chip import row_warps
 from tgi_core.triton.launch import Kernel
+from tgi_core.triton.overlap import follow
 
 CONSTANTS = {
     "LANES": 512,  # of a program, each with WIDTH neighbouring logits
@@ -71,9 +72,10 @@ def _round(
 @triton.jit
 def _filter(
     logits, wanted, size: tl.constexpr, row_stride: tl.constexpr, BY_MASS: tl.constexpr, LANES: tl.constexpr,
-    WIDTH: tl.constexpr, READS: tl.constexpr, PIVOTS: tl.constexpr, MOST_ROUNDS: tl.constexpr,
+    WIDTH: tl.constexpr, READS: tl.constexpr, PIVOTS: tl.constexpr, MOST_ROUNDS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """BY_MASS: `wanted` is a probability, else a number of logits."""
+    follow(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     x_row = logits + row * row_stride
     top, amount = _survey(x_row, size, BY_MASS, LANES, WIDTH, READS)

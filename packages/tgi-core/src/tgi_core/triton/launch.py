@@ -8,6 +8,8 @@ from typing import Any
 import triton
 from torch import Tensor
 
+from tgi_core.triton.overlap import overlaps
+
 ALIGNMENT = 16  #: bytes; kernels are compiled anew for pointers that are less aligned
 
 
@@ -16,7 +18,7 @@ class Kernel:
 
     Args:
         function: whose parameters are pointers, floats and integers, which Triton is told not to specialize on, then
-            constants: all that Triton would look at is a key here.
+            constants: all that Triton would look at is a key here.  The last one is OVERLAP, for `follow`.
     """
 
     def __init__(self, function: Any) -> None:
@@ -40,13 +42,17 @@ class Kernel:
             constants: the rest, by name.
         """
         if self.interpreted:
-            self.function[grid](*arguments, **constants)
+            self.function[grid](*arguments, **constants, OVERLAP=False)
             return
         kinds = [(x.dtype, x.data_ptr() % ALIGNMENT) if isinstance(x, Tensor) else x is None for x in arguments]
         key = (*kinds, *constants.values(), warps, stages)
         found = self._variants.get(key)
         if found is None:
-            compiled = self.function[grid](*arguments, **constants, num_warps=warps, num_stages=stages)
+            constants = {**constants, "OVERLAP": overlaps()}
+            options = {"num_warps": warps, "num_stages": stages}
+            if overlaps():
+                options["launch_pdl"] = True
+            compiled = self.function[grid](*arguments, **constants, **options)
             rest = tuple(constants[name] for name in self._names[len(arguments) :])
             self._variants[key] = compiled, rest
             return

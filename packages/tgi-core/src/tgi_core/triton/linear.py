@@ -1,6 +1,8 @@
-"""Matrix products of a single row, which are bound by reading the weight; PyTorch does the others."""
+"""Matrix products of few rows, which are bound by reading the weight; PyTorch does the others."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -8,12 +10,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tgi_core.kernels.ops import Activation
 from tgi_core.kernels.reference.linear import Linear
+from tgi_core.triton.activation import KINDS, gated
+from tgi_core.triton.chip import tiles_were_measured
 from tgi_core.triton.launch import Kernel
+from tgi_core.triton.overlap import follow
+from tgi_core.triton.scores import product
 
-COLUMNS, WARPS = 1024, 4  #: of the weight that a program reads at a time
+COLUMNS, WARPS = 1024, 4  #: of the weight that a program reads at a time for a single row
 LONG_ROW = 2048  #: inputs from which on a program takes one row of the weight
 ROWS = 4  #: that a program takes of shorter ones
+MOST_ROWS = 64  #: that any of the tiles below is the fastest for
+MANY_OUTPUTS, SHORT_ROW = 8192, 1024  #: of weights that have tiles of their own
 
 
 @triton.jit
@@ -34,38 +43,123 @@ def rows_product(x, weight, row, there, N: tl.constexpr, ROWS: tl.constexpr, COL
 @triton.jit
 def _row_product(
     x, weight, bias, out, M: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
+    KIND: tl.constexpr, HAS_BIAS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """x [N], weight [M, N] -> [M]; a program: a few rows of the weight."""
+    """x [N], weight [M, N], or with a KIND of activation [2 M, N] -> [M]; a program: a few rows of the weight."""
+    follow(OVERLAP)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = row < M
+    dtype = out.dtype.element_ty
     y = rows_product(x, weight, row.to(tl.int64), there, N, ROWS, COLUMNS)
     if HAS_BIAS:
         y += tl.load(bias + row, mask=there, other=0.0).to(tl.float32)
-    tl.store(out + row, y.to(out.dtype.element_ty), mask=there)
+    if KIND != "":
+        up = rows_product(x, weight, M + row.to(tl.int64), there, N, ROWS, COLUMNS)
+        y = gated(y.to(dtype).to(tl.float32), up.to(dtype).to(tl.float32), dtype, KIND)
+    tl.store(out + row, y.to(dtype), mask=there)
 
 
-_ROW_PRODUCT = Kernel(_row_product)
+@triton.jit(do_not_specialize=["rows"])
+def _few_rows_product(
+    x, weight, bias, out, rows, x_row: tl.constexpr, M: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr,
+    OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, KIND: tl.constexpr, HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """x [T, N], weight [M, N], or with a KIND of activation [2 M, N] -> [T, M]; a program: some outputs of all rows."""
+    follow(OVERLAP)
+    m = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    row = tl.arange(0, ROWS)
+    there, given = m < M, row < rows
+    n = tl.arange(0, INPUTS)
+    w_there = weight + m.to(tl.int64)[:, None] * N + n[None, :]
+    x_there = x + row[None, :] * x_row + n[:, None]
+    y = tl.zeros([OUTPUTS, ROWS], tl.float32)
+    up = tl.zeros([OUTPUTS, ROWS], tl.float32)
+    for start in range(0, N, INPUTS):
+        w_seen, x_seen = there[:, None], given[None, :]
+        if N % INPUTS != 0:
+            left = n < N - start
+            w_seen, x_seen = w_seen & left[None, :], x_seen & left[:, None]
+        a = tl.load(x_there + start, mask=x_seen, other=0.0)
+        w = tl.load(w_there + start, mask=w_seen, other=0.0, eviction_policy="evict_first")
+        y += product(w, a, UPCAST)
+        if KIND != "":
+            w = tl.load(w_there + M * N + start, mask=w_seen, other=0.0, eviction_policy="evict_first")
+            up += product(w, a, UPCAST)
+    dtype = out.dtype.element_ty
+    if HAS_BIAS:
+        y += tl.load(bias + m, mask=there, other=0.0).to(tl.float32)[:, None]
+    if KIND != "":
+        y = gated(y.to(dtype).to(tl.float32), up.to(dtype).to(tl.float32), dtype, KIND)
+    tl.store(out + row[None, :] * M + m[:, None], y.to(dtype), mask=there[:, None] & given[None, :])
 
 
-class RowLinear(Linear):
+_ROW_PRODUCT, _FEW_ROWS_PRODUCT = Kernel(_row_product), Kernel(_few_rows_product)
+
+
+class Tile(NamedTuple):
+    """Of a weight."""
+
+    outputs: int
+    inputs: int  #: at a time
+    warps: int
+    stages: int  #: blocks of inputs on their way
+
+
+def tile_of(rows: int, outputs: int, inputs: int) -> Tile | None:
+    """The fastest of 14 tried on an H100 in a recorded step, where weights come from memory; None: PyTorch is."""
+    if rows > (MOST_ROWS if outputs >= MANY_OUTPUTS else MOST_ROWS // 2):
+        return None
+    if outputs < 2048:
+        return Tile(16, 64, 2, 6) if inputs < SHORT_ROW else Tile(16, 128, 4, 4) if inputs <= 2048 else None
+    if inputs < SHORT_ROW:
+        return Tile(128, 64, 4, 6)
+    if outputs >= MANY_OUTPUTS:
+        return Tile(128, 128, 4, 3)
+    return Tile(64, 128, 4, 6) if inputs <= outputs * 7 // 2 else None  # else the inputs are to be divided too
+
+
+class FewRowsLinear(Linear):
     """The weight stays as it is."""
 
     def __call__(self, x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-        if x.shape[0] != 1 or x.dim() != 2:
-            return F.linear(x, packed, bias)
-        out = torch.empty((1, len(packed)), dtype=x.dtype, device=x.device)
-        rows = 1 if packed.shape[1] >= LONG_ROW else ROWS
+        out = self._product(x, packed, bias, "")
+        return F.linear(x, packed, bias) if out is None else out
+
+    def gated(self, x: Tensor, packed: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
+        """See `GatedLinearKernel`."""
+        kind = KINDS.get(activation, "")
+        out = self._product(x, packed, bias, kind) if kind and bias is None else None
+        return activation(self(x, packed, bias)) if out is None else out
+
+    def _product(self, x: Tensor, packed: Tensor, bias: Tensor | None, kind: str) -> Tensor | None:
+        """None: PyTorch is faster."""
+        rows, tile = len(x) if x.dim() == 2 else 0, None
+        if rows > 1 and x.dtype.itemsize == 2 and tiles_were_measured(x.device):
+            tile = tile_of(rows, *packed.shape)
+        if rows != 1 and tile is None:
+            return None
+        outputs, inputs = len(packed) // 2 if kind else len(packed), packed.shape[1]
+        x = x if x.stride(1) == 1 else x.contiguous()
+        out = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
+        shape = {"M": outputs, "N": inputs, "KIND": kind, "HAS_BIAS": bias is not None}
+        if tile is None:
+            at_once = 1 if inputs >= LONG_ROW else ROWS
+            constants = {**shape, "ROWS": at_once, "COLUMNS": COLUMNS}
+            _ROW_PRODUCT.launch((triton.cdiv(outputs, at_once), 1, 1), (x, packed, bias, out), constants, WARPS)
+            return out
+        at_once = tile.outputs // 2 if kind else tile.outputs
         constants = {
-            "M": packed.shape[0],
-            "N": packed.shape[1],
-            "ROWS": rows,
-            "COLUMNS": COLUMNS,
-            "HAS_BIAS": bias is not None,
+            **shape,
+            "x_row": x.stride(0),
+            "ROWS": max(16, triton.next_power_of_2(rows)),
+            "OUTPUTS": at_once,
+            "INPUTS": tile.inputs,
+            "UPCAST": _FEW_ROWS_PRODUCT.interpreted,
         }
-        grid = triton.cdiv(len(packed), rows), 1, 1
-        _ROW_PRODUCT.launch(grid, (x.contiguous(), packed, bias, out), constants, WARPS)
+        grid = triton.cdiv(outputs, at_once), 1, 1
+        _FEW_ROWS_PRODUCT.launch(grid, (x, packed, bias, out, rows), constants, tile.warps, tile.stages)
         return out
 
 
-linear = RowLinear()
+linear = FewRowsLinear()

@@ -8,14 +8,16 @@ import triton.language as tl
 from torch import Tensor
 
 from tgi_core.triton.launch import Kernel
+from tgi_core.triton.overlap import follow
 
 
 @triton.jit
 def _norm(
     x, residual, weight, bias, out, eps,
     heads: tl.constexpr, x_token: tl.constexpr, x_head: tl.constexpr, size: tl.constexpr, BLOCK: tl.constexpr,
-    IS_RMS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_BIAS: tl.constexpr,
+    IS_RMS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_BIAS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
+    follow(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < size

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tgi_core.kernels.ops import Penalties, TokenTables
 from tgi_core.triton.launch import Kernel
+from tgi_core.triton.overlap import follow
 
 BLOCK = 4096
 
@@ -15,9 +16,10 @@ BLOCK = 4096
 @triton.jit
 def _penalize(
     logits, in_prompt, in_output, slots, repetition, frequency, presence, size: tl.constexpr, row_stride: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Logits of tokens that were not there, which are most, are not even read."""
+    follow(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < size

@@ -10,6 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from tgi_core.triton.overlap import follow
 from tgi_core.triton.scores import HIDDEN, accumulate, adjust, key_slots, product
 
 
@@ -66,9 +67,10 @@ def prefill(
     DP: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, BLOCK_SIZE: tl.constexpr, WIDTH_AT: tl.constexpr, PAGED: tl.constexpr,
     CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFT_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
-    HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
+    HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """A program: one tile of queries, P heads."""
+    follow(OVERLAP)
     chunks: tl.constexpr = (G + P - 1) // P
     tile = tl.program_id(0)
     kv_head = tl.program_id(1) // chunks

@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tgi_core.triton.launch import Kernel
+from tgi_core.triton.overlap import follow
 
 HEADS = 8  #: of one program
 
@@ -16,7 +17,9 @@ def _rotate(
     q, k, cos, sin,
     q_token: tl.constexpr, q_head: tl.constexpr, k_token: tl.constexpr, k_head: tl.constexpr, q_heads: tl.constexpr,
     k_heads: tl.constexpr, half: tl.constexpr, Q_PROGRAMS: tl.constexpr, HEADS: tl.constexpr, BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
+    follow(OVERLAP)
     token = tl.program_id(0).to(tl.int64)
     program = tl.program_id(1)
     columns = tl.arange(0, BLOCK)

@@ -9,12 +9,16 @@ from torch import Tensor
 
 from tgi_core.triton.chip import row_warps
 from tgi_core.triton.launch import Kernel
+from tgi_core.triton.overlap import follow
 
 BLOCK = 8192
 
 
 @triton.jit
-def _greedy(logits, ids, logprobs, size: tl.constexpr, row_stride: tl.constexpr, BLOCK: tl.constexpr):
+def _greedy(
+    logits, ids, logprobs, size: tl.constexpr, row_stride: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr
+):
+    follow(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     best = float("-inf")
     index = size
@@ -51,9 +55,10 @@ def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
 @triton.jit
 def _sample(
     logits, at, ids, logprobs, totals, size: tl.constexpr, row_stride: tl.constexpr, PARTS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """What each part holds is noted, so that only the one that is drawn from is read again."""
+    follow(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     x_row = logits + row * row_stride
     part = tl.arange(0, PARTS)

@@ -7,12 +7,15 @@ import triton.language as tl
 from torch import Tensor
 
 from tgi_core.triton.launch import Kernel
+from tgi_core.triton.overlap import follow
 
 
 @triton.jit
 def _store(
-    k, v, keys, values, slots, k_token: tl.constexpr, v_token: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr
+    k, v, keys, values, slots, k_token: tl.constexpr, v_token: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
+    follow(OVERLAP)
     token = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots + token).to(tl.int64)
     columns = tl.arange(0, BLOCK)
