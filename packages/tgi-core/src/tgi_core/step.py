@@ -6,8 +6,10 @@ masks are the runner's business.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from tgi_core.request import TokenLogprob
 from tgi_core.sampling_params import SamplingParams
@@ -29,8 +31,7 @@ class Admission:
     source_blocks: tuple[int, ...] = ()  #: for cross-attention's keys and values of the source
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """The part of one sequence that a step computes: `length` tokens from position `start`."""
 
     sequence_id: int
@@ -52,17 +53,14 @@ class StepPlan:
     admissions: tuple[Admission, ...] = ()
 
 
-@dataclass(slots=True)
-class RowResult:
+class RowResult(msgspec.Struct):
     """What one row brought; host values, never views of device memory."""
 
     sequence_id: int
     token_id: int | None = None  #: None where the row wanted none
     logprob: float = 0.0
-    top_logprobs: list[TokenLogprob] = field(default_factory=list)
-    prompt_logprobs: list[float] = field(
-        default_factory=list
-    )  #: of the prompt tokens that follow this row's, from start + 1 on
+    top_logprobs: list[TokenLogprob] = []
+    prompt_logprobs: list[float] = []  #: of the prompt tokens that follow this row's, from start + 1 on
     error: str = ""  #: this row failed; the others did not
 
 

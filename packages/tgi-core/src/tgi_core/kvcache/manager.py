@@ -75,6 +75,8 @@ class KVCacheManager:
         """Blocks added so that the sequence can hold `num_tokens`; None, and no change, when there are too few."""
         blocks = self._tables[sequence_id].blocks
         missing = self.blocks_for(num_tokens) - len(blocks)
+        if missing <= 0:
+            return ()
         if missing > self.pool.available:
             return None
         added = tuple(self.pool.take() for _ in range(missing))

@@ -155,11 +155,12 @@ class Scheduler:
         Where blocks run out the least urgent one is preempted; in this order it has no row yet.
         """
         for sequence in sorted(self.running.values(), key=urgency):
-            if sequence.id not in self.running or not sequence.wants_step:
+            if not sequence.is_running or not sequence.wants_step:
                 continue
-            if not (decode if sequence.is_decoding else prefill):
+            is_decoding = sequence.is_decoding
+            if not (decode if is_decoding else prefill):
                 continue
-            length = 1 if sequence.is_decoding else min(sequence.uncomputed, draft.prefill_budget)
+            length = 1 if is_decoding else min(sequence.uncomputed, draft.prefill_budget)
             if length and (blocks := self._make_room(sequence, sequence.computed + length)) is not None:
                 self._plan_row(draft, sequence, length, blocks)
 
@@ -223,15 +224,16 @@ class Scheduler:
         )
 
     def _plan_row(self, draft: _Draft, sequence: Sequence, length: int, new_blocks: tuple[int, ...]) -> None:
-        start, known = sequence.computed, len(sequence.tokens)
-        draft.kinds.add("decode" if sequence.is_decoding else "prefill")
+        start, known, uncomputed = sequence.computed, len(sequence.tokens), sequence.uncomputed
         if sequence.is_decoding:
+            draft.kinds.add("decode")
             self._counts.decode_tokens += 1
         else:
+            draft.kinds.add("prefill")
             read = length if start else length + len(sequence.source)
             self._counts.prefill_tokens += read
             draft.prefill_budget -= read
-        wants_token = length == sequence.uncomputed
+        wants_token = length == uncomputed
         tokens = tuple(sequence.tokens[start : start + length]) if start < known else None
         sequence.computed += length
         sequence.pending += wants_token
@@ -256,7 +258,7 @@ class Scheduler:
         return self.report(plan, StepResult([RowResult(row.sequence_id, error=error) for row in plan.rows]))
 
     def _owns(self, sequence: Sequence) -> bool:
-        return self.running.get(sequence.id) is sequence or self.waiting.get(sequence.id) is sequence
+        return sequence.is_running or self.waiting.get(sequence.id) is sequence
 
     def _report_row(self, sequence: Sequence, row: Row, result: RowResult) -> RequestOutput | None:
         if result.error:
@@ -266,7 +268,7 @@ class Scheduler:
             sequence.prompt_logprobs.extend(result.prompt_logprobs)
         if result.token_id is not None:
             sequence.tokens.append(result.token_id)
-        if sequence.id in self.running:
+        if sequence.is_running:
             self.kv.commit(sequence.id, sequence.tokens, min(row.start + row.length, len(sequence.tokens)))
         if result.token_id is None:
             return None

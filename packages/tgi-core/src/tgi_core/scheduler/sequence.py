@@ -20,6 +20,8 @@ class Sequence:
     decoder_start_ids: tuple[int, ...] = ()  #: of an encoder-decoder; then the request's prompt is the source
     reserved: int = 0  #: tokens of KV cache before the sequence's own, in whole blocks: its source's
     tokens: list[int] = field(init=False)
+    id: int = field(init=False)  #: the request's
+    prompt_len: int = field(init=False)
     slot: int = -1
     computed: int = 0  #: tokens whose KV is in the cache once all submitted steps are done
     pending: int = 0
@@ -31,21 +33,19 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.tokens = list(self.decoder_start_ids or self.request.prompt_ids)
+        self.id, self.prompt_len = self.request.id, len(self.tokens)
         if self.request.params.prompt_logprobs:
             self.prompt_logprobs = [None]
 
     @property
-    def id(self) -> int:
-        return self.request.id
+    def is_running(self) -> bool:
+        """It has a slot."""
+        return self.slot >= 0
 
     @property
     def source(self) -> tuple[int, ...]:
         """What the encoder reads; empty for a decoder without one."""
         return tuple(self.request.prompt_ids) if self.decoder_start_ids else ()
-
-    @property
-    def prompt_len(self) -> int:
-        return len(self.decoder_start_ids or self.request.prompt_ids)
 
     @property
     def generated(self) -> int:
@@ -64,7 +64,7 @@ class Sequence:
 
     @property
     def is_decoding(self) -> bool:
-        return self.computed > 0 and self.uncomputed == 1
+        return 0 < self.computed == len(self.tokens) + self.pending - 1
 
     @property
     def wants_step(self) -> bool:
