@@ -85,6 +85,29 @@ def test_sizes_are_recorded_while_there_is_nothing_else_to_do(tmp_path, pretend)
     assert all(engine.runner._recorded.values())
 
 
+def test_devices_that_record_ahead_do_so_for_all_sizes(tmp_path, pretend, monkeypatch):
+    narrow = {"batch_buckets": (1, 2), "token_buckets": (24,), "record_ahead": True}
+    capabilities = dataclasses.replace(CpuBackend.capabilities, **narrow)
+    monkeypatch.setattr(CpuBackend, "capabilities", capabilities)
+    engine, _ = serve(make_checkpoint(tmp_path, "llama"), [], kernels={"attention": "triton"})
+    while engine.prepare():
+        pass
+    recorded = engine.runner._recorded
+    assert all(recorded.values())
+    assert {size[:2] for size in recorded if size.chooses} == {(1, None), (2, None), (1, 24)}
+    assert {size[:2] for size in recorded if not size.chooses} == {(1, None), (2, None)}
+    assert len({size.variant for size in recorded}) > 1  # of short and long sequences
+    before = dict(recorded)
+    first, second = engine.generate(PROMPTS[:2], WISHES[0])
+    assert len(first.token_ids) == len(second.token_ids) == 9
+    assert recorded == before
+    other, _ = serve(tmp_path, [], kernels={"attention": "triton"})
+    monkeypatch.setattr(CpuBackend, "free_bytes", lambda backend: 0)
+    while other.prepare():
+        pass
+    assert len(other.runner._recorded) < len(recorded)
+
+
 def test_a_recording_that_fails_leaves_the_plain_way(tmp_path, pretend, monkeypatch, caplog):
     def fail(backend, run):
         raise RuntimeError("provoked")

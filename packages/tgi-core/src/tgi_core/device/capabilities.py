@@ -19,6 +19,7 @@ class Capabilities:
     batch_buckets: tuple[int, ...] = ()  #: sequences per step, ascending
     token_buckets: tuple[int, ...] = ()  #: tokens per step with prompts that is recorded, ascending
     mixture_buckets: tuple[int, ...] = (64,)  #: sequences per step with prompts that is recorded, ascending
+    record_ahead: bool = False  #: steps of all sizes in moments without work, as recording one holds up requests
     prefill_buckets: tuple[int, ...] = ()  #: tokens per sequence, ascending
     prefill_rows: int | None = None  #: sequences per prefill step; None = any
     max_sequences: int | None = None  #: fixed by a compiled graph

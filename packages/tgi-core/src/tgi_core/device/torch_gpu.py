@@ -27,6 +27,7 @@ class TorchGpu(DeviceBackend):
         dtypes=("bfloat16", "float16", "float32"),
         batch_buckets=BUCKETS,
         token_buckets=TOKEN_BUCKETS,
+        record_ahead=True,
         asynchronous=True,
         prefill_tokens=4096,
         batch_size=256,

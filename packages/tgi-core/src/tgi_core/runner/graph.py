@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -20,6 +20,9 @@ from tgi_core.step import Row
 
 log = logging.getLogger(__name__)
 
+SPARE_BYTES = 1 << 30  #: of the device's memory, that recordings ahead leave
+SHORT = 64  #: tokens of the shortest sequences that steps are recorded for ahead
+
 
 class _Size(NamedTuple):
     """Which recording serves a step."""
@@ -33,7 +36,8 @@ class _Size(NamedTuple):
 class GraphRunner(EagerRunner):
     """Replays steps; larger ones and rarer kinds are called layer by layer.
 
-    So are the first steps of a size, which is recorded when there is time, or when it has been met so often.
+    So are the first steps of a size, which is recorded when there is time, or when it has been met so often.  Where the
+    device records ahead, sizes that nobody has met come last.
     """
 
     decodes_met, mixtures_met = 2, 4  #: recording holds up a step, and decodes come again and again
@@ -42,6 +46,7 @@ class GraphRunner(EagerRunner):
         super().__init__(*parts)
         self._met: dict[_Size, int] = {}  # how often; not yet recorded, in an order that is the same on all ranks
         self._recorded: dict[_Size, RecordedStep | None] = {}
+        self._foreseen: Iterator[_Size] | None = None  # not yet recorded ahead
 
     def _launch(self, rows: tuple[Row, ...]) -> Launched:
         step = self.slots.step_input(rows)
@@ -56,6 +61,7 @@ class GraphRunner(EagerRunner):
     def close(self) -> None:
         self._met.clear()
         self._recorded.clear()
+        self._foreseen = iter(())
 
     def _choice(self, rows: Sequence[Row], recorded: RecordedStep) -> Choice | None:
         if not rows:
@@ -100,20 +106,44 @@ class GraphRunner(EagerRunner):
 
     @torch.inference_mode()
     def prepare(self) -> bool:
-        if not self._met:
+        size = next(iter(self._met), None) or self._next_foreseen()
+        if size is None:
             return False
         try:
             with self.group.together("recording a step"):
-                self._record(next(iter(self._met)))
+                self._record(size)
         except RanksApart:
             raise
         except Exception:
             log.exception("a step could not be recorded and is called layer by layer")
         return True
 
+    def _next_foreseen(self) -> _Size | None:
+        """A size that requests are going to want."""
+        if self._foreseen is None:
+            self._foreseen = self._foresee()
+        return next((size for size in self._foreseen if size not in self._recorded), None)
+
+    def _foresee(self) -> Iterator[_Size]:
+        """All sizes, those of short sequences and greedy ones first."""
+        capabilities, slots = self.backend.capabilities, self.slots.padding_slot
+        if not capabilities.record_ahead or self.layer_by_layer or self._waits:
+            return
+        most = self.slots.blocks_per_sequence * self.attention.block_size
+        lengths = [min(SHORT << doubled, most) for doubled in range((most // SHORT).bit_length() + 1)]
+        decodes = [(rows, None) for rows in capabilities.batch_buckets if rows <= slots]
+        first = _at_least(1, capabilities.mixture_buckets)
+        mixtures = [(first, tokens) for tokens in capabilities.token_buckets] if first else []
+        for chooses, wanted in ((True, decodes + mixtures), (False, decodes)):
+            for length in lengths:
+                for rows, tokens in wanted:
+                    if self.backend.free_bytes() < SPARE_BYTES:
+                        return
+                    yield _Size(rows, tokens, self.attention.variant(rows, length), chooses)
+
     def _record(self, size: _Size) -> None:
         """Keep the recording of a size, or None where there can be none."""
-        del self._met[size]
+        self._met.pop(size, None)
         self._recorded[size] = None  # also if recording fails
         started = time.perf_counter()
         try:

@@ -27,7 +27,7 @@ class RecordedStep(ABC):
     """
 
     replay: Callable[[], None]
-    logits: Tensor  #: [rows, V]; overwritten by the next replay of any recording
+    logits: Tensor  #: [rows, V], unless it chooses; overwritten by the next replay of any recording
     choice: Choice | None = None  #: if it chooses
 
     def __init__(
@@ -50,10 +50,12 @@ class RecordedStep(ABC):
 
     def run(self, model: LanguageModel, sampler: Sampler) -> None:
         """What is recorded."""
-        self.logits = model.logits(self.hidden(model))
-        if self.chooses:
-            self.choice = sampler.greedy(self.logits)
-            self.slots.last_tokens.index_copy_(0, self.chosen_for(), self.choice.ids)
+        logits = model.logits(self.hidden(model))
+        if not self.chooses:
+            self.logits = logits
+            return
+        self.choice = sampler.greedy(logits)
+        self.slots.last_tokens.index_copy_(0, self.chosen_for(), self.choice.ids)
 
     def _zeros(self, *size: int) -> Tensor:
         return torch.zeros(size, dtype=torch.int64, device=self.backend.torch_device)
