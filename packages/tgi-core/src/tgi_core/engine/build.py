@@ -133,7 +133,7 @@ def build(
         device=probe.kind,
         device_reason=place.reason,
         free_bytes=group.least(free_bytes),
-        weight_bytes=_weight_bytes(reader, dtype, model_config, group),
+        weight_bytes=_weight_bytes(reader, dtype, model_config, group, quantization),
         token_bytes=attention.block_bytes() // query.block_size + model.token_bytes,
         sequence_bytes=model.sequence_bytes,
         ranks=group.size,
@@ -255,16 +255,24 @@ def _fallback_config(config: EngineConfig, files: ModelFiles, group: Group) -> M
     )
 
 
-def _weight_bytes(reader: WeightReader, dtype: str, model: ModelConfig, group: Group) -> int:
-    """Of one rank's share."""
-    elements = sum(_elements_of_share(reader.shape(name), model.vocab_size, group) for name in reader.names)
-    return elements * getattr(torch, dtype).itemsize
-
-
-def _elements_of_share(shape: tuple[int, ...], vocab_size: int, group: Group) -> int:
-    """Every rank holds all of vectors and of what has a row for each token."""
-    is_whole = len(shape) < 2 or shape[0] == vocab_size
-    return torch.Size(shape).numel() // (1 if is_whole else group.size)
+def _weight_bytes(
+    reader: WeightReader, dtype: str, model: ModelConfig, group: Group, quantization: Quantization | None
+) -> int:
+    """Of one rank's share.  Every rank holds all of vectors and of what has a row for each token."""
+    plain = 8.0 * getattr(torch, dtype).itemsize
+    layers = (quantization and quantization.layer_bits) or plain
+    head = (quantization and quantization.head_bits) or plain
+    bits = 0.0
+    for name in reader.names:
+        shape = reader.shape(name)
+        elements = torch.Size(shape).numel()
+        if len(shape) < 2:
+            bits += elements * plain
+        elif shape[0] == model.vocab_size:
+            bits += elements * (head if model.tie_word_embeddings or "head" in name else plain)
+        else:
+            bits += elements * layers / group.size
+    return int(bits / 8)
 
 
 def _tokenizer_end_ids(plugins: Plugins, config: EngineConfig, files: ModelFiles) -> tuple[int, ...]:

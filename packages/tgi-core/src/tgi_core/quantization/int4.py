@@ -24,6 +24,7 @@ class Int4(Quantization):
     diagonal of the Hessian that GPTQ uses, arXiv 2210.17323).  Some inputs are much larger than others in any text.
     """
 
+    layer_bits, head_bits = 4.5, 8.0
     calibration_tokens = 512
 
     def linear(self, kernels: Kernels) -> LinearKernel:
