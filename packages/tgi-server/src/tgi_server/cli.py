@@ -13,6 +13,7 @@ COMMANDS = {
     "models": "List model families and what runs them.",
     "doctor": "Look at this machine and say what would be used and what is missing.",
     "config": "Show the settings and where each comes from.",
+    "new-plugin": "Write the package of a new hardware vendor.",
     "version": "Print the version.",
 }
 
@@ -27,7 +28,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """The command of this name."""
         if name in COMMANDS:
-            command: click.Command = importlib.import_module(f"tgi_server.commands.{name}").command
+            command: click.Command = importlib.import_module(f"tgi_server.commands.{name.replace('-', '_')}").command
             return command
         return _plugin_commands().get(name)
 

@@ -1,0 +1,1 @@
+"""example-vendor's devices for tgi."""

@@ -1,0 +1,66 @@
+"""A plugin of pytest's for vendors: `--device`, `--report`, and what the tests of `tgi_core.testing.contract` need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tgi_core.errors import TGIError
+from tgi_core.testing.certificate import Certificate
+from tgi_core.testing.vendor import Vendor, find_vendor
+
+_VENDOR = pytest.StashKey[Vendor]()
+_CERTIFICATE = pytest.StashKey[Certificate]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Of the command line."""
+    group = parser.getgroup("tgi", "certifying a hardware plugin of tgi's")
+    group.addoption("--device", default="cpu", help="the device to certify, as `tgi serve --device` takes it")
+    group.addoption("--report", type=Path, help="a folder for certificate.md and certificate.json")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Find the device before tests are collected."""
+    config.addinivalue_line("markers", "ops(name, ...): the ops whose kernels a test is for")
+    try:
+        vendor = find_vendor(config.getoption("--device"))
+    except TGIError as error:
+        raise pytest.UsageError(str(error)) from error
+    config.stash[_VENDOR], config.stash[_CERTIFICATE] = vendor, Certificate(vendor)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests ask for `kernel` (one of the device's own, for the ops in their mark), `attention` or `dtype`."""
+    vendor = metafunc.config.stash[_VENDOR]
+    ops = [op for mark in metafunc.definition.iter_markers("ops") for op in mark.args]
+    kernels = [spec for spec in vendor.kernels if spec.op in ops]
+    for name, found in (("kernel", kernels), ("attention", vendor.attentions)):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, found, ids=[f"{spec.op}-{spec.name}" for spec in found])
+    if "dtype" in metafunc.fixturenames:
+        metafunc.parametrize("dtype", vendor.dtypes)
+
+
+@pytest.fixture(scope="session")
+def vendor(pytestconfig: pytest.Config) -> Vendor:
+    """The device that is certified."""
+    return pytestconfig.stash[_VENDOR]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Note what became of every test."""
+    report: Any = yield
+    item.config.stash[_CERTIFICATE].add(report)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write what was asked for."""
+    folder = session.config.getoption("--report")
+    if folder is not None:
+        session.config.stash[_CERTIFICATE].write(folder)
