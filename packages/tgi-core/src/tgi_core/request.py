@@ -32,7 +32,7 @@ class RequestOutput(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     request_id: int
     token_ids: list[int] = []  #: new tokens, EOS included
-    logprobs: list[float] = []  #: one per new token
+    logprobs: list[float] = []  #: one per new token; NaN where the device gives none
     top_logprobs: list[list[TokenLogprob]] = []  #: one list per new token, best first; empty unless asked for
     prompt_logprobs: list[float | None] | None = None  #: on the first output; the first token has none
     finish_reason: str = ""  #: "" while running, else one of FINISH_REASONS

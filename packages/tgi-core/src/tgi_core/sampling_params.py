@@ -38,6 +38,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     stop: tuple[str, ...] = ()  #: stop strings; looked for by whoever detokenizes
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    logprobs: bool = False  #: somebody reads the tokens' log-probabilities; they come unasked where they are known
     top_n_tokens: int = 0  #: so many alternatives with log-probabilities per token
     prompt_logprobs: bool = False  #: log-probability of every prompt token; skips the prefix cache
     extra: dict[str, Any] = {}  #: fields of plugins' logits processors, as JSON values

@@ -58,7 +58,7 @@ class RowResult(msgspec.Struct):
 
     sequence_id: int
     token_id: int | None = None  #: None where the row wanted none
-    logprob: float = 0.0
+    logprob: float = 0.0  #: NaN where the device gives none
     top_logprobs: list[TokenLogprob] = []
     prompt_logprobs: list[float] = []  #: of the prompt tokens that follow this row's, from start + 1 on
     error: str = ""  #: this row failed; the others did not

@@ -47,6 +47,7 @@ class Wishes:
     watermark: bool = False
     prompt_logprobs: bool = False
     seed: int | None = None
+    logprobs: bool = False  #: the answer has the log-probabilities of its tokens, as its client asked for
     top_n_tokens: int | None = None
     grammar: dict[str, Any] | None = None
     adapter_id: str | None = None
@@ -266,6 +267,7 @@ def _params(w: Wishes, max_new_tokens: int, limits: Limits) -> SamplingParams:
         stop=tuple(s for s in w.stop if s),
         stop_token_ids=w.stop_token_ids,
         ignore_eos=w.ignore_eos,
+        logprobs=w.logprobs or (w.best_of or 1) > 1,  # by which the best is found
         top_n_tokens=w.top_n_tokens or 0,
         prompt_logprobs=w.prompt_logprobs,
         extra={name: w.extra[name] for name in limits.extra_parameters if name in w.extra},

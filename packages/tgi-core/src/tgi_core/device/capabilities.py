@@ -36,3 +36,6 @@ class Capabilities:
     memory_fraction: float = 0.9  #: of the free memory that KV cache may take
     #: how checkpoints name quantizations that are not served here -> why not, and what to do instead
     refused_quantizations: Mapping[str, str] = field(default_factory=dict, hash=False)
+    #: fields of SamplingParams that requests must leave at their defaults -> why, and what to do instead
+    refused_parameters: Mapping[str, str] = field(default_factory=dict, hash=False)
+    max_top_k: int | None = None  #: that the device can sample with

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from tgi_core.errors import InvalidRequest
 from tgi_core.request import Request
 from tgi_core.sampling_params import SamplingParams
 
+DEFAULTS = SamplingParams()
+#: fields that mean nothing where the most likely token is taken
+SAMPLING_ONLY = frozenset({"temperature", "top_k", "top_p", "min_p", "typical_p", "seed"})
 #: what the sampler can compute with: (is kept, message); a NaN keeps no rule
 PARAMETER_RULES: tuple[tuple[Callable[[SamplingParams], bool], str], ...] = (
     (lambda p: 0 < p.temperature < math.inf, "`temperature` must be strictly positive"),
@@ -38,6 +41,9 @@ class Limits:
     max_batch_size: int
     vocab_size: int
     max_output_tokens: int | None = None  #: that a decoder with positions of its own may write; None = any
+    #: see `Capabilities`
+    refused_parameters: Mapping[str, str] = field(default_factory=dict, hash=False)
+    max_top_k: int | None = None
 
     def check(self, request: Request) -> None:
         """Refuse what can never run.
@@ -51,6 +57,7 @@ class Limits:
         for is_kept, message in PARAMETER_RULES:
             if not is_kept(request.params):
                 raise InvalidRequest(message)
+        self._check_device(request.params)
         if given > self.max_input_tokens:
             raise InvalidRequest(f"`inputs` must have less than {self.max_input_tokens} tokens. Given: {given}")
         if given + new > self.max_total_tokens:
@@ -64,3 +71,12 @@ class Limits:
         wrong = next((token for token in named if not 0 <= token < self.vocab_size), None)
         if wrong is not None:
             raise InvalidRequest(f"token id {wrong} is not in the vocabulary of {self.vocab_size} tokens")
+
+    def _check_device(self, params: SamplingParams) -> None:
+        """Refuse what the device has no means for."""
+        for name, why in self.refused_parameters.items():
+            counts = params.do_sample or name not in SAMPLING_ONLY
+            if counts and getattr(params, name) != getattr(DEFAULTS, name):
+                raise InvalidRequest(f"`{name}` is not supported here: {why}")
+        if self.max_top_k is not None and params.do_sample and params.top_k > self.max_top_k:
+            raise InvalidRequest(f"`top_k` must be <= {self.max_top_k} on this device. Given: {params.top_k}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tgi_server import openai_fields as openai
@@ -44,7 +45,7 @@ def _check(request: ChatRequest) -> None:
 
 def _wishes(request: ChatRequest, prompt: str, choice: int) -> Wishes:
     wanted = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
-    return openai.wishes(
+    asked = openai.wishes(
         request,
         prompt,
         choice=choice,
@@ -52,6 +53,7 @@ def _wishes(request: ChatRequest, prompt: str, choice: int) -> Wishes:
         top_n_tokens=request.top_logprobs,
         max_new_tokens=wanted,
     )
+    return replace(asked, logprobs=bool(request.logprobs))
 
 
 async def _answer(service: Service, exchange: Exchange, request: ChatRequest, generations: list[Generation]) -> None:

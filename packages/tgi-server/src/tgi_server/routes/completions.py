@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tgi_server import openai_fields as openai
@@ -70,7 +70,7 @@ def _check(service: Service, request: CompletionRequest, count: int) -> None:
 
 
 def _wishes(request: CompletionRequest, prompt: Prompt, choice: int) -> Wishes:
-    return openai.wishes(
+    asked = openai.wishes(
         request,
         prompt,
         choice=choice,
@@ -79,6 +79,7 @@ def _wishes(request: CompletionRequest, prompt: Prompt, choice: int) -> Wishes:
         max_new_tokens=1 if request.max_tokens == 0 else request.max_tokens,
         prompt_logprobs=bool(request.echo) and request.logprobs is not None,
     )
+    return replace(asked, logprobs=request.logprobs is not None)
 
 
 async def _answer(
