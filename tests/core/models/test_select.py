@@ -3,7 +3,7 @@
 import pytest
 
 from tgi_core.errors import RegistrationConflict, UnsupportedModel
-from tgi_core.models.select import select_model
+from tgi_core.models.select import FALLBACK, select_model, select_model_or_fallback
 from tgi_core.plugins.specs import ModelSpec
 
 
@@ -26,3 +26,12 @@ def test_equal_rank_is_a_conflict(load):
 def test_an_unknown_architecture_names_the_nearest(load):
     with pytest.raises(UnsupportedModel, match="nearest known one is MistralForCausalLM"):
         select_model(load(), "MistralForCasualLM", "cpu")
+
+
+def test_a_device_may_refuse_what_its_vendor_has_no_model_for(load):
+    plugins = load(vendor={"tgi_register_models": [spec()]})
+    assert select_model(plugins, "LlamaForCausalLM", "fake", "its graphs are few").target == "x:Y"
+    reason = "MistralForCausalLM cannot run on fake: its graphs are few; it runs LlamaForCausalLM"
+    with pytest.raises(UnsupportedModel, match=reason):
+        select_model_or_fallback(plugins, "MistralForCausalLM", "fake", "its graphs are few")
+    assert select_model_or_fallback(plugins, "MistralForCasualLM", "fake")[0] is FALLBACK

@@ -97,10 +97,10 @@ def build(
     files = name_architecture(files)
     refused = backend.capabilities.refused_quantizations
     quantization = _quantization(select_quantization(plugins, config.quantize, files.config, refused), files)
-    reader = open_weights(files)
+    reader = open_weights(files) if files.weights else NoWeights()
     if quantization:
         reader = quantization.open(reader)
-    spec, fallback = select_model_or_fallback(plugins, architecture(files.config), probe.kind)
+    spec, fallback = select_model_or_fallback(plugins, architecture(files.config), probe.kind, probe.own_models)
     model_config = _fallback_config(config, files, group) if fallback else _model_config(config, files, reader)
     dtype, _ = resolve_dtype(config, model_config, backend.capabilities)
     query = kernel_query(

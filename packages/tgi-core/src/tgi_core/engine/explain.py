@@ -93,7 +93,7 @@ def _kernels_of_model(model_id: str, plugins: Plugins, device: str | None) -> st
     probe, why = select_device(plugins, device)
     capabilities = resolve(probe.backend).capabilities
     files = name_architecture(find_model(plugins, model_id, download_weights=False))
-    _, fallback = select_model_or_fallback(plugins, architecture(files.config), probe.kind)
+    _, fallback = select_model_or_fallback(plugins, architecture(files.config), probe.kind, probe.own_models)
     model = (
         parse_fallback_config(
             files.config, files.folder, trust_remote_code=False, generation_config=files.generation_config
@@ -147,7 +147,7 @@ def _support(plugins: Plugins, architecture: str, probe: DeviceProbe) -> str:
     if not probe.available:
         return "-"
     try:
-        own = select_model(plugins, architecture, probe.kind).device == probe.kind
+        own = select_model(plugins, architecture, probe.kind, probe.own_models).device == probe.kind
     except TGIError:
         return "no"
     return "optimised" if own else "yes"

@@ -39,39 +39,51 @@ FALLBACKS = (
 )
 
 
-def select_model_or_fallback(plugins: Plugins, architecture: str, device: str) -> tuple[ModelSpec, str]:
+def select_model_or_fallback(
+    plugins: Plugins, architecture: str, device: str, own_models: str = ""
+) -> tuple[ModelSpec, str]:
     """As `select_model`, but for architectures that nobody implements the fallback, and why it was taken.
 
     Raises:
+        UnsupportedModel: nobody implements it, and the device takes no fallback.
         RegistrationConflict: two implementations have the same rank.
     """
     try:
-        return select_model(plugins, architecture, device), ""
+        return select_model(plugins, architecture, device, own_models), ""
     except UnsupportedModel as error:
+        if own_models:
+            raise
         return FALLBACK, str(error)
 
 
-def select_model(plugins: Plugins, architecture: str, device: str) -> ModelSpec:
+def select_model(plugins: Plugins, architecture: str, device: str, own_models: str = "") -> ModelSpec:
     """The highest ranked implementation of an architecture for a device.
+
+    Args:
+        own_models: see `DeviceProbe.own_models`.
 
     Raises:
         UnsupportedModel: nobody implements it.
         RegistrationConflict: two have the same rank.
     """
+    devices = (device,) if own_models else (device, ANY_DEVICE)
     offers = [
         (provider, spec)
         for provider, spec in offered_models(plugins)
-        if architecture in spec.architectures and spec.device in (device, ANY_DEVICE)
+        if architecture in spec.architectures and spec.device in devices
     ]
     if not offers:
-        raise UnsupportedModel(_nobody(plugins, architecture, device))
+        raise UnsupportedModel(_nobody(plugins, architecture, device, own_models))
     offers.sort(key=lambda offer: rank(offer[1]), reverse=True)
     if len(offers) > 1 and rank(offers[0][1]) == rank(offers[1][1]):
         raise RegistrationConflict(f"{architecture}: offered by {offers[0][0]} and {offers[1][0]} with the same rank")
     return offers[0][1]
 
 
-def _nobody(plugins: Plugins, architecture: str, device: str) -> str:
+def _nobody(plugins: Plugins, architecture: str, device: str, own_models: str) -> str:
+    if own_models:
+        own = {name for _, spec in offered_models(plugins) if spec.device == device for name in spec.architectures}
+        return f"{architecture} cannot run on {device}: {own_models}; it runs {', '.join(sorted(own))}"
     known = sorted({name for _, spec in offered_models(plugins) for name in spec.architectures})
     near = get_close_matches(architecture, known, n=1)
     hint = f"; the nearest known one is {near[0]}" if near else ""

@@ -34,6 +34,7 @@ class DeviceProbe:
     products: tuple[str, ...] = ()  #: one product name per usable device
     reason: str = ""  #: why there is none, a sentence for a person
     divisible: bool = False  #: any number of ranks can share one device
+    own_models: str = ""  #: why models are refused that this vendor registers no implementation of; "" = core's do
 
     @property
     def available(self) -> bool:
