@@ -62,3 +62,10 @@ def test_a_device_that_cannot_meet_others_runs_alone():
 def test_the_cpu_is_a_place():
     place = find_place(EngineConfig(device="cpu", num_shard=2))
     assert (place.probe.kind, place.backend, place.ranks) == ("cpu", CpuBackend, 2)
+
+
+def test_a_device_that_divides_models_itself_needs_one_process():
+    class Dividing(DeviceBackend):
+        divides_itself = True
+
+    assert count_ranks(EngineConfig(num_shard=2), GPU, Dividing) == 1

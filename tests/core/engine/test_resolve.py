@@ -1,5 +1,7 @@
 """From wishes to settings, with reasons."""
 
+from dataclasses import replace
+
 import pytest
 
 from tgi_core.config import EngineConfig
@@ -7,6 +9,7 @@ from tgi_core.device.capabilities import Capabilities
 from tgi_core.engine.resolve import Facts, resolve, resolve_dtype
 from tgi_core.errors import ConfigError
 from tgi_core.model_config import parse_model_config
+from tgi_core.stats import Reason
 
 MODEL = parse_model_config(
     {
@@ -156,3 +159,26 @@ def test_a_float32_checkpoint_stays_float32_and_a_float16_one_takes_the_best():
     assert resolve_dtype(EngineConfig(), model, GPU)[0] == "float32"
     model = parse_model_config({**MODEL.raw, "dtype": "float16"})
     assert resolve_dtype(EngineConfig(), model, HOST)[0] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("wishes", "message"),
+    [
+        ({"max_total_tokens": 600}, "the compiled model holds 512 tokens of a sequence"),
+        ({"max_input_tokens": 300}, "the compiled model reads prompts of 256 tokens"),
+    ],
+)
+def test_more_than_a_model_was_compiled_for_is_refused(wishes, message):
+    with pytest.raises(ConfigError, match=message):
+        run(STATIC, **wishes)
+
+
+def test_a_device_without_float32_takes_its_best():
+    model = replace(MODEL, dtype="float32")
+    assert resolve_dtype(EngineConfig(), model, replace(GPU, dtypes=("bfloat16",)))[0] == "bfloat16"
+
+
+def test_what_a_model_has_chosen_is_told():
+    facts = Facts(model_id="m", device="d", device_reason="r", free_bytes=0, weight_bytes=0, token_bytes=0)
+    chosen = Reason("slots", "4", "it was compiled so")
+    assert resolve(EngineConfig(), MODEL, STATIC, facts, [chosen]).reasons[1] == chosen

@@ -1,7 +1,11 @@
 import subprocess
 import sys
 
+import pytest
+
+from tgi_core.errors import WeightsError
 from tgi_core.weights import source
+from tgi_core.weights.source import resolve_model
 
 
 def test_the_embedded_default_is_the_gguf_file_of_an_installed_package(tmp_path, monkeypatch):
@@ -31,3 +35,11 @@ def test_finding_a_model_imports_no_torch(llama, write_gguf):
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_compiled_model_needs_no_weights(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(WeightsError, match="has no weights"):
+        resolve_model(str(tmp_path), artifact="compiled.json")
+    (tmp_path / "compiled.json").touch()
+    assert resolve_model(str(tmp_path), artifact="compiled.json").weights == ()

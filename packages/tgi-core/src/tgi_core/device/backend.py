@@ -42,6 +42,8 @@ class DeviceBackend(ABC):
     product: str  #: name of the device that is used
     runner: str = "tgi_core.runner.eager:EagerRunner"  #: target of the Runner subclass
     collectives: str = ""  #: what `torch.distributed` calls the library by which ranks meet; "" = it runs alone
+    divides_itself: bool = False  #: one process serves a model that `--num-shard` divides, as the device does it
+    artifact: str = ""  #: file that a folder has which holds a model compiled for this device; it needs no weights
     collectives_environment: Mapping[str, str] = {}  #: variables for that library, where they are not set
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:  # noqa: B027 - see above

@@ -45,7 +45,7 @@ from tgi_core.scheduler.limits import Limits
 from tgi_core.scheduler.scheduler import Scheduler
 from tgi_core.stats import EngineInfo
 from tgi_core.tokenizer.tokenizer_config import end_ids
-from tgi_core.weights.reader import WeightReader, open_weights
+from tgi_core.weights.reader import NoWeights, WeightReader, open_weights
 from tgi_core.weights.source import ModelFiles
 
 HEADS = ("lm_head.weight", "embed_out.weight")  #: what checkpoints call the output projection
@@ -93,6 +93,7 @@ def build(
         revision=config.revision,
         cache_dir=config.cache_dir,
         progress=lambda fraction, detail: progress("download", fraction, detail),
+        artifact=backend.artifact,
     )
     files = name_architecture(files)
     refused = backend.capabilities.refused_quantizations
@@ -122,6 +123,7 @@ def build(
         folder=files.folder,
         trust_remote_code=config.trust_remote_code,
         devices=len(probe.products),
+        wishes=config,
     )
     model = _make_model(spec, shard_config(model_config, group), context)
     fallback = fallback and _warn_of_fallback(fallback, model)
@@ -134,11 +136,11 @@ def build(
         device_reason=place.reason,
         free_bytes=group.least(free_bytes),
         weight_bytes=_weight_bytes(reader, dtype, model_config, group, quantization),
-        token_bytes=attention.block_bytes() // query.block_size + model.token_bytes,
+        token_bytes=_token_bytes(attention, query.block_size) + model.token_bytes,
         sequence_bytes=model.sequence_bytes,
         ranks=group.size,
     )
-    resolved = resolve(config, model_config, capabilities, facts)
+    resolved = resolve(config, model_config, capabilities, facts, model.reasons)
     load_weights = partial(model.load_weights, reader, lambda fraction: progress("weights", fraction, files.model_id))
     load_weights()
     backend.synchronize()
@@ -227,8 +229,10 @@ def _model_config(config: EngineConfig, files: ModelFiles, reader: WeightReader)
             "original_max_position_embeddings": own.max_positions,
         }
         raw["max_position_embeddings"] = int(own.max_positions * factor)
-    has_head = any(name.endswith(HEADS) for name in reader.names)
-    return replace(parse_model_config(raw, files.generation_config), tie_word_embeddings=not has_head)
+    parsed = parse_model_config(raw, files.generation_config)
+    if not reader.names:
+        return parsed
+    return replace(parsed, tie_word_embeddings=not any(name.endswith(HEADS) for name in reader.names))
 
 
 def _fallback_config(config: EngineConfig, files: ModelFiles, group: Group) -> ModelConfig:
@@ -253,6 +257,11 @@ def _fallback_config(config: EngineConfig, files: ModelFiles, group: Group) -> M
         generation_config=files.generation_config,
         max_total_tokens=config.max_total_tokens,
     )
+
+
+def _token_bytes(attention: AttentionBackend, block_size: int) -> int:
+    """Of KV cache that core allocates: none where a model's layers ask for none."""
+    return attention.block_bytes() // block_size if attention.specs else 0
 
 
 def _weight_bytes(

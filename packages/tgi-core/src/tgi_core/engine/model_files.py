@@ -20,6 +20,7 @@ def find_model(
     cache_dir: str | None = None,
     download_weights: bool = True,
     progress: Progress | None = None,
+    artifact: str = "",
 ) -> ModelFiles:
     """As `tgi_core.weights.source.resolve_model`, after the plugins that fetch models from elsewhere.
 
@@ -36,11 +37,16 @@ def find_model(
         raise ModelNotFound(f"{model_id}: a plugin failed to fetch it: {type(error).__name__}: {error}") from error
     if path is None:
         return resolve_model(
-            model_id, revision=revision, cache_dir=cache_dir, download_weights=download_weights, progress=progress
+            model_id,
+            revision=revision,
+            cache_dir=cache_dir,
+            download_weights=download_weights,
+            progress=progress,
+            artifact=artifact,
         )
     if not Path(path).exists():
         raise ModelNotFound(f"{model_id}: a plugin says that it lies at {path}, where nothing is")
-    return replace(resolve_model(str(path), download_weights=download_weights), model_id=model_id)
+    return replace(resolve_model(str(path), download_weights=download_weights, artifact=artifact), model_id=model_id)
 
 
 def make_tokenizer(

@@ -55,6 +55,8 @@ def count_ranks(config: EngineConfig, probe: DeviceProbe, backend: type[DeviceBa
             + ("; say with --num-shard how many ranks divide this one" if probe.divisible else "")
         )
     ranks = config.num_shard or (devices if config.sharded else 1)
+    if backend.divides_itself:
+        return 1
     if ranks > 1 and not backend.collectives:
         raise ConfigError(f"--num-shard {ranks}: a model cannot be divided over {probe.kind} devices; leave it out")
     if ranks > devices and not probe.divisible:

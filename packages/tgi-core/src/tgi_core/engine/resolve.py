@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tgi_core.config import EngineConfig, ResolvedConfig
@@ -54,8 +55,8 @@ def resolve_dtype(config: EngineConfig, model: ModelConfig, capabilities: Capabi
     stored = model.parameters_dtype
     if stored in able and able.index(stored) == 0:
         return stored, "the checkpoint's own, and the device's best"
-    if stored == "float32":
-        return "float32", "the checkpoint's own"
+    if stored == "float32" and stored in able:
+        return stored, "the checkpoint's own"
     return able[0], f"the device's best; the checkpoint is {stored}"
 
 
@@ -86,14 +87,23 @@ def check_wishes(config: EngineConfig, capabilities: Capabilities) -> None:
         raise ConfigError(f"the memory fraction must be above 0 and at most 1. Given: {config.memory_fraction}")
 
 
-def resolve(config: EngineConfig, model: ModelConfig, capabilities: Capabilities, facts: Facts) -> ResolvedConfig:
+def resolve(
+    config: EngineConfig,
+    model: ModelConfig,
+    capabilities: Capabilities,
+    facts: Facts,
+    chosen: Sequence[Reason] = (),
+) -> ResolvedConfig:
     """Every setting of the engine.
+
+    Args:
+        chosen: what the model's implementation has chosen, and why.
 
     Raises:
         ConfigError: wishes contradict each other or do not fit into memory.
     """
     check_wishes(config, capabilities)
-    choices = _Choices([Reason("device", facts.device, facts.device_reason)])
+    choices = _Choices([Reason("device", facts.device, facts.device_reason), *chosen])
     if facts.ranks > 1:
         choices.take("num_shard", config.num_shard, facts.ranks, "all devices, as --sharded asked for")
     dtype, why = resolve_dtype(config, model, capabilities)
@@ -176,6 +186,11 @@ def _longest(config: EngineConfig, model: ModelConfig, capabilities: Capabilitie
     """The longest sequence that model and device allow; encoder and decoder count positions for themselves."""
     known = 2 * model.max_positions if model.is_encoder_decoder else model.max_positions
     longest = min(known, capabilities.max_len or known)
+    if config.max_total_tokens is not None and capabilities.max_len and config.max_total_tokens > capabilities.max_len:
+        raise ConfigError(
+            f"--max-total-tokens {config.max_total_tokens}: the compiled model holds {capabilities.max_len} tokens of "
+            "a sequence; ask for at most that many, or compile it for more"
+        )
     if config.max_total_tokens is not None and config.max_total_tokens > longest and not model.relative_positions:
         raise ConfigError(
             f"--max-total-tokens {config.max_total_tokens}: the model knows {longest} positions; "
@@ -247,6 +262,12 @@ def _max_input(
             raise ConfigError(f"--max-input-tokens {config.max_input_tokens}: the encoder knows {known} positions")
         if config.max_input_tokens >= total:
             raise ConfigError(f"`max_input_tokens`({config.max_input_tokens}) must be < `max_total_tokens`({total})")
+        most = capabilities.max_prompt_len
+        if most is not None and config.max_input_tokens > most:
+            raise ConfigError(
+                f"--max-input-tokens {config.max_input_tokens}: the compiled model reads prompts of {most} tokens; "
+                "ask for at most that many, or compile it for more"
+            )
         return config.max_input_tokens
     longest = min(total - 1, known, capabilities.max_prompt_len or total - 1)
     why = "positions of the encoder" if longest == known else "max_total_tokens less one token of output"

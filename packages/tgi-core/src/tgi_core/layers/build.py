@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from tgi_core.attention.base import AttentionBackend
+from tgi_core.config import EngineConfig
 from tgi_core.distributed.group import ALONE, Group
 from tgi_core.kernels.ops import Kernels, LinearKernel
 
@@ -31,3 +32,6 @@ class BuildContext:
     folder: Path = Path()  #: of the model, for implementations that load themselves
     trust_remote_code: bool = False
     devices: int = 1  #: of the backend's kind that can be used, for the same
+    wishes: EngineConfig = field(
+        default_factory=EngineConfig
+    )  #: what a person asked for, for what is compiled to fixed shapes

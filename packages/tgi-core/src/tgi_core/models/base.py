@@ -13,6 +13,7 @@ from tgi_core.device.capabilities import Capabilities
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import tie_embeddings
 from tgi_core.model_config import ModelConfig
+from tgi_core.stats import Reason
 from tgi_core.weights.loader import Checkpoint, load_weights
 from tgi_core.weights.reader import WeightReader
 
@@ -24,6 +25,7 @@ class LanguageModel(nn.Module):
     sequence_bytes: int = 0  #: of cache that the model keeps itself, for each sequence
     token_bytes: int = 0  #: of cache that the model keeps itself, for each token of a sequence
     note: str = ""  #: what a person should know of how it runs
+    reasons: tuple[Reason, ...] = ()  #: of what it chose by itself
 
     def __init__(self, config: ModelConfig, build: BuildContext) -> None:
         super().__init__()

@@ -105,6 +105,21 @@ def open_weights(files: ModelFiles) -> WeightReader:
     return SafetensorsReader(files.weights)
 
 
+class NoWeights(WeightReader):
+    """Of a model whose implementation finds its weights itself."""
+
+    names: frozenset[str] = frozenset()
+    total_bytes = 0
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """There is none."""
+        raise WeightsError(f"{name} was asked for, but the model's folder has no weights that can be read here")
+
+    def get(self, name: str, *, dtype: torch.dtype | None = None, rows: slice | None = None) -> Tensor:
+        """There is none."""
+        raise WeightsError(f"{name} was asked for, but the model's folder has no weights that can be read here")
+
+
 class SafetensorsReader(WeightReader):
     """Memory-mapped safetensors files; tensors are views that the system reads when they are copied."""
 

@@ -27,7 +27,7 @@ class ModelFiles:
 
     model_id: str
     folder: Path  #: with config.json and the tokenizer's files
-    weights: tuple[Path, ...]  #: all of one format; empty if they were not asked for
+    weights: tuple[Path, ...]  #: all of one format; empty if they were not asked for, or lie in another form
     sha: str | None  #: commit of the hub
     config: dict[str, Any]
     generation_config: dict[str, Any]
@@ -49,6 +49,7 @@ def resolve_model(
     cache_dir: str | Path | None = None,
     download_weights: bool = True,
     progress: Progress | None = None,
+    artifact: str = "",
 ) -> ModelFiles:
     """Find a model, download what is missing, and check that its files are whole.
 
@@ -58,6 +59,7 @@ def resolve_model(
         cache_dir: of the hub; None = where huggingface_hub keeps it.
         download_weights: False: only configuration and tokenizer, for a process that runs no model.
         progress: told while weights are downloaded.
+        artifact: see `DeviceBackend.artifact`.
 
     Raises:
         ModelNotFound: there is no such model, or it cannot be reached.
@@ -68,7 +70,8 @@ def resolve_model(
     if path.is_file():
         return _from_gguf(model_id, path, None)
     if path.is_dir():
-        return from_folder(model_id, path, None, download_weights)
+        is_compiled = bool(artifact) and (path / artifact).exists()
+        return from_folder(model_id, path, None, download_weights and not is_compiled)
     hub_gguf = HUB_GGUF.fullmatch(model_id)
     if not (hub_gguf or HUB_ID.fullmatch(model_id)) or model_id.startswith((".", "/", "~")):
         raise ModelNotFound(f"{model_id}: there is no such folder or file, and it is no hub id such as owner/name")
