@@ -9,6 +9,7 @@ from pathlib import Path
 from tgi_core.plugins.libraries import installed_version
 from tgi_core.plugins.pci import pci_devices
 from tgi_core.plugins.specs import DeviceProbe
+from tgi_neuron.families import OWN_MODELS
 
 BACKEND = "tgi_neuron.backend:NeuronBackend"
 PCI_VENDOR = "0x1d0f"  # Amazon
@@ -33,7 +34,7 @@ def probe(root: Path = Path("/"), version_of: Callable[[str], str] = installed_v
         if version in placeholders:
             advice = "install it from the AWS Neuron package repository"
             return _unavailable(f"{', '.join(names)}: {library} {version} is an empty placeholder; {advice}")
-    return DeviceProbe(kind="neuron", backend=BACKEND, products=names)
+    return DeviceProbe(kind="neuron", backend=BACKEND, products=names, own_models=OWN_MODELS)
 
 
 def devices(root: Path) -> list[str]:
@@ -58,4 +59,4 @@ def _text(file: Path) -> str:
 
 
 def _unavailable(reason: str) -> DeviceProbe:
-    return DeviceProbe(kind="neuron", backend=BACKEND, reason=reason)
+    return DeviceProbe(kind="neuron", backend=BACKEND, reason=reason, own_models=OWN_MODELS)

@@ -1,0 +1,88 @@
+"""What optimum-neuron's decoders serve, and what of a checkpoint they would get wrong.  Imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tgi_core.plugins.specs import ModelSpec
+
+TARGET = "tgi_neuron.model:NeuronDecoder"
+#: why other architectures are refused
+OWN_MODELS = "the graphs that are compiled for it are optimum-neuron's, which has few families"
+
+#: architecture -> (family, note)
+FAMILIES: Mapping[str, tuple[str, str]] = {
+    "GraniteForCausalLM": ("Granite", ""),
+    "LlamaForCausalLM": ("Llama", "also Llama 2 and 3, Code Llama, SmolLM"),
+    "Llama4ForCausalLM": ("Llama 4", "the text model; not tried"),
+    "MixtralForCausalLM": ("Mixtral", ""),
+    "Phi3ForCausalLM": ("Phi-3", ""),
+    "Qwen2ForCausalLM": ("Qwen2", ""),
+    "Qwen3ForCausalLM": ("Qwen3", ""),
+    "Qwen3MoeForCausalLM": ("Qwen3-MoE", ""),
+    "SmolLM3ForCausalLM": ("SmolLM3", ""),
+}
+
+Config = Mapping[str, Any]
+
+
+def specs() -> list[ModelSpec]:
+    """One implementation for all of them."""
+    return [
+        ModelSpec(architectures=(name,), target=TARGET, device="neuron", family=family, note=note)
+        for name, (family, note) in FAMILIES.items()
+    ]
+
+
+def _odd_heads(config: Config) -> bool:
+    """Whether heads have a size of their own."""
+    size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    return bool(size * config["num_attention_heads"] != config["hidden_size"])
+
+
+def _rope_type(config: Config) -> str:
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    return scaling.get("rope_type", scaling.get("type", "default"))
+
+
+def _window(config: Config) -> int:
+    """Tokens that attention looks back; 0 = all."""
+    if config["model_type"].startswith("qwen") and not config.get("use_sliding_window"):
+        return 0
+    return config.get("sliding_window") or 0
+
+
+LLAMA_LIKE = frozenset({"granite", "llama", "mixtral", "phi3", "qwen2"})
+
+#: (what optimum-neuron 0.4.5 does not look at in a checkpoint's config.json, whether it is there)
+UNFIT: tuple[tuple[str, Callable[[Config], object]], ...] = (
+    ("quantised weights", lambda c: bool(c.get("quantization_config"))),
+    ("heads of a size of their own", lambda c: c["model_type"] in LLAMA_LIKE and _odd_heads(c)),
+    (
+        "biases of attention's projections",
+        lambda c: c["model_type"] in {"llama", "granite", "qwen3", "qwen3_moe", "smollm3"} and c.get("attention_bias"),
+    ),
+    ("rotary embeddings of a part of each head", lambda c: c.get("partial_rotary_factor", 1.0) != 1.0),
+    ("rotary embeddings that change with the length", lambda c: _rope_type(c) in {"longrope", "dynamic"}),
+    (
+        "scaled rotary embeddings",
+        lambda c: c["model_type"] not in {"llama", "granite", "phi3"} and _rope_type(c) != "default",
+    ),
+    (
+        "weights of experts that are not normalised",
+        lambda c: c["model_type"] == "qwen3_moe" and not c.get("norm_topk_prob"),
+    ),
+)
+
+
+def why_unfit(config: Config) -> str:
+    """What of a config.json would be ignored, so that the model would say something else; "" if nothing."""
+    return next((what for what, is_there in UNFIT if is_there(config)), "")
+
+
+def longest(config: Config) -> int:
+    """Tokens of a sequence that are computed right: positions, or the window that is not looked at."""
+    positions = int(config.get("max_position_embeddings") or 0)
+    window = _window(config)
+    return min(positions, window) if window else positions

@@ -1,0 +1,3 @@
+from neuronx_distributed.parallel_layers import parallel_state, random
+
+__all__ = ["parallel_state", "random"]

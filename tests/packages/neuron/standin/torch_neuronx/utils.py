@@ -1,0 +1,2 @@
+def get_platform_target():
+    return "trn1"

@@ -1,0 +1,2 @@
+AwsNeuronModuleMarkerStartForward = "AwsNeuronModuleMarker-Start-Forward"
+AwsNeuronModuleMarkerEndForward = "AwsNeuronModuleMarker-End-Forward"

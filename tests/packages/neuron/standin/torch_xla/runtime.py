@@ -1,0 +1,1 @@
+"""Asked by optimum-neuron's cache of training runs only."""
