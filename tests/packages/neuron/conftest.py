@@ -15,7 +15,7 @@ collect_ignore = ["standin"]
 if not importlib.util.find_spec("optimum") or not importlib.util.find_spec("optimum.neuron"):
     collect_ignore_glob = ["test_*"]
 else:
-    sys.path.insert(0, str(STANDIN))
+    sys.path[:0] = [str(STANDIN), str(STANDIN.parent)]
     import neuron_host
 
     neuron_host.prepare()
