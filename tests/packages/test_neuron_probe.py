@@ -2,7 +2,7 @@ from tgi_neuron.probe import probe
 
 NAME = "sys/class/neuron_device/neuron{}/neuron_core0/info/architecture/device_name"
 INF2 = {"dev/neuron0": "", NAME.format(0): "Inferentia2\n"}
-VERSIONS = {"torch-neuronx": "2.8.0.2.10.16998", "neuronx-cc": "2.21.33363.0", "optimum-neuron": "0.4.5"}
+VERSIONS = {"torch-neuronx": "2.8.0.2.10.16998", "neuronx-distributed": "0.15.22404", "optimum-neuron": "0.4.5"}
 
 
 def ask(root, **versions):
@@ -35,4 +35,9 @@ def test_a_missing_library_is_named(host):
 
 
 def test_a_placeholder_is_no_library(host):
-    assert "neuronx-cc 1.0.post1 is an empty placeholder" in ask(host(INF2), neuronx_cc="1.0.post1").reason
+    assert "neuronx-distributed 0.1 is an empty placeholder" in ask(host(INF2), neuronx_distributed="0.1").reason
+
+
+def test_optimum_neuron_is_missing(host):
+    reason = "optimum-neuron is not installed; pip install tgi-neuron[optimum]"
+    assert reason in ask(host(INF2), optimum_neuron="").reason

@@ -25,6 +25,8 @@ else:
 @pytest.fixture(autouse=True)
 def neuron(monkeypatch, tmp_path_factory):
     """A host with one Inferentia2 device, and nothing compiled yet."""
+    from optimum.neuron.cache import hub_cache
+
     from tgi_core.engine import place
     from tgi_core.plugins.manager import load_plugins
     from tgi_neuron import plugin
@@ -34,6 +36,7 @@ def neuron(monkeypatch, tmp_path_factory):
     monkeypatch.setattr(plugin, "probe", lambda: probe(root))
     monkeypatch.setattr(place, "load_plugins", lambda builtins, blocked: load_plugins([*builtins, plugin], []))
     monkeypatch.setenv("TGI_NEURON_CACHE", str(tmp_path_factory.mktemp("compiled")))
+    monkeypatch.setattr(hub_cache, "get_hub_cached_entries", lambda model, task: [])
     for name in ("HF_NUM_CORES", "HF_AUTO_CAST_TYPE", "TGI_NEURON_SAMPLING"):
         monkeypatch.delenv(name, raising=False)
 

@@ -65,7 +65,7 @@ def test_rotary_settings_are_read_as_either_transformers_writes_them(tmp_path, r
         assert texts(open_engine(folder), greedy(12)) == expected
 
 
-# ---- slots ------------------------------------------------------------------------------------------------------------
+# ---- slots ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sampling", ["host", "device"])
@@ -128,7 +128,7 @@ def test_one_slot(llama):
     assert texts(engine, greedy(6)) == said_by_transformers(llama, PROMPTS, 6)
 
 
-# ---- sampling ---------------------------------------------------------------------------------------------------------
+# ---- sampling -------------------------------------------------------------------------------------------------------
 
 SAMPLED = {"do_sample": True, "max_new_tokens": 6, "ignore_eos": True}
 
@@ -161,7 +161,7 @@ def test_the_device_gives_tokens_only(llama, monkeypatch):
     assert all(math.isnan(logprob) for logprob in completion.logprobs)
 
 
-# ---- refusals ---------------------------------------------------------------------------------------------------------
+# ---- refusals -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

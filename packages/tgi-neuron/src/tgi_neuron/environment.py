@@ -6,11 +6,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from tgi_core.errors import ConfigError
 
-T = TypeVar("T")
 CORES = "HF_NUM_CORES"
 CAST = "HF_AUTO_CAST_TYPE"
 SAMPLING = "TGI_NEURON_SAMPLING"
@@ -25,7 +23,7 @@ class Variables:
 
     cores: int | None
     dtype: str | None
-    samples_on_device: bool | None
+    sampling: str | None  #: "host" | "device"
     cache: Path  #: of compiled models
 
 
@@ -38,7 +36,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Variables:
     return Variables(
         cores=_cores(environ.get(CORES)),
         dtype=_one_of(CAST, {**DTYPES, **{name: name for name in DTYPES.values()}}, environ.get(CAST)),
-        samples_on_device=_one_of(SAMPLING, {"device": True, "host": False}, environ.get(SAMPLING)),
+        sampling=_one_of(SAMPLING, {name: name for name in ("host", "device")}, environ.get(SAMPLING)),
         cache=Path(environ.get(CACHE) or Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "tgi/neuron").expanduser(),
     )
 
@@ -51,7 +49,7 @@ def _cores(text: str | None) -> int | None:
     return int(text)
 
 
-def _one_of(name: str, values: Mapping[str, T], text: str | None) -> T | None:
+def _one_of(name: str, values: Mapping[str, str], text: str | None) -> str | None:
     if not text:
         return None
     if text.lower() not in values:

@@ -80,7 +80,7 @@ class NeuronDecoder(LanguageModel):
             batch_buckets=(self.shapes.batch_size,),
             prefill_buckets=(self.shapes.max_context_length,),
             max_sequences=self.shapes.batch_size,
-            max_len=self.shapes.sequence_length,
+            max_len=min(self.shapes.sequence_length, longest(self.config.raw)),
             max_prompt_len=self.shapes.max_context_length,
             refused_parameters=refused,
             max_top_k=self.shapes.max_top_k if self.shapes.samples_on_device else None,
@@ -132,7 +132,8 @@ class _Search:
         cached = [Shapes.from_config(entry) for entry in vendor.hub_cached(self._build.wishes.model_id)]
         best = best_cached(cached, self._asked, self._cores)
         if best is not None:
-            return best, [Reason("neuron shapes", str(best), f"the best of {len(cached)} in the hub's cache that fit")]
+            why = f"the best of {len(cached)} in the hub's cache that are for {vendor.platform()}"
+            return best, [Reason("neuron configuration", str(best), why)]
         return to_compile(
             self._asked,
             cores=self._cores,

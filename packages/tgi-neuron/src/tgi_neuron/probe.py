@@ -15,10 +15,14 @@ BACKEND = "tgi_neuron.backend:NeuronBackend"
 PCI_VENDOR = "0x1d0f"  # Amazon
 PCI_PRODUCTS = ("0x7064", "0x7164", "0x7264", "0x7364")  # Inferentia, Trainium, Inferentia2, Trainium2
 ARCHITECTURE = "neuron_core0/info/architecture/device_name"
-LIBRARIES = {  # distribution -> versions on the public index that are only placeholders
+SDK = "install the AWS Neuron SDK"
+ADVICE = {"optimum-neuron": "pip install tgi-neuron[optimum]"}
+COMPILER = "neuronx-cc"  #: needed for models that were not compiled before
+LIBRARIES = ("torch-neuronx", "neuronx-distributed", "optimum-neuron")
+PLACEHOLDERS = {  # distribution -> versions on the public index that are empty
     "torch-neuronx": ("1.0",),
-    "neuronx-cc": ("1.0", "1.0.post1"),
-    "optimum-neuron": (),
+    "neuronx-distributed": ("0.1",),
+    COMPILER: ("1.0", "1.0.post1"),
 }
 
 
@@ -27,11 +31,11 @@ def probe(root: Path = Path("/"), version_of: Callable[[str], str] = installed_v
     names = tuple(devices(root))
     if not names:
         return _unavailable(_why_no_driver(root))
-    for library, placeholders in LIBRARIES.items():
+    for library in LIBRARIES:
         version = version_of(library)
         if not version:
-            return _unavailable(f"{', '.join(names)}: {library} is not installed; install the AWS Neuron SDK")
-        if version in placeholders:
+            return _unavailable(f"{', '.join(names)}: {library} is not installed; {ADVICE.get(library, SDK)}")
+        if version in PLACEHOLDERS.get(library, ()):
             advice = "install it from the AWS Neuron package repository"
             return _unavailable(f"{', '.join(names)}: {library} {version} is an empty placeholder; {advice}")
     return DeviceProbe(kind="neuron", backend=BACKEND, products=names, own_models=OWN_MODELS)

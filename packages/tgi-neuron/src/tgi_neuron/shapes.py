@@ -27,7 +27,7 @@ class Shapes:
     max_context_length: int  #: tokens that every prompt is padded to
     cores: int
     dtype: str
-    samples_on_device: bool
+    sampling: str  #: on the "host" or the "device"
     max_top_k: int = 256  #: where it samples
     continuous_batching: bool = True  #: prompts are read one by one, beside the slots of others
 
@@ -52,16 +52,20 @@ class Shapes:
             max_context_length=int(config.get("max_context_length") or sequence_length),
             cores=cores,
             dtype=str(dtype).removeprefix("torch."),
-            samples_on_device=bool(config.get("on_device_sampling")),
+            sampling="device" if config.get("on_device_sampling") else "host",
             max_top_k=int(config.get("max_topk") or 256),
             continuous_batching=bool(config.get("continuous_batching")),
         )
 
+    @property
+    def samples_on_device(self) -> bool:
+        """Whether graphs give tokens, and no logits."""
+        return self.sampling == "device"
+
     def __str__(self) -> str:
-        sampling = "device" if self.samples_on_device else "host"
         return (
             f"{self.batch_size} sequences of {self.sequence_length} tokens, {self.dtype}, "
-            f"{self.cores} core{'s' if self.cores > 1 else ''}, sampling on the {sampling}"
+            f"{self.cores} core{'s' if self.cores > 1 else ''}, sampling on the {self.sampling}"
         )
 
 
@@ -87,7 +91,7 @@ def wishes(config: EngineConfig, variables: Variables) -> list[Wish]:
         Wish(field="cores", source=CORES, value=variables.cores),
         Wish(field="dtype", source="--dtype", value=config.dtype),
         Wish(field="dtype", source=CAST, value=variables.dtype),
-        Wish(field="samples_on_device", source=SAMPLING, value=variables.samples_on_device),
+        Wish(field="sampling", source=SAMPLING, value=variables.sampling),
     )
     found: dict[str, Wish] = {}
     for wish in given:
@@ -109,7 +113,9 @@ def check_artifact(shapes: Shapes, asked: Iterable[Wish]) -> None:
     """
     wrong = [wish for wish in asked if getattr(shapes, wish.field) != wish.value]
     if wrong:
-        differences = ", ".join(f"{_said(w)} but the model has {_shown(shapes, w.field)}" for w in wrong)
+        differences = ", ".join(
+            f"{wish.source} asks for {wish.value} but the model has {getattr(shapes, wish.field)}" for wish in wrong
+        )
         raise ConfigError(
             f"the model was compiled for {shapes}: {differences}; leave {'them' if len(wrong) > 1 else 'it'} out, "
             "or name the original checkpoint to have it compiled anew"
@@ -152,7 +158,7 @@ def to_compile(asked: Iterable[Wish], *, cores: int, dtype: str, longest: int) -
         max_context_length=length,
         cores=cores,
         dtype=dtype,
-        samples_on_device=False,
+        sampling="host",
     )
     why = {
         "batch_size": "slots, where nobody says; more take more memory and time for each token",
@@ -161,22 +167,14 @@ def to_compile(asked: Iterable[Wish], *, cores: int, dtype: str, longest: int) -
         else "all that the model computes",
         "cores": "all that there are",
         "dtype": "the device's best for this checkpoint",
-        "samples_on_device": "the host's sampler knows all parameters",
+        "sampling": "the host's sampler knows all parameters",
     }
+    most = {"sequence_length": (longest, "the model computes {} tokens here"), "cores": (cores, "there are {} cores")}
     for wish in asked:
+        limit, message = most.get(wish.field, (wish.value, ""))
+        if wish.value > limit:
+            raise ConfigError(f"{wish.source} {wish.value}: {message.format(limit)}; ask for at most that many")
         shapes = replace(shapes, **{wish.field: wish.value})
         del why[wish.field]
     shapes = replace(shapes, max_context_length=shapes.sequence_length, continuous_batching=shapes.batch_size > 1)
-    if shapes.sequence_length > longest:
-        raise ConfigError(f"--max-total-tokens {shapes.sequence_length}: the model computes {longest} tokens here")
-    if shapes.cores > cores:
-        raise ConfigError(f"{CORES}={shapes.cores}: there are {cores} Neuron cores; ask for at most that many")
     return shapes, [Reason(f"neuron {name}", str(getattr(shapes, name)), text) for name, text in why.items()]
-
-
-def _said(wish: Wish) -> str:
-    return f"{wish.source} asks for {wish.value}"
-
-
-def _shown(shapes: Shapes, field: str) -> str:
-    return str(getattr(shapes, field))

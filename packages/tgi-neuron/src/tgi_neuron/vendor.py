@@ -16,10 +16,10 @@ import torch
 from tgi_core.errors import ConfigError, DeviceUnavailable
 from tgi_core.plugins.libraries import installed_version
 from tgi_neuron.compiled import GRAPHS
+from tgi_neuron.probe import COMPILER, PLACEHOLDERS
 from tgi_neuron.shapes import Shapes
 
 TASK = "text-generation"
-COMPILER = "neuronx-cc"
 MAKERS = ("optimum-neuron", COMPILER, "neuronx-distributed", "torch-neuronx")  #: of graphs
 
 log = logging.getLogger(__name__)
@@ -84,8 +84,23 @@ class Family:
         return config
 
     def compile(self, neuron_config: Any) -> Any:
-        """Graphs without weights; takes minutes to hours, or as long as a download from the hub's cache."""
-        made = self._class.export(str(self.folder), neuron_config, config=self.config, load_weights=False)
+        """Graphs without weights; takes minutes to hours, or as long as a download from the hub's cache.
+
+        Raises:
+            ConfigError: there is no compiler, or it failed.
+        """
+        if not (version := installed_version(COMPILER)) or version in PLACEHOLDERS[COMPILER]:
+            raise ConfigError(
+                f"the model is not compiled yet, and there is no {COMPILER}; install it from the AWS Neuron package "
+                "repository, or name a model that was exported with optimum-neuron"
+            )
+        try:
+            made = self._class.export(str(self.folder), neuron_config, config=self.config, load_weights=False)
+        except Exception as error:  # whatever a compiler stumbles over
+            raise ConfigError(
+                f"the model could not be compiled for {Shapes.from_config(as_json(neuron_config))}: {error}; "
+                "ask for a smaller --max-batch-size or --max-total-tokens, or read the compiler's log"
+            ) from error
         return made._traced_model
 
     def load(self, graphs: Path, neuron_config: Any) -> Any:
@@ -128,14 +143,15 @@ def as_json(neuron_config: Any) -> dict[str, Any]:
 
 
 def hub_cached(model_id: str) -> list[dict[str, Any]]:
-    """What the hub's cache has compiled for a model of the hub; nothing where it cannot be asked."""
+    """What the hub's cache has compiled for a model and this kind of machine; nothing where it cannot be asked."""
     from optimum.neuron.cache.hub_cache import get_hub_cached_entries
 
     try:
-        return [dict(entry) for entry in get_hub_cached_entries(model_id, task=TASK)]
+        entries = [dict(entry) for entry in get_hub_cached_entries(model_id, task=TASK)]
     except Exception as error:  # a network, a token, or a model that the hub does not know
         log.info("the hub's cache of compiled models could not be asked: %s", error)
         return []
+    return [entry for entry in entries if entry.get("target") == platform()]
 
 
 def _keep_rope(config: Any, raw: Mapping[str, Any]) -> None:
