@@ -55,3 +55,5 @@ class ResolvedConfig(msgspec.Struct, frozen=True, kw_only=True):
     prefix_caching: bool
     num_shard: int  #: ranks that hold the model
     reasons: list[Reason]
+    refused_parameters: dict[str, str] = {}  #: see Capabilities
+    max_top_k: int | None = None  #: see Capabilities

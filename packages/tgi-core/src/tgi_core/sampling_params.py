@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -42,3 +43,23 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     top_n_tokens: int = 0  #: so many alternatives with log-probabilities per token
     prompt_logprobs: bool = False  #: log-probability of every prompt token; skips the prefix cache
     extra: dict[str, Any] = {}  #: fields of plugins' logits processors, as JSON values
+
+
+DEFAULTS = SamplingParams()
+#: fields that mean nothing where the most likely token is taken
+SAMPLING_ONLY = frozenset({"temperature", "top_k", "top_p", "min_p", "typical_p", "seed"})
+
+
+def why_refused(params: SamplingParams, refused: Mapping[str, str], max_top_k: int | None) -> str:
+    """Why a device has no means for these; "" if it has.
+
+    Args:
+        refused, max_top_k: see `Capabilities.refused_parameters` and `Capabilities.max_top_k`.
+    """
+    for name, why in refused.items():
+        counts = params.do_sample or name not in SAMPLING_ONLY
+        if counts and getattr(params, name) != getattr(DEFAULTS, name):
+            return f"`{name}` is not supported here: {why}"
+    if max_top_k is not None and params.do_sample and params.top_k > max_top_k:
+        return f"`top_k` must be <= {max_top_k} on this device. Given: {params.top_k}"
+    return ""

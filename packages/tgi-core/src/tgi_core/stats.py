@@ -57,4 +57,6 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     custom_kernels: bool = True
     extra_parameters: dict[str, str] = {}  #: request fields of plugins' logits processors -> JSON type
     max_output_tokens: int | None = None  #: see ResolvedConfig
+    refused_parameters: dict[str, str] = {}  #: see Capabilities
+    max_top_k: int | None = None  #: see Capabilities
     decoder_start_ids: list[int] = []  #: with which the decoder of an encoder-decoder begins; empty for decoders

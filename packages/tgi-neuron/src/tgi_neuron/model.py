@@ -56,8 +56,6 @@ class NeuronDecoder(LanguageModel):
         found = _Search(self.family, config, build)
         self.shapes, self.reasons = found.shapes, tuple(found.reasons)
         self.graphs = self.family.load(found.folder, found.neuron_config)
-        for reason in self.reasons:
-            log.info("%s is %s: %s", reason.setting, reason.value, reason.why)
 
     def load_weights(self, reader: WeightReader, progress: Callable[[float], None] = lambda fraction: None) -> None:
         """optimum-neuron reads the folder itself, and moves weights to the cores."""

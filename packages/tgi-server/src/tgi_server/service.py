@@ -139,6 +139,8 @@ class Service:
                 vocab_size=info.vocab_size,
                 extra_parameters=info.extra_parameters,
                 max_output_tokens=info.max_output_tokens,
+                refused_parameters=info.refused_parameters,
+                max_top_k=info.max_top_k,
             )
             self._validator = Validator(limits, self.tokenizer, self.pool)
         return self._validator

@@ -11,7 +11,7 @@ from typing import Any
 
 from tgi_core.errors import TGIError
 from tgi_core.plugins.specs import JSON_TYPES
-from tgi_core.sampling_params import SamplingParams
+from tgi_core.sampling_params import SamplingParams, why_refused
 from tgi_core.tokenizer.tokenizer import Tokenizer
 from tgi_server.errors import InvalidInput
 
@@ -67,6 +67,8 @@ class Limits:
     vocab_size: int
     extra_parameters: dict[str, str] = field(default_factory=dict)  #: declared by plugins: name -> JSON type
     max_output_tokens: int | None = None  #: that a decoder with positions of its own may write; None = any
+    refused_parameters: dict[str, str] = field(default_factory=dict)  #: see the device's `Capabilities`
+    max_top_k: int | None = None  #: see the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +197,10 @@ class Validator:
         if wishes.grammar is not None:
             raise InvalidInput("grammar is not supported")
         characters = len(wishes.inputs) if isinstance(wishes.inputs, str) else 0
-        return Prepared(ids, _params(wishes, max_new_tokens, self.limits), characters, wishes.cache_salt)
+        params, limits = _params(wishes, max_new_tokens, self.limits), self.limits
+        if refusal := why_refused(params, limits.refused_parameters, limits.max_top_k):
+            raise InvalidInput(refusal)
+        return Prepared(ids, params, characters, wishes.cache_salt)
 
     async def _prompt_ids(self, wishes: Wishes) -> list[int]:
         if isinstance(wishes.inputs, list):

@@ -302,8 +302,8 @@ def _scheduler(
         max_batch_size=resolved.max_batch_size,
         vocab_size=model.vocab_size,
         max_output_tokens=resolved.max_output_tokens,
-        refused_parameters=capabilities.refused_parameters,
-        max_top_k=capabilities.max_top_k,
+        refused_parameters=resolved.refused_parameters,
+        max_top_k=resolved.max_top_k,
     )
     kv = KVCacheManager(resolved.num_blocks, resolved.block_size, prefix_caching=resolved.prefix_caching)
     finish = FinishRule(frozenset(eos_token_ids))

@@ -138,6 +138,8 @@ def resolve(
         prefix_caching=_prefix_caching(config, model, capabilities, choices),
         num_shard=facts.ranks,
         reasons=choices.reasons,
+        refused_parameters=dict(capabilities.refused_parameters),
+        max_top_k=capabilities.max_top_k,
     )
 
 

@@ -8,11 +8,8 @@ from dataclasses import dataclass, field
 
 from tgi_core.errors import InvalidRequest
 from tgi_core.request import Request
-from tgi_core.sampling_params import SamplingParams
+from tgi_core.sampling_params import SamplingParams, why_refused
 
-DEFAULTS = SamplingParams()
-#: fields that mean nothing where the most likely token is taken
-SAMPLING_ONLY = frozenset({"temperature", "top_k", "top_p", "min_p", "typical_p", "seed"})
 #: what the sampler can compute with: (is kept, message); a NaN keeps no rule
 PARAMETER_RULES: tuple[tuple[Callable[[SamplingParams], bool], str], ...] = (
     (lambda p: 0 < p.temperature < math.inf, "`temperature` must be strictly positive"),
@@ -57,7 +54,8 @@ class Limits:
         for is_kept, message in PARAMETER_RULES:
             if not is_kept(request.params):
                 raise InvalidRequest(message)
-        self._check_device(request.params)
+        if refusal := why_refused(request.params, self.refused_parameters, self.max_top_k):
+            raise InvalidRequest(refusal)
         if given > self.max_input_tokens:
             raise InvalidRequest(f"`inputs` must have less than {self.max_input_tokens} tokens. Given: {given}")
         if given + new > self.max_total_tokens:
@@ -71,12 +69,3 @@ class Limits:
         wrong = next((token for token in named if not 0 <= token < self.vocab_size), None)
         if wrong is not None:
             raise InvalidRequest(f"token id {wrong} is not in the vocabulary of {self.vocab_size} tokens")
-
-    def _check_device(self, params: SamplingParams) -> None:
-        """Refuse what the device has no means for."""
-        for name, why in self.refused_parameters.items():
-            counts = params.do_sample or name not in SAMPLING_ONLY
-            if counts and getattr(params, name) != getattr(DEFAULTS, name):
-                raise InvalidRequest(f"`{name}` is not supported here: {why}")
-        if self.max_top_k is not None and params.do_sample and params.top_k > self.max_top_k:
-            raise InvalidRequest(f"`top_k` must be <= {self.max_top_k} on this device. Given: {params.top_k}")
