@@ -11,17 +11,17 @@ TARGET = "tgi_neuron.model:NeuronDecoder"
 #: why other architectures are refused
 OWN_MODELS = "the graphs that are compiled for it are optimum-neuron's, which has few families"
 
-#: architecture -> (family, note)
-FAMILIES: Mapping[str, tuple[str, str]] = {
-    "GraniteForCausalLM": ("Granite", ""),
-    "LlamaForCausalLM": ("Llama", "also Llama 2 and 3, Code Llama, SmolLM"),
-    "Llama4ForCausalLM": ("Llama 4", "the text model; not tried"),
-    "MixtralForCausalLM": ("Mixtral", ""),
-    "Phi3ForCausalLM": ("Phi-3", ""),
-    "Qwen2ForCausalLM": ("Qwen2", ""),
-    "Qwen3ForCausalLM": ("Qwen3", ""),
-    "Qwen3MoeForCausalLM": ("Qwen3-MoE", ""),
-    "SmolLM3ForCausalLM": ("SmolLM3", ""),
+#: family -> (architectures, note)
+FAMILIES: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "Granite": (("GraniteForCausalLM",), ""),
+    "Llama, Llama 2, Code Llama": (("LlamaForCausalLM", "LLaMAForCausalLM"), ""),
+    "Llama 4": (("Llama4ForCausalLM",), "text only; not tried"),
+    "Mixtral": (("MixtralForCausalLM",), ""),
+    "Phi-3": (("Phi3ForCausalLM",), "without longrope"),
+    "Qwen2": (("Qwen2ForCausalLM",), ""),
+    "Qwen3": (("Qwen3ForCausalLM",), ""),
+    "Qwen3-MoE": (("Qwen3MoeForCausalLM",), ""),
+    "SmolLM3": (("SmolLM3ForCausalLM",), ""),
 }
 
 Config = Mapping[str, Any]
@@ -30,8 +30,8 @@ Config = Mapping[str, Any]
 def specs() -> list[ModelSpec]:
     """One implementation for all of them."""
     return [
-        ModelSpec(architectures=(name,), target=TARGET, device="neuron", family=family, note=note)
-        for name, (family, note) in FAMILIES.items()
+        ModelSpec(architectures=names, target=TARGET, device="neuron", family=family, note=note)
+        for family, (names, note) in FAMILIES.items()
     ]
 
 
@@ -79,6 +79,13 @@ UNFIT: tuple[tuple[str, Callable[[Config], object]], ...] = (
 def why_unfit(config: Config) -> str:
     """What of a config.json would be ignored, so that the model would say something else; "" if nothing."""
     return next((what for what, is_there in UNFIT if is_there(config)), "")
+
+
+def why_not_on_device(config: Config, cores: int) -> str:
+    """Why graphs of this model may not sample; "" if they may."""
+    if config["model_type"] == "qwen3" and cores == 2:
+        return "with two cores the Neuron runtime gives wrong tokens for Qwen3, as optimum-neuron warns"
+    return ""
 
 
 def longest(config: Config) -> int:

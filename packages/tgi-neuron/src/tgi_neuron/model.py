@@ -19,7 +19,7 @@ from tgi_core.stats import Reason
 from tgi_core.weights.reader import WeightReader
 from tgi_neuron import environment, vendor
 from tgi_neuron.compiled import SHAPES, CompiledModels
-from tgi_neuron.families import longest, why_unfit
+from tgi_neuron.families import longest, why_not_on_device, why_unfit
 from tgi_neuron.shapes import Shapes, best_cached, check_artifact, to_compile, wishes
 
 ONLY_TOKENS = "the model was compiled to sample on the device, which gives tokens only"
@@ -96,6 +96,8 @@ class _Search:
         self._kept = CompiledModels(variables.cache, config.raw, vendor.versions())
         self.folder, self.neuron_config, self.reasons = self._find()
         self.shapes = Shapes.from_config(vendor.as_json(self.neuron_config))
+        if self.shapes.samples_on_device and (reason := why_not_on_device(config.raw, self.shapes.cores)):
+            raise ConfigError(f"{reason}; serve the original checkpoint with {environment.SAMPLING}=host")
 
     def _find(self) -> tuple[Path, Any, list[Reason]]:
         if (self._build.folder / SHAPES).exists():

@@ -52,10 +52,12 @@ def models_report(plugins: Plugins | None = None) -> str:
     plugins = plugins or load_plugins([builtin])
     probes = list(_probes(plugins))
     rows = [("FAMILY", *(probe.kind.upper() for probe in probes), "ARCHITECTURES", "NOTE")]
-    for _, spec in offered_models(plugins):
-        if spec.device == ANY_DEVICE:
-            cells = [_support(plugins, spec.architectures[0], probe) for probe in probes]
-            rows += [(family, *cells, ", ".join(spec.architectures), spec.note) for family in spec.families]
+    specs = [spec for _, spec in offered_models(plugins)]
+    general = [spec for spec in specs if spec.device == ANY_DEVICE]
+    known = {name for spec in general for name in spec.architectures}
+    for spec in (*general, *(spec for spec in specs if known.isdisjoint(spec.architectures))):
+        cells = [_support(plugins, spec.architectures[0], probe) for probe in probes]
+        rows += [(family, *cells, ", ".join(spec.architectures), spec.note) for family in spec.families]
     usable = ["yes" if probe.available else "-" for probe in probes]
     rows += [(spec.family, *usable, runs, spec.note) for spec, runs in FALLBACKS]
     return "\n\n".join((_table(rows), _devices(plugins)))
