@@ -89,11 +89,12 @@ def test_the_best_that_is_cached():
         shapes(batch_size=8, sequence_length=2048, sampling="device"),
         shapes(batch_size=16, cores=8),
         shapes(batch_size=16, continuous_batching=False),
+        shapes(batch_size=16, dtype="float16"),
     ]
-    assert best_cached(cached, (), cores=2) is cached[2]
-    assert best_cached(cached, asked({"TGI_NEURON_SAMPLING": "host"}), cores=2) is cached[1]
-    assert best_cached(cached, asked({"HF_NUM_CORES": "1"}), cores=2) is cached[0]
-    assert best_cached(cached, asked(max_batch_size=64), cores=2) is None
+    assert best_cached(cached, (), cores=2, dtype="bfloat16") is cached[2]
+    assert best_cached(cached, asked({"TGI_NEURON_SAMPLING": "host"}), cores=2, dtype="bfloat16") is cached[1]
+    assert best_cached(cached, asked({"HF_NUM_CORES": "1"}), cores=2, dtype="bfloat16") is cached[0]
+    assert best_cached(cached, asked(max_batch_size=64), cores=2, dtype="bfloat16") is None
 
 
 def test_an_artifact_that_differs_says_everything_that_does():

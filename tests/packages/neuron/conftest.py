@@ -24,9 +24,10 @@ else:
 
 @pytest.fixture(autouse=True)
 def neuron(monkeypatch, tmp_path_factory):
-    """A host with one Inferentia2 device, and nothing compiled yet."""
+    """The plugins of a host with one Inferentia2 device, and nothing compiled yet."""
     from optimum.neuron.cache import hub_cache
 
+    from tgi_core import builtin
     from tgi_core.engine import place
     from tgi_core.plugins.manager import load_plugins
     from tgi_neuron import plugin
@@ -39,6 +40,7 @@ def neuron(monkeypatch, tmp_path_factory):
     monkeypatch.setattr(hub_cache, "get_hub_cached_entries", lambda model, task: [])
     for name in ("HF_NUM_CORES", "HF_AUTO_CAST_TYPE", "TGI_NEURON_SAMPLING"):
         monkeypatch.delenv(name, raising=False)
+    return load_plugins([builtin, plugin], [])
 
 
 def pytest_collection_modifyitems(items):

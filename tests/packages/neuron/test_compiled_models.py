@@ -11,7 +11,8 @@ from optimum.neuron.models.inference.backend.config import NxDNeuronConfig
 from optimum.neuron.models.inference.modeling_utils import NeuronModelForCausalLM
 from transformers import AutoConfig
 
-from tgi_core.errors import ConfigError, DeviceUnavailable, InvalidRequest
+from tgi_core.engine.explain import kernels_report
+from tgi_core.errors import ConfigError, DeviceUnavailable, InvalidRequest, WeightsError
 from tgi_core.sampling_params import SamplingParams
 from tgi_neuron import vendor
 
@@ -63,7 +64,7 @@ def free(folder, **wishes):
 def test_a_model_is_compiled_once_for_its_shapes(llama):
     before = ModelBuilder.compiled
     first = open_engine(llama)
-    assert "compiled now, and kept in" in reasons(first)["neuron shapes"][1]
+    assert reasons(first)["neuron shapes"][1].startswith("nothing that fits was compiled before; it will be kept in")
     again = open_engine(llama)
     assert ModelBuilder.compiled == before + 1
     assert "the best of 1 kept in" in reasons(again)["neuron shapes"][1]
@@ -112,6 +113,15 @@ def test_without_wishes_the_choices_are_explained(llama):
     assert found["neuron cores"] == ("1", "all that there are")
 
 
+def test_choices_are_explained_before_anything_is_compiled(llama, neuron):
+    before = ModelBuilder.compiled
+    report = kernels_report(str(llama), neuron)
+    assert "neuron shapes" in report
+    assert "4 sequences of 512 tokens, float32, 1 core, sampling on the host" in report
+    assert "nothing that fits was compiled before" in report
+    assert ModelBuilder.compiled == before
+
+
 def test_the_hubs_cache_is_asked(llama, monkeypatch):
     entries = [
         {"batch_size": b, "sequence_length": s, "tp_degree": c, "torch_dtype": "float32", "target": t, "max_topk": 64,
@@ -123,8 +133,7 @@ def test_the_hubs_cache_is_asked(llama, monkeypatch):
     engine = free(llama)
     assert asked == [str(llama)]
     assert engine.info.max_batch_size == 4
-    assert reasons(engine)["neuron shapes"][1].startswith("compiled now")
-    assert reasons(engine)["neuron configuration"][1] == "the best of 3 in the hub's cache that are for trn1"
+    assert reasons(engine)["neuron shapes"][1] == "the best of 3 in the hub's cache that are for trn1"
     with pytest.raises(InvalidRequest, match="`seed`"):
         engine.add(request(1, [5], SamplingParams(do_sample=True, seed=1)))
 
@@ -147,6 +156,19 @@ def test_without_a_compiler_nothing_new_is_served(llama, monkeypatch, version):
     monkeypatch.setattr(vendor, "installed_version", lambda name: version)
     with pytest.raises(ConfigError, match="is not compiled yet, and there is no neuronx-cc; install it from"):
         open_engine(llama)
+
+
+def test_damaged_graphs_and_weights_are_named(llama, export):
+    folder = export()
+    shards = next(folder.glob("checkpoint/weights/*.safetensors"))
+    whole = shards.read_bytes()
+    shards.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(WeightsError, match=r"optimum-neuron cannot load these weights .* it reads safetensors"):
+        free(folder)
+    shards.write_bytes(whole)
+    (folder / "model.pt").write_text("damaged")
+    with pytest.raises(WeightsError, match=r"model\.pt cannot be loaded .* export the model again, or delete"):
+        free(folder)
 
 
 # ---- variables and flags --------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 from tgi_core.plugins.specs import ModelSpec
 
 TARGET = "tgi_neuron.model:NeuronDecoder"
+EXPLAIN = "tgi_neuron.plan:explain"
 #: why other architectures are refused
 OWN_MODELS = "the graphs that are compiled for it are optimum-neuron's, which has few families"
 
@@ -30,7 +31,7 @@ Config = Mapping[str, Any]
 def specs() -> list[ModelSpec]:
     """One implementation for all of them."""
     return [
-        ModelSpec(architectures=names, target=TARGET, device="neuron", family=family, note=note)
+        ModelSpec(architectures=names, target=TARGET, device="neuron", family=family, note=note, explain=EXPLAIN)
         for family, (names, note) in FAMILIES.items()
     ]
 

@@ -127,8 +127,8 @@ def check_artifact(shapes: Shapes, asked: Iterable[Wish]) -> None:
         )
 
 
-def best_cached(cached: Iterable[Shapes], asked: Iterable[Wish], cores: int) -> Shapes | None:
-    """The compiled model that fits the wishes and these cores: of most cores, then sequences, then tokens."""
+def best_cached(cached: Iterable[Shapes], asked: Iterable[Wish], cores: int, dtype: str) -> Shapes | None:
+    """The compiled model that fits the wishes and these cores: in this dtype, of most cores, sequences and tokens."""
     asked = list(asked)
     fitting = [
         shapes
@@ -137,7 +137,12 @@ def best_cached(cached: Iterable[Shapes], asked: Iterable[Wish], cores: int) -> 
         and (shapes.continuous_batching or shapes.batch_size == 1)
         and all(getattr(shapes, wish.field) == wish.value for wish in asked)
     ]
-    return max(fitting, key=lambda s: (s.cores, s.batch_size, s.sequence_length, not s.samples_on_device), default=None)
+
+    def quality(shapes: Shapes) -> tuple[bool, int, int, int, bool]:
+        has_logits = not shapes.samples_on_device
+        return shapes.dtype == dtype, shapes.cores, shapes.batch_size, shapes.sequence_length, has_logits
+
+    return max(fitting, key=quality, default=None)
 
 
 def to_compile(asked: Iterable[Wish], *, cores: int, dtype: str, longest: int) -> tuple[Shapes, list[Reason]]:

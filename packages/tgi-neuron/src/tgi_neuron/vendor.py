@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tgi_core.errors import ConfigError, DeviceUnavailable
+from tgi_core.errors import ConfigError, DeviceUnavailable, WeightsError
 from tgi_core.plugins.libraries import installed_version
 from tgi_neuron.compiled import GRAPHS
 from tgi_neuron.probe import COMPILER, PLACEHOLDERS
@@ -103,10 +103,26 @@ class Family:
             ) from error
         return made._traced_model
 
-    def load(self, graphs: Path, neuron_config: Any) -> Any:
-        """The model of compiled graphs, without weights."""
+    @property
+    def name(self) -> str:
+        """The vendor's name of it."""
+        return str(self.config.model_type)
+
+    def load(self, graphs: Path) -> Any:
+        """The model of compiled graphs, without weights.
+
+        Raises:
+            WeightsError: the file of the graphs is damaged.
+        """
+        neuron_config = read_neuron_config(graphs)
         self.config.torch_dtype = neuron_config.torch_dtype
-        traced = torch.jit.load(str(graphs / GRAPHS))  # type: ignore[no-untyped-call]
+        try:
+            traced = torch.jit.load(str(graphs / GRAPHS))  # type: ignore[no-untyped-call]
+        except (OSError, RuntimeError, ValueError) as error:
+            raise WeightsError(
+                f"{graphs / GRAPHS} cannot be loaded ({error}); export the model again, or delete the folder if it is "
+                "one that tgi made"
+            ) from error
         builders = self._class.create_graph_builders(self.config, neuron_config)
         return self._class(self.config, neuron_config, traced, builders)
 

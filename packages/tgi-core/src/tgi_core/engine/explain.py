@@ -95,7 +95,7 @@ def _kernels_of_model(model_id: str, plugins: Plugins, device: str | None) -> st
     probe, why = select_device(plugins, device)
     capabilities = resolve(probe.backend).capabilities
     files = name_architecture(find_model(plugins, model_id, download_weights=False))
-    _, fallback = select_model_or_fallback(plugins, architecture(files.config), probe.kind, probe.own_models)
+    spec, fallback = select_model_or_fallback(plugins, architecture(files.config), probe.kind, probe.own_models)
     model = (
         parse_fallback_config(
             files.config, files.folder, trust_remote_code=False, generation_config=files.generation_config
@@ -104,9 +104,13 @@ def _kernels_of_model(model_id: str, plugins: Plugins, device: str | None) -> st
         else parse_model_config(files.config, files.generation_config)
     )
     dtype, dtype_why = resolve_dtype(EngineConfig(), model, capabilities)
+    head = [("device", probe.kind, why), ("dtype", dtype, dtype_why), ("model", model.architecture, fallback)]
+    if spec.explain:
+        reasons = resolve(spec.explain)(files.folder, model, dtype, EngineConfig(model_id=model_id))
+        chosen = [(reason.setting, reason.value, reason.why) for reason in reasons]
+        return "\n\n".join((_table(head), _table([("CHOICE", "VALUE", "WHY"), *chosen])))
     query = kernel_query(model, probe.kind, dtype, capabilities.block_sizes[0])
     _, choices = select_kernels(plugins, query)
-    head = [("device", probe.kind, why), ("dtype", dtype, dtype_why), ("model", model.architecture, fallback)]
     return "\n\n".join((_table(head), _choices_table(choices)))
 
 

@@ -65,6 +65,7 @@ class ModelSpec:
     priority: int = 0
     family: str = ""  #: names in `tgi models`, each a row: "Llama, Llama 2, Code Llama"
     note: str = ""  #: a limit or a hint, shown beside it
+    explain: str = ""  #: target of (folder, ModelConfig, dtype, EngineConfig) -> Reasons; "" = it takes core's kernels
 
     @property
     def families(self) -> list[str]:
