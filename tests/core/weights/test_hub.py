@@ -57,6 +57,19 @@ def test_only_what_is_needed_is_downloaded(hub, find, llama, tmp_path):
     assert fetched(hub) == expected
 
 
+def test_a_compiled_model_is_downloaded_whole(hub, find, llama, tmp_path):
+    folder = shutil.copytree(llama, tmp_path / "repository", ignore=shutil.ignore_patterns("*.safetensors"))
+    for name in ("compiled.json", "graphs.pt", "checkpoint/weights/part.bin"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+    hub.folders["me/compiled"] = folder
+    files = find("me/compiled", artifact="compiled.json")
+    assert files.weights == ()
+    assert (files.folder / "checkpoint/weights/part.bin").exists()
+    with pytest.raises(WeightsError, match="has no weights in a format that can be read"):
+        find("me/compiled")
+
+
 def test_weights_can_be_left_out(hub, find, llama):
     hub.folders["me/tiny"] = llama
     files = find("me/tiny", download_weights=False)

@@ -1,5 +1,6 @@
 """The whole engine on compiled graphs: token for token what transformers says."""
 
+import json
 import math
 import random
 from collections import Counter
@@ -9,7 +10,7 @@ import torch
 from checkpoints import checkpoint, greedy, open_engine, prompt_of, request, said_by_transformers
 from neuronx_distributed.trace.model_builder import CompiledModel
 
-from tgi_core.errors import InvalidRequest, UnsupportedModel
+from tgi_core.errors import ConfigError, InvalidRequest, UnsupportedModel
 from tgi_core.sampling_params import SamplingParams
 from tgi_neuron.runner import NeuronRunner
 
@@ -51,8 +52,6 @@ LLAMA3 = {
 
 @pytest.mark.parametrize("rope", [{"rope_type": "default", "rope_theta": 500.0}, LLAMA3])
 def test_rotary_settings_are_read_as_either_transformers_writes_them(tmp_path, rope):
-    import json
-
     old = checkpoint(tmp_path / "old", rope_theta=500.0, rope_scaling=rope if rope is LLAMA3 else None)
     plain = checkpoint(tmp_path / "plain")
     new = checkpoint(tmp_path / "new", rope_theta=500.0)
@@ -180,6 +179,16 @@ def test_what_the_device_cannot_do_is_refused(llama, monkeypatch, params, messag
     monkeypatch.setenv("TGI_NEURON_SAMPLING", "device")
     with pytest.raises(InvalidRequest, match=message):
         open_engine(llama).add(request(1, [5], SamplingParams(**params)))
+
+
+def test_a_model_with_rules_of_its_own_samples_on_the_host(llama, monkeypatch):
+    token = texts(open_engine(llama), greedy(1), [PROMPTS[2]])[0][0]
+    file = llama / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "suppress_tokens": [token]}))
+    assert texts(open_engine(llama), greedy(1), [PROMPTS[2]]) != [[token]]
+    monkeypatch.setenv("TGI_NEURON_SAMPLING", "device")
+    with pytest.raises(ConfigError, match="forces or forbids tokens"):
+        open_engine(llama)
 
 
 def test_the_host_can_do_all_but_log_probabilities_of_prompts(llama):

@@ -14,7 +14,9 @@ from tgi_core.errors import ConfigError, UnsupportedModel, WeightsError
 from tgi_core.layers.build import BuildContext
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.base import LanguageModel
+from tgi_core.sampling.rules import TokenRules, token_rules
 from tgi_core.weights.reader import WeightReader
+from tgi_core.weights.source import read_json
 from tgi_neuron import environment, vendor
 from tgi_neuron.families import longest, why_unfit
 from tgi_neuron.plan import Plan, make_plan
@@ -51,6 +53,8 @@ class NeuronDecoder(LanguageModel):
         self.folder = build.folder
         plan = make_plan(build.folder, config, str(build.dtype).removeprefix("torch."), build.wishes)
         self.shapes, self.reasons = plan.shapes, plan.reasons
+        if self.shapes.samples_on_device:
+            _check_rules(build.folder, config)
         family = vendor.Family(build.folder, config.raw)
         self.graphs = family.load(plan.folder or _compile(family, plan))
 
@@ -85,6 +89,18 @@ class NeuronDecoder(LanguageModel):
             max_prompt_len=self.shapes.max_context_length,
             refused_parameters=refused,
             max_top_k=self.shapes.max_top_k if self.shapes.samples_on_device else None,
+        )
+
+
+def _check_rules(folder: Path, config: ModelConfig) -> None:
+    """Refuse rules of a model that would be forgotten where the device samples."""
+    file = folder / "generation_config.json"
+    generation = read_json(file) if file.exists() else {}
+    rules = token_rules((generation, config.raw), (), config.vocab_size)
+    if rules != TokenRules():
+        raise ConfigError(
+            f"{folder} forces or forbids tokens (suppress_tokens, bad_words_ids, forced_..._token_id), of which graphs "
+            f"that sample on the device know nothing; serve it with {environment.SAMPLING}=host"
         )
 
 

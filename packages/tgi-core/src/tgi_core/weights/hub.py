@@ -21,9 +21,17 @@ TEMPLATES = "additional_chat_templates"
 
 
 def download_model(
-    repository: str, revision: str | None, cache_dir: str | Path | None, with_weights: bool, progress: Progress | None
+    repository: str,
+    revision: str | None,
+    cache_dir: str | Path | None,
+    with_weights: bool,
+    progress: Progress | None,
+    artifact: str = "",
 ) -> tuple[Path, str | None]:
     """The folder of a repository's snapshot and its commit.
+
+    Args:
+        artifact: see `DeviceBackend.artifact`; a repository that has it is downloaded whole.
 
     Raises:
         ModelNotFound: says why the hub did not give it and what to do.
@@ -36,7 +44,9 @@ def download_model(
     sizes, commit = listing
     folder = hub.fetch([name for name in sizes if _is_small(name)])
     top = [name for name in sizes if "/" not in name]
-    if with_weights or "config.json" not in sizes:  # a .gguf file holds configuration and tokenizer too
+    if with_weights and artifact in sizes:
+        hub.fetch_with_progress(commit, [(name, sizes[name]) for name in sizes if not _is_small(name)], progress)
+    elif with_weights or "config.json" not in sizes:  # a .gguf file holds configuration and tokenizer too
         names = choose_names(top, folder) or tuple(name for name in top if name.endswith(".gguf"))
         if not names:
             raise WeightsError(f"{repository} on the hub has no weights in a format that can be read")

@@ -70,8 +70,7 @@ def resolve_model(
     if path.is_file():
         return _from_gguf(model_id, path, None)
     if path.is_dir():
-        is_compiled = bool(artifact) and (path / artifact).exists()
-        return from_folder(model_id, path, None, download_weights and not is_compiled)
+        return from_folder(model_id, path, None, download_weights and not _is_compiled(path, artifact))
     hub_gguf = HUB_GGUF.fullmatch(model_id)
     if not (hub_gguf or HUB_ID.fullmatch(model_id)) or model_id.startswith((".", "/", "~")):
         raise ModelNotFound(f"{model_id}: there is no such folder or file, and it is no hub id such as owner/name")
@@ -81,8 +80,12 @@ def resolve_model(
         repository, name = hub_gguf.groups()
         file, sha = download_file(repository, name, revision, cache_dir, progress)
         return _from_gguf(model_id, file, sha)
-    folder, sha = download_model(model_id, revision, cache_dir, download_weights, progress)
-    return from_folder(model_id, folder, sha, download_weights)
+    folder, sha = download_model(model_id, revision, cache_dir, download_weights, progress, artifact)
+    return from_folder(model_id, folder, sha, download_weights and not _is_compiled(folder, artifact))
+
+
+def _is_compiled(folder: Path, artifact: str) -> bool:
+    return bool(artifact) and (folder / artifact).exists()
 
 
 def from_folder(model_id: str, folder: Path, sha: str | None, with_weights: bool) -> ModelFiles:
