@@ -91,6 +91,7 @@ def test_compiled_models_are_kept_apart_by_config_compiler_and_shapes(tmp_path):
         return CompiledModels(tmp_path, config, {"neuronx-cc": "2.21", **versions})
 
     kept().add({"batch_size": 4}, lambda folder: (folder / "model.pt").write_text("graphs"))
+    kept().add({"batch_size": 4}, lambda folder: (folder / "model.pt").write_text("again"))
     kept().add({"batch_size": 2}, lambda folder: (folder / "model.pt").write_text("other graphs"))
     found = {shapes["batch_size"]: (folder / "model.pt").read_text() for folder, shapes in kept().entries()}
     assert found == {2: "other graphs", 4: "graphs"}

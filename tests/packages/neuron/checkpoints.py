@@ -12,7 +12,7 @@ from tgi_core.testing.tiny import VOCABULARY, make_checkpoint
 
 tiny.FAMILIES["smollm3"] = {**tiny.FAMILIES["llama"], "num_hidden_layers": 4, "pad_token_id": 0}
 #: what tiny configurations lack of the families' real ones
-SETTINGS = {"mixtral": {"head_dim": 16}, "qwen3_moe": {"norm_topk_prob": True}}
+SETTINGS = {"qwen3_moe": {"norm_topk_prob": True}}
 
 
 def checkpoint(folder, family="llama", **settings):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -54,8 +53,11 @@ class CompiledModels:
             write(made)
             (made / SHAPES).write_text(json.dumps(neuron_config, indent=2, sort_keys=True))
             kept = self.of_model / _digest(neuron_config)
-            if not kept.exists():
-                os.replace(made, kept)
+            try:
+                made.rename(kept)
+            except OSError:
+                if not kept.exists():  # nobody else was faster
+                    raise
             return kept
         finally:
             shutil.rmtree(made, ignore_errors=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from tgi_core.device.capabilities import Capabilities
-from tgi_core.errors import ConfigError, UnsupportedModel, WeightsError
+from tgi_core.errors import ConfigError, WeightsError
 from tgi_core.layers.build import BuildContext
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.base import LanguageModel
@@ -18,7 +18,7 @@ from tgi_core.sampling.rules import TokenRules, token_rules
 from tgi_core.weights.reader import WeightReader
 from tgi_core.weights.source import read_json
 from tgi_neuron import environment, vendor
-from tgi_neuron.families import longest, why_unfit
+from tgi_neuron.families import longest
 from tgi_neuron.plan import Plan, make_plan
 
 ONLY_TOKENS = "the model was compiled to sample on the device, which gives tokens only"
@@ -37,19 +37,11 @@ class NeuronDecoder(LanguageModel):
     """`graphs` takes and gives what optimum-neuron's `NxDModelForCausalLM.forward` does.
 
     Raises:
-        UnsupportedModel: optimum-neuron would compute something else than the checkpoint says.
-        ConfigError: wishes contradict each other, or a compiled model.
+        UnsupportedModel, ConfigError: see `make_plan`.
     """
 
     def __init__(self, config: ModelConfig, build: BuildContext) -> None:
         super().__init__(config, build)
-        if what := why_unfit(config.raw):
-            raise UnsupportedModel(
-                f"{config.architecture}: this checkpoint has {what}, which optimum-neuron does not look at; "
-                "serve it on another device"
-            )
-        if build.wishes.quantize:
-            raise ConfigError(f"--quantize {build.wishes.quantize}: Neuron graphs compute whole weights; leave it out")
         self.folder = build.folder
         plan = make_plan(build.folder, config, str(build.dtype).removeprefix("torch."), build.wishes)
         self.shapes, self.reasons = plan.shapes, plan.reasons

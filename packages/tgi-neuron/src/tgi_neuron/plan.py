@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from tgi_core.config import EngineConfig
-from tgi_core.errors import ConfigError
+from tgi_core.errors import ConfigError, UnsupportedModel
 from tgi_core.model_config import ModelConfig
 from tgi_core.stats import Reason
 from tgi_neuron import environment, vendor
 from tgi_neuron.compiled import SHAPES, CompiledModels
-from tgi_neuron.families import longest, why_not_on_device
+from tgi_neuron.families import longest, why_not_on_device, why_unfit
 from tgi_neuron.shapes import Shapes, Wish, best_cached, check_artifact, to_compile, wishes
 
 
@@ -36,8 +36,16 @@ def make_plan(folder: Path, model: ModelConfig, dtype: str, config: EngineConfig
         config: what a person asks for, beside variables.
 
     Raises:
+        UnsupportedModel: optimum-neuron would compute something else than the checkpoint says.
         ConfigError: wishes contradict each other, the device, or an exported model.
     """
+    if what := why_unfit(model.raw):
+        raise UnsupportedModel(
+            f"{model.architecture}: this checkpoint has {what}, which optimum-neuron does not look at; "
+            "serve it on another device"
+        )
+    if config.quantize:
+        raise ConfigError(f"--quantize {config.quantize}: Neuron graphs compute whole weights; leave it out")
     variables = environment.read()
     versions = {**vendor.versions(), "platform": vendor.platform()}
     kept = CompiledModels(variables.cache, model.raw, versions)

@@ -61,6 +61,8 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_total_tokens: int = 1_024
     max_output_tokens: int | None = None
     decoder_start_ids: list[int] = []  #: be an encoder-decoder
+    refused_parameters: dict[str, str] = {}  #: be a device that cannot do all
+    max_top_k: int | None = None
 
 
 @dataclass
@@ -217,6 +219,8 @@ class ScriptedEngine:
             extra_parameters=script.extra_parameters,
             max_output_tokens=script.max_output_tokens,
             decoder_start_ids=script.decoder_start_ids,
+            refused_parameters=script.refused_parameters,
+            max_top_k=script.max_top_k,
         )
 
 
