@@ -85,6 +85,8 @@ def test_a_compiled_device_has_one_block_per_slot():
     resolved = run(STATIC)
     assert (resolved.num_blocks, resolved.block_size, resolved.max_batch_size) == (4, 512, 4)
     assert (resolved.max_total_tokens, resolved.max_input_tokens) == (512, 256)
+    why = {reason.setting: reason.why for reason in resolved.reasons}
+    assert why["max_input_tokens"] == "the longest prompt that the compiled model reads"
     assert not resolved.prefix_caching
 
 

@@ -272,7 +272,9 @@ def _max_input(
             )
         return config.max_input_tokens
     longest = min(total - 1, known, capabilities.max_prompt_len or total - 1)
-    why = "positions of the encoder" if longest == known else "max_total_tokens less one token of output"
+    why = "max_total_tokens less one token of output"
+    if longest < total - 1:
+        why = "positions of the encoder" if longest == known else "the longest prompt that the compiled model reads"
     choices.take("max_input_tokens", None, longest, why)
     return longest
 
