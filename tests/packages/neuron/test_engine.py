@@ -122,6 +122,29 @@ def test_a_slot_that_a_step_leaves_out_is_not_lost(llama, monkeypatch):
     assert texts(engine, greedy(10)) == said_by_transformers(llama, PROMPTS, 10)
 
 
+def test_a_fault_of_the_device_ends_those_that_it_hits(llama, monkeypatch):
+    engine = open_engine(llama)
+    forward, poisoned = CompiledModel.forward, prompt_of(9, 7)
+
+    def fail(compiled, *inputs):
+        if inputs[0][0, :7].tolist() == poisoned:
+            raise RuntimeError("NRT_EXEC_BAD_STATE")
+        return forward(compiled, *inputs)
+
+    monkeypatch.setattr(CompiledModel, "forward", fail)
+    engine.add(request(1, PROMPTS[2], greedy(8)))
+    engine.add(request(2, poisoned, greedy(8)))
+    outputs, errors = [], {}
+    while engine.has_work:
+        for output in engine.step():
+            if output.error:
+                errors[output.request_id] = output.error
+            else:
+                outputs += output.token_ids
+    assert errors == {2: "RuntimeError: NRT_EXEC_BAD_STATE"}
+    assert [outputs] == said_by_transformers(llama, PROMPTS[2:3], 8)
+
+
 def test_one_slot(llama):
     engine = open_engine(llama, max_batch_size=1)
     assert texts(engine, greedy(6)) == said_by_transformers(llama, PROMPTS, 6)
