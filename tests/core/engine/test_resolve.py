@@ -90,6 +90,17 @@ def test_a_compiled_device_has_one_block_per_slot():
     assert not resolved.prefix_caching
 
 
+def test_slots_are_as_long_as_there_is_memory_for_all_of_them():
+    free = 10**8 + 10**6
+    resolved = run(STATIC, free=free)
+    assert resolved.max_total_tokens == resolved.block_size == 225  # 0.9 of 1 MB, in 4 slots of 1000 bytes a token
+    assert resolved.num_blocks == 4
+    with pytest.raises(ConfigError, match="hold 225 tokens of each; lower --max-total-tokens or --max-batch-size"):
+        run(STATIC, free=free, max_total_tokens=512)
+    with pytest.raises(ConfigError, match="need more memory than there is"):
+        run(STATIC, free=10**8)
+
+
 def test_encoder_and_decoder_have_positions_of_their_own():
     resolved = run(model=BART)
     assert (resolved.max_input_tokens, resolved.max_total_tokens, resolved.max_output_tokens) == (256, 512, 256)

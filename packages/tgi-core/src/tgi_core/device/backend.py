@@ -75,6 +75,15 @@ class DeviceBackend(ABC):
         tensor = torch.from_numpy(array)
         return tensor.to(self.torch_device) if out is None else out.copy_(tensor)
 
+    @property
+    def sampling_device(self) -> torch.device:
+        """Where tokens are chosen: the host's, where a device compiles anew for every number of rows."""
+        return self.torch_device
+
+    def upload_for_sampling(self, array: npt.NDArray[Any]) -> Tensor:
+        """As `upload`, to `sampling_device`."""
+        return self.upload(array)
+
     def download(self, tensors: Sequence[Tensor]) -> Download:
         """Tensors as they are after what the device was told so far; their memory may be used again at once."""
         return Download(tuple(tensor.to("cpu", copy=True) for tensor in tensors))

@@ -145,8 +145,7 @@ def build(
     load_weights()
     backend.synchronize()
     backend.prepare_model(model.eval())
-    if attention.specs:
-        attention.allocate(resolved.num_blocks)
+    _allocate(model, attention, resolved)
     eos = end_ids(files.generation_config, files.config) or _tokenizer_end_ids(plugins, config, files)
     scheduler = _scheduler(resolved, model_config, capabilities, eos)
     processors = offered_processors(plugins)
@@ -264,6 +263,13 @@ def _token_bytes(attention: AttentionBackend, block_size: int) -> int:
     return attention.block_bytes() // block_size if attention.specs else 0
 
 
+def _allocate(model: LanguageModel, attention: AttentionBackend, resolved: ResolvedConfig) -> None:
+    """The KV cache, wherever it is kept."""
+    if attention.specs:
+        attention.allocate(resolved.num_blocks)
+    model.allocate(resolved.max_batch_size, resolved.max_total_tokens)
+
+
 def _weight_bytes(
     reader: WeightReader, dtype: str, model: ModelConfig, group: Group, quantization: Quantization | None
 ) -> int:
@@ -319,14 +325,14 @@ def _runner(
     sampling: Callable[..., SamplingContext],
     processors: Sequence[type[LogitsProcessor]],
 ) -> Runner:
-    device, slots, vocab = backend.torch_device, resolved.max_batch_size, model.config.vocab_size
+    device, slots, vocab = backend.sampling_device, resolved.max_batch_size, model.config.vocab_size
     most_tokens = resolved.max_total_tokens + kv_surplus(model.config, resolved.block_size)
     tables = SlotTables(slots, -(-most_tokens // resolved.block_size), backend)
     context = sampling(
         vocab_size=vocab,
         device=device,
-        upload=backend.upload,
-        counts=TokenCounts(slots, vocab, device, backend.upload),
+        upload=backend.upload_for_sampling,
+        counts=TokenCounts(slots, vocab, device, backend.upload_for_sampling),
         last_tokens=tables.last_tokens,
         watermark_gamma=config.watermark_gamma,
         watermark_delta=config.watermark_delta,

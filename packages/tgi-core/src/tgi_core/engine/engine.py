@@ -96,7 +96,8 @@ class Engine:
         self._tokenizer: Tokenizer | None = None
         self._observers = Observers()
         self._calibrate()
-        progress("warmup", 0.0, "first step")
+        self.runner.warm_up(self.info, lambda fraction, detail: progress("warmup", fraction, detail))
+        progress("warmup", 1.0, "first step")
         self._run([0] * 16, 2)
         self._observers = Observers(self._parts.plugins)
         self._observers.engine_started(self.info)

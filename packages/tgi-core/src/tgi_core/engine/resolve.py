@@ -110,15 +110,16 @@ def resolve(
     choices.take("dtype", config.dtype, dtype, why)
     batch_size = _batch_size_that_fits(config, capabilities, facts, _batch_size(config, capabilities, choices), choices)
     longest = _longest(config, model, capabilities)
-    surplus = kv_surplus(model, capabilities.block_sizes[0])
-    capacity = _capacity(config, capabilities, facts, batch_size, longest + surplus, choices)
     one_block = capabilities.block_sizes[0] == ONE_BLOCK_PER_SEQUENCE
+    surplus = kv_surplus(model, capabilities.block_sizes[0])
+    fits = _longest_that_fits(config, capabilities, facts, batch_size, longest) if one_block else None
+    capacity = _capacity(config, capabilities, facts, batch_size, (fits or longest) + surplus, choices)
     if one_block and model.is_encoder_decoder:
         raise ConfigError(
             "this device holds a sequence in one block of KV cache, which has no place for an encoder's keys; "
             "serve encoder-decoders on another device"
         )
-    total = _max_total(config, longest, capacity - surplus, choices)
+    total = _max_total(config, longest, fits or capacity - surplus, choices)
     max_input = _max_input(config, model, capabilities, total, choices)
     block_size = total if one_block else capabilities.block_sizes[0]
     num_blocks = batch_size if one_block else capacity // block_size
@@ -199,6 +200,22 @@ def _longest(config: EngineConfig, model: ModelConfig, capabilities: Capabilitie
             "ask for at most that many, or stretch them with --rope-scaling"
         )
     return config.max_total_tokens or longest
+
+
+def _longest_that_fits(
+    config: EngineConfig, capabilities: Capabilities, facts: Facts, batch_size: int, longest: int
+) -> int:
+    """The longest sequence that every slot has memory for."""
+    room = _room(config, capabilities, facts) - batch_size * facts.sequence_bytes
+    fits = room // (batch_size * facts.token_bytes) if facts.token_bytes else longest
+    if fits >= longest:
+        return longest
+    if config.max_total_tokens is not None or fits < 2:
+        raise ConfigError(
+            f"{batch_size} sequences of {longest} tokens need more memory than there is: {room / 2**30:.1f} GiB hold "
+            f"{max(fits, 0)} tokens of each; lower --max-total-tokens or --max-batch-size"
+        )
+    return fits
 
 
 def _prefix_caching(config: EngineConfig, model: ModelConfig, capabilities: Capabilities, choices: _Choices) -> bool:

@@ -39,6 +39,9 @@ class LanguageModel(nn.Module):
     def load_weights(self, reader: WeightReader, progress: Callable[[float], None] = lambda fraction: None) -> None:
         """Fill the model."""
 
+    def allocate(self, slots: int, tokens: int) -> None:
+        """Create the cache that the model keeps itself: `tokens` of each sequence."""
+
     def narrow(self, capabilities: Capabilities) -> Capabilities:
         """What of the device's abilities the model leaves."""
         return capabilities

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from tgi_core.device.capabilities import Capabilities
+from tgi_core.errors import UnsupportedModel
 from tgi_core.layers.build import BuildContext
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.base import LanguageModel
@@ -59,7 +60,16 @@ class CachedTransformersLM(LanguageModel):
         progress(1.0)
 
     def narrow(self, capabilities: Capabilities) -> Capabilities:
-        """Whole prompts, apart from decodes."""
+        """Whole prompts, apart from decodes.
+
+        Raises:
+            UnsupportedModel: on devices that compile for fixed shapes, as its batches grow token by token.
+        """
+        if capabilities.static_shapes:
+            raise UnsupportedModel(
+                f"{self.note}: its shapes change with every token, and this device compiles anew for each; "
+                "serve it on another device"
+            )
         return replace(
             capabilities, chunked_prefill=False, prefix_caching=False, mixed_batches=False, asynchronous=False
         )

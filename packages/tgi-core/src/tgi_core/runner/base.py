@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
+from tgi_core.stats import EngineInfo
 from tgi_core.step import StepPlan, StepResult
 
 
@@ -40,6 +42,13 @@ class Runner(ABC):
     @abstractmethod
     def submit(self, plan: StepPlan) -> Handle:
         """Start a step.  Results of earlier steps may still be on the way."""
+
+    def warm_up(self, info: EngineInfo, progress: Callable[[float, str], None]) -> None:  # noqa: B027 - most need none
+        """Make ready for every shape that steps may have, before the first request.
+
+        Args:
+            progress: told the fraction that is done, and what comes next.
+        """
 
     def prepare(self) -> bool:
         """Get ready for steps like those before, while there is nothing else to do; False if that is done."""

@@ -21,9 +21,10 @@ class SlotTables:
         self._tables = np.zeros((slots, blocks_per_sequence), dtype=np.int32)
         self._lengths = np.zeros(slots, dtype=np.int64)
         self._sources = _Sources(slots, blocks_per_sequence)
-        self.upload = backend.upload
+        self.upload, self.device = backend.upload, backend.torch_device
+        self._upload_for_sampling = backend.upload_for_sampling
         #: [slots + 1] with `padding_slot`, which belongs to rows that pad a batch
-        self.last_tokens = torch.zeros(slots + 1, dtype=torch.int64, device=backend.torch_device)
+        self.last_tokens = torch.zeros(slots + 1, dtype=torch.int64, device=backend.sampling_device)
 
     def update(self, plan: StepPlan) -> None:
         """Take over what a plan says of slots and blocks."""
@@ -51,13 +52,13 @@ class SlotTables:
         return self._sources.encoder_input([row.slot for row in rows if row.start == 0], self.upload)
 
     def slots(self, rows: Iterable[Row]) -> torch.Tensor:
-        """The slots of these rows: [B] int64."""
-        return self.upload(np.array([row.slot for row in rows], dtype=np.int64))
+        """The slots of these rows, where tokens are chosen: [B] int64."""
+        return self._upload_for_sampling(np.array([row.slot for row in rows], dtype=np.int64))
 
     def input_ids(self, rows: tuple[Row, ...]) -> torch.Tensor:
         """The tokens of these rows: [T] int64; those still on the device are not waited for."""
         if all(row.tokens is None for row in rows):
-            return self.last_tokens[self.slots(rows)]
+            return self.last_tokens[self.slots(rows)].to(self.device)
         host: list[int] = []
         late: list[tuple[int, int]] = []
         for row in rows:
@@ -69,7 +70,7 @@ class SlotTables:
         ids = self.upload(np.array(host, dtype=np.int64))
         if late:
             at, slots = self.upload(np.array(late, dtype=np.int64)).unbind(1)
-            ids[at] = self.last_tokens[slots]
+            ids[at] = self.last_tokens[slots.to(self.last_tokens.device)].to(self.device)
         return ids
 
 
