@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Iterable
 
 from tgi_core.plugins import hookimpl
-from tgi_core.plugins.specs import DeviceProbe
+from tgi_core.plugins.specs import DeviceProbe, KernelSpec
 from tgi_gaudi.probe import probe
+
+KERNELS = (
+    KernelSpec(op="attention", name="padded", target="tgi_gaudi.attention:PaddedAttention", device="gaudi"),
+    KernelSpec(op="experts", name="every", target="tgi_gaudi.experts:EveryExpert", device="gaudi"),
+)
 
 
 @hookimpl
 def tgi_probe_device() -> DeviceProbe:
-    """Gaudi cards.  Until this package has a backend for them, they are named but not offered."""
-    found = probe()
-    if not found.available:
-        return found
-    reason = f"{', '.join(found.products)}: found, but this version of tgi-gaudi has no backend yet; use --device cpu"
-    return dataclasses.replace(found, products=(), reason=reason)
+    """Gaudi cards."""
+    return probe()
+
+
+@hookimpl
+def tgi_register_kernels() -> Iterable[KernelSpec]:
+    """Those whose shapes must not vary; the others are PyTorch's operators."""
+    return KERNELS
