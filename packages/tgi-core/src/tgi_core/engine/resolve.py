@@ -246,7 +246,7 @@ def _capacity(
                 f"{fits} tokens fit into {room / 2**30:.1f} GiB"
             )
         return -(-config.max_batch_total_tokens // block) * block
-    useful = -(-batch_size * longest // block) * block
+    useful = batch_size * -(-longest // block) * block
     why = "tokens that all sequences together can hold" if useful <= fits else "tokens that fit into free memory"
     tokens = min(fits, useful)
     if capabilities.host_memory:
