@@ -148,6 +148,14 @@ def neuron(session: nox.Session) -> None:
     sources = os.pathsep.join(str(ROOT / package / "src") for package in (*INSTALLED, "packages/tgi-neuron"))
     variables = {"PYTHONPATH": sources, "OMP_NUM_THREADS": "1"}
     session.run("pytest", *(session.posargs or ["tests/packages/neuron"]), env=variables)
+@nox.session(venv_backend="virtualenv", reuse_venv=True)
+def gaudi(session: nox.Session) -> None:
+    """Test tgi-gaudi with optimum-habana for real, behind a stand-in for Habana's software, on the CPU."""
+    session.install("-c", str(ROOT / "constraints.txt"), *dependencies("build"), *dependencies("gaudi"))
+    session.install("--no-deps", "--no-build-isolation", "--force-reinstall", "tests/habana_standin")
+    sources = os.pathsep.join(str(ROOT / f"packages/tgi-{name}/src") for name in ("core", "server", "gaudi"))
+    variables = {"PYTHONPATH": sources, "OMP_NUM_THREADS": "1"}
+    session.run("pytest", "-W", "default", *(session.posargs or ["tests/packages/gaudi/vendor"]), env=variables)
 
 
 @nox.session

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tgi_core.plugins import hookimpl
-from tgi_core.plugins.specs import DeviceProbe, KernelSpec
+from tgi_core.plugins.specs import DeviceProbe, KernelSpec, ModelSpec
 from tgi_gaudi.probe import probe
 
 KERNELS = (
@@ -24,3 +24,11 @@ def tgi_probe_device() -> DeviceProbe:
 def tgi_register_kernels() -> Iterable[KernelSpec]:
     """Those whose shapes must not vary; the others are PyTorch's operators."""
     return KERNELS
+
+
+@hookimpl
+def tgi_register_models() -> Iterable[ModelSpec]:
+    """Who runs each family: optimum-habana, or core."""
+    from tgi_gaudi.families import gaudi_models
+
+    return gaudi_models()

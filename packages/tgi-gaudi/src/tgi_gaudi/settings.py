@@ -25,6 +25,7 @@ class GaudiSettings:
     warmup_enabled: bool = True  #: compile every shape before the first request
     use_flash_attention: bool = False  #: fused attention, in families of optimum-habana that have it
     flash_attention_recompute: bool = False  #: its variant that takes less memory, for prompts
+    attn_softmax_bf16: bool = False  #: softmax in bfloat16, in families of optimum-habana that have it
     lazy_mode: bool = True  #: PyTorch's operators are gathered into graphs; HPU graphs need it
     quant_config: Path | None = None  #: of Intel Neural Compressor, for float8
 
@@ -63,6 +64,7 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "WARMUP_ENABLED": ("warmup_enabled", _flag),
     "USE_FLASH_ATTENTION": ("use_flash_attention", _flag),
     "FLASH_ATTENTION_RECOMPUTE": ("flash_attention_recompute", _flag),
+    "ATTN_SOFTMAX_BF16": ("attn_softmax_bf16", _flag),
     "PT_HPU_LAZY_MODE": ("lazy_mode", _flag),
     "QUANT_CONFIG": ("quant_config", _file),
 }

@@ -60,7 +60,16 @@ def models_report(plugins: Plugins | None = None) -> str:
         rows += [(family, *cells, ", ".join(spec.architectures), spec.note) for family in spec.families]
     usable = ["yes" if probe.available else "-" for probe in probes]
     rows += [(spec.family, *usable, runs, spec.note) for spec, runs in FALLBACKS]
-    return "\n\n".join((_table(rows), _devices(plugins)))
+    return "\n\n".join((_table(rows), *_on_devices(plugins), _devices(plugins)))
+
+
+def _on_devices(plugins: Plugins) -> list[str]:
+    """What implementations for one kind of device say of themselves, where it is not what they say of all."""
+    said = {spec.note for _, spec in offered_models(plugins) if spec.device == ANY_DEVICE}
+    own = [spec for _, spec in offered_models(plugins) if spec.device != ANY_DEVICE and spec.note not in said]
+    rows = [("DEVICE", "FAMILY", "ARCHITECTURES", "HOW IT RUNS THERE")]
+    rows += [(spec.device, spec.family, ", ".join(spec.architectures), spec.note) for spec in own]
+    return [_table(rows)] if own else []
 
 
 def doctor_report(plugins: Plugins | None = None) -> str:
@@ -153,10 +162,10 @@ def _support(plugins: Plugins, architecture: str, probe: DeviceProbe) -> str:
     if not probe.available:
         return "-"
     try:
-        own = select_model(plugins, architecture, probe.kind, probe.own_models).device == probe.kind
+        found = select_model(plugins, architecture, probe.kind, probe.own_models)
     except TGIError:
         return "no"
-    return "optimised" if own else "yes"
+    return "optimised" if found.device == probe.kind and found.optimised else "yes"
 
 
 def _name(provider: str) -> str:

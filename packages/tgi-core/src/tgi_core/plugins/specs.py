@@ -66,6 +66,7 @@ class ModelSpec:
     family: str = ""  #: names in `tgi models`, each a row: "Llama, Llama 2, Code Llama"
     note: str = ""  #: a limit or a hint, shown beside it
     explain: str = ""  #: target of (folder, ModelConfig, dtype, EngineConfig) -> Reasons; "" = it takes core's kernels
+    optimised: bool = True  #: where it is for one device: measured there, and said so by `tgi models`
 
     @property
     def families(self) -> list[str]:

@@ -1,0 +1,31 @@
+"""Weights and activations in float8, by Intel Neural Compressor, as QUANT_CONFIG says."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from tgi_core.errors import ConfigError
+
+
+def quantize(model: Any, config: Path) -> Any:
+    """The model with layers that multiply in float8, or that measure for it, as the configuration's mode says.
+
+    Raises:
+        ConfigError: the compressor is missing, or does not take the configuration.
+    """
+    try:
+        compressor = importlib.import_module("neural_compressor.torch.quantization")
+    except ImportError as error:
+        raise ConfigError(
+            f"QUANT_CONFIG: float8 needs Intel Neural Compressor ({error}); "
+            "pip install neural_compressor_pt, or leave it out"
+        ) from error
+    try:
+        settings = compressor.FP8Config.from_json_file(str(config))
+        model = compressor.prepare(model, settings) if settings.measure else compressor.convert(model, settings)
+    except Exception as error:  # anything may go wrong in another package's code
+        raise ConfigError(f"QUANT_CONFIG={config}: {type(error).__name__}: {error}") from error
+    importlib.import_module("habana_frameworks.torch.core").hpu_initialize(model, mark_only_scales_as_const=True)
+    return model

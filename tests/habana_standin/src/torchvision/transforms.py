@@ -1,0 +1,5 @@
+from enum import Enum
+
+
+class InterpolationMode(Enum):
+    BICUBIC = "bicubic"
