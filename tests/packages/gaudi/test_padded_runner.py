@@ -7,7 +7,7 @@ from tgi_core.engine.engine import Engine
 from tgi_core.errors import ConfigError, UnsupportedModel
 from tgi_core.request import Request
 from tgi_core.sampling_params import SamplingParams
-from tgi_core.testing.tiny import VOCABULARY, make_checkpoint
+from tgi_core.testing.tiny import VOCABULARY, make_checkpoint, write_tokenizer
 
 PROMPTS = [[(7 * i + j * j) % VOCABULARY for j in range(length)] for i, length in enumerate((1, 5, 40, 17, 33, 16, 50))]
 LENGTHS = (9, 20, 3, 12, 30, 5, 14)
@@ -133,3 +133,24 @@ def test_models_whose_shapes_grow_are_refused(tmp_path, static_engine):
 def test_quantizations_without_kernels_are_refused(tmp_path, static_engine, quantization):
     with pytest.raises(ConfigError, match="no kernel for it on Gaudi here"):
         static_engine(make_checkpoint(tmp_path), quantize=quantization)
+
+
+def test_a_model_that_only_transformers_knows(tmp_path, static_engine):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = AutoConfig.for_model("olmo", vocab_size=VOCABULARY, max_position_embeddings=512, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)
+    engine = static_engine(tmp_path)
+    assert "paged cache" in engine.info.fallback
+    warmed = set(engine.runner.backend.calls)
+    assert serve(engine) == serve(on_cpu(tmp_path))
+    assert set(engine.runner.backend.calls) == warmed
+
+
+def test_float8_of_core_s_models_is_refused(tmp_path, static_engine):
+    quant = tmp_path / "quant.json"
+    quant.write_text("{}")
+    with pytest.raises(ConfigError, match="float8 is for optimum-habana's models"):
+        static_engine(make_checkpoint(tmp_path), {"QUANT_CONFIG": str(quant)})

@@ -27,6 +27,7 @@ CAPABILITIES = Capabilities(
     chunked_prefill=False,
     prefix_caching=False,
     mixed_batches=False,
+    memory_fraction=0.8,  # what graphs take is not known before they are recorded
     refused_quantizations=dict.fromkeys(("awq", "gptq", "fp8", "fbgemm_fp8", "int4", "int8"), PACKED),
 )
 

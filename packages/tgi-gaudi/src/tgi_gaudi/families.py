@@ -14,7 +14,7 @@ from tgi_core.models.families import FAMILIES
 from tgi_core.plugins.specs import ModelSpec
 from tgi_gaudi.settings import GaudiSettings
 
-OPTIMUM = "tgi_gaudi.optimum.loading:load_optimum"
+TARGET = "tgi_gaudi.loading:load_model"
 OTHERWISE = "says something else than transformers"
 NOT_COMPARED = "has no such name, or has not been compared with transformers"
 
@@ -137,13 +137,13 @@ def gaudi_models() -> tuple[ModelSpec, ...]:
 def _on_gaudi(family: ModelSpec) -> list[ModelSpec]:
     by_optimum = tuple(name for name in family.architectures if name in OPTIMUM_ARCHITECTURES)
     others = tuple(name for name in family.architectures if name not in OPTIMUM_ARCHITECTURES)
-    here = replace(family, device="gaudi", optimised=False)
+    here = replace(family, device="gaudi", target=TARGET, optimised=False)
     specs = []
     if by_optimum:
         own = (e for e in EXEMPTIONS if by_optimum[0] in e.architectures)
         but = ", ".join(exemption.where for exemption in own)
         note = "optimum-habana's model" + (f"; core's {but}" if but else "")
-        specs.append(replace(here, architectures=by_optimum, target=OPTIMUM, note=note))
+        specs.append(replace(here, architectures=by_optimum, note=note))
     if others:
         why = WRONG.get(others[0], NOT_COMPARED)
         specs.append(replace(here, architectures=others, note=f"core's model, as optimum-habana's {why}"))

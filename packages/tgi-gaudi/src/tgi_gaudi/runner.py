@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tgi_core.attention.base import EncoderInput, ForwardContext, Int32Array
+from tgi_core.errors import ConfigError
 from tgi_core.models.base import CausalLM
 from tgi_core.runner.eager import EagerRunner, Launched
 from tgi_core.stats import EngineInfo
@@ -95,6 +96,8 @@ class PaddedRunner(EagerRunner):
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
         settings = self.backend.settings
+        if settings.quant_config is not None:
+            raise ConfigError("QUANT_CONFIG: float8 is for optimum-habana's models, and this is none; leave it out")
         self._decode: nn.Module = self.backend.wrap(PaddedDecode(self.model))
         wrap = (lambda module: module) if settings.limit_hpu_graph else self.backend.wrap
         self._prefill, self._scores = wrap(PaddedPrefill(self.model)), wrap(PaddedScores(self.model))

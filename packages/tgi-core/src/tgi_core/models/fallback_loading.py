@@ -82,7 +82,7 @@ def _load(kind: Any, config: ModelConfig, build: BuildContext, **options: Any) -
     try:
         model, found = kind.from_pretrained(
             build.folder,
-            dtype=build.dtype,
+            **{_dtype_argument(): build.dtype},
             trust_remote_code=build.trust_remote_code,
             local_files_only=True,
             output_loading_info=True,
@@ -96,6 +96,14 @@ def _load(kind: Any, config: ModelConfig, build: BuildContext, **options: Any) -
             f"the checkpoint lacks {len(missing)} tensors of {_name(model)}: {', '.join(missing[:SHOWN])}{hint}"
         )
     return model.eval() if options.get("device_map") else model.eval().to(build.device)
+
+
+def _dtype_argument() -> str:
+    """What transformers calls the dtype of a model that it loads: `torch_dtype` before 4.56."""
+    from transformers import __version__
+
+    major, minor, *_ = __version__.split(".")
+    return "dtype" if (int(major), int(minor)) >= (4, 56) else "torch_dtype"
 
 
 def _name(model: Any) -> str:

@@ -1,4 +1,4 @@
-"""Loads models with optimum-habana's classes."""
+"""Loads models: optimum-habana's, where they say what transformers says, else core's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tgi_gaudi.settings import read_settings
 log = logging.getLogger(__name__)
 
 
-def load_optimum(config: ModelConfig, build: BuildContext) -> LanguageModel:
+def load_model(config: ModelConfig, build: BuildContext) -> LanguageModel:
     """The model of a folder: optimum-habana's, or core's where that is wrong for such a configuration.
 
     Raises:
@@ -32,7 +32,7 @@ def load_optimum(config: ModelConfig, build: BuildContext) -> LanguageModel:
     """
     settings = read_settings()
     if why := why_core(config, settings):
-        return core_model(config, build, why)
+        return _core_model(config, build, why)
     adapt_transformers()
     try:
         own = _load(config, build)
@@ -40,10 +40,10 @@ def load_optimum(config: ModelConfig, build: BuildContext) -> LanguageModel:
             own = quantize(own, settings.quant_config)
         return SlotModel(config, build, own, settings)
     except UnsupportedModel as error:
-        return core_model(config, build, str(error))
+        return _core_model(config, build, str(error))
 
 
-def core_model(config: ModelConfig, build: BuildContext, why: str) -> LanguageModel:
+def _core_model(config: ModelConfig, build: BuildContext, why: str) -> LanguageModel:
     """Core's implementation of an architecture."""
     if read_settings().quant_config is not None:
         raise ConfigError(f"QUANT_CONFIG: float8 is for optimum-habana's models, and core's runs this one: {why}")
