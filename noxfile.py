@@ -148,6 +148,8 @@ def neuron(session: nox.Session) -> None:
     sources = os.pathsep.join(str(ROOT / package / "src") for package in (*INSTALLED, "packages/tgi-neuron"))
     variables = {"PYTHONPATH": sources, "OMP_NUM_THREADS": "1"}
     session.run("pytest", *(session.posargs or ["tests/packages/neuron"]), env=variables)
+
+
 @nox.session(venv_backend="virtualenv", reuse_venv=True)
 def gaudi(session: nox.Session) -> None:
     """Test tgi-gaudi with optimum-habana for real, behind a stand-in for Habana's software, on the CPU."""

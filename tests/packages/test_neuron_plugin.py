@@ -40,9 +40,9 @@ def test_the_matrix_says_which_run(plugins, monkeypatch, host):
     monkeypatch.setattr(plugin, "probe", lambda: probe(root, lambda library: "2.8"))
     rows = {line.split("  ")[0]: line.split() for line in models_report(plugins).splitlines()}
     column = rows["FAMILY"].index("NEURON")
-    assert rows["Qwen2"][column] == "optimised"
+    assert rows["Qwen2"][column] == "yes"
     assert rows["BLOOM"][column] == "no"
-    assert rows["SmolLM3"][column] == "optimised"  # which nobody else has
+    assert rows["SmolLM3"][column] == "yes"  # which nobody else has
 
 
 @pytest.mark.parametrize(

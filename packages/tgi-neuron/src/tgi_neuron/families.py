@@ -31,7 +31,15 @@ Config = Mapping[str, Any]
 def specs() -> list[ModelSpec]:
     """One implementation for all of them."""
     return [
-        ModelSpec(architectures=names, target=TARGET, device="neuron", family=family, note=note, explain=EXPLAIN)
+        ModelSpec(
+            architectures=names,
+            target=TARGET,
+            device="neuron",
+            family=family,
+            note=note,
+            explain=EXPLAIN,
+            optimised=False,  # not measured on a card
+        )
         for family, (names, note) in FAMILIES.items()
     ]
 
