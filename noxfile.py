@@ -17,7 +17,7 @@ import nox
 
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "none"
-nox.options.sessions = ["lint", "types", "layers", "tests"]
+nox.options.sessions = ["lint", "types", "layers", "tests", "gaudi", "neuron"]
 
 ROOT = Path(__file__).parent
 ENVIRONMENT = ROOT / ".venv"

@@ -170,6 +170,7 @@ def main() -> None:
     parser.add_argument("--model", default="tgi", help="its name for the model")
     parser.add_argument("--rows", help="numbers of rows, as 0,3; default: all")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--settle", type=float, default=0.0, help="seconds without requests after it is ready")
     parser.add_argument("--clients", type=int, default=min(8, os.cpu_count() or 1), help="processes that ask")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "tgi-bench")
     args, extra = parser.parse_known_args()
@@ -182,6 +183,7 @@ def main() -> None:
             target = Target(args.url, args.model)
         else:
             target = stack.enter_context(served(Shape(args.shape).write(args.folder, _device()), extra))
+        time.sleep(args.settle)
         print(f"{'row':34} {'out tok/s':>10} {'ttft ms':>9} {'itl p50':>8} {'p99 ms':>8}")
         for row in rows:
             figures = [measure(row, target, pool, args.clients, generator) for _ in range(args.repeats + 1)][1:]
