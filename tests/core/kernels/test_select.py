@@ -55,14 +55,6 @@ def test_the_higher_priority_wins_and_a_wish_beats_both(load):
     assert select_kernels(plugins, query(), {"rms_norm": "a"})[1]["rms_norm"].spec.name == "a"
 
 
-def test_a_kernel_on_request_is_taken_only_where_it_is_asked_for(load):
-    plugins = load(vendor={"tgi_register_kernels": [norm(on_request=True)]})
-    choice = select_kernels(plugins, query())[1]["rms_norm"]
-    assert choice.spec.name == "reference"
-    assert choice.rejected == ("fused: only where it is asked for: --kernel rms_norm=fused",)
-    assert select_kernels(plugins, query(), {"rms_norm": "fused"})[1]["rms_norm"].spec.name == "fused"
-
-
 def test_reference_only_takes_no_others(load):
     plugins = load(vendor={"tgi_register_kernels": [norm()]})
     _, choices = select_kernels(plugins, query(), reference_only=True)

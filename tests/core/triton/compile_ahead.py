@@ -133,7 +133,8 @@ def attention(target, dtype, size, **options):
     }
     shape |= {"q_token": 6144, "k_token": 6144, "v_token": 6144, "columns": 32, "origin": 31, "window": 64}
     kinds = tiles.BY_LANES[target_of(target).warp_size]
-    many, crowded, lonely = (tiles.fitting(kind, padded, 2, SHARED[target]) for kind in kinds)
+    itemsize, most_rows = (4, tiles.FLOAT32_ROWS) if dtype == "fp32" else (2, None)
+    many, crowded, lonely = (tiles.fitting(kind, padded, itemsize, SHARED[target], most_rows) for kind in kinds)
     common = {**shape, **flags, **dict.fromkeys(absent)}
     for splits, single in ((1, crowded), (16, lonely)):
         gone = dict.fromkeys(("partial", "sums") if splits == 1 else ())
@@ -244,6 +245,7 @@ def main(target):
     attention(target, dtype, 80, HAS_WINDOW=True)
     attention(target, dtype, 256, HAS_SOFT_CAP=True)
     attention(target, dtype, 64, HAS_SLOPES=True, HAS_BIAS=True)
+    attention(target, "fp32", 128)
 
 
 if __name__ == "__main__":

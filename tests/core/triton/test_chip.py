@@ -33,3 +33,9 @@ def test_shared_memory_is_what_amd_has_where_properties_do_not_say(properties):
 
 def test_no_decode_is_a_lone_warp_of_64_lanes():
     assert min(tile.warps for tile in (*tiles.BY_LANES[64].decode, *tiles.BY_LANES[64].lonely)) == 2
+
+
+def test_prompts_in_float32_get_tiles_that_compile_quickly():
+    halves = tiles.fitting(tiles.PREFILL, 64, 2, H100.shared_memory_per_block_optin)
+    exact = tiles.fitting(tiles.PREFILL, 64, 4, H100.shared_memory_per_block_optin, tiles.FLOAT32_ROWS)
+    assert (halves.rows, exact.rows) == (128, tiles.FLOAT32_ROWS)

@@ -88,8 +88,6 @@ def _choose(op: str, offers: list[tuple[str, KernelSpec]], query: KernelQuery, w
 def _why_not(spec: KernelSpec, query: KernelQuery, wish: str | None) -> str:
     if wish and spec.name != wish:
         return f"{wish} was asked for"
-    if spec.on_request and not wish:
-        return f"only where it is asked for: --kernel {spec.op}={spec.name}"
     reason: str = resolve(spec.supports)(query) if spec.supports else ""
     return reason
 

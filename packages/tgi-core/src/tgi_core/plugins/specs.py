@@ -52,7 +52,6 @@ class KernelSpec:
     device: str = ANY_DEVICE
     supports: str = ""  #: target of (KernelQuery) -> str, the reason why not; "" means it can
     priority: int = 0  #: among implementations for the same device, the highest wins
-    on_request: bool = False  #: taken only where a person asks for it by name: not proven on the device yet
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,8 +104,10 @@ class _Layer:
         self.spec, self.group = spec, spec.heads // spec.kv_heads
         packed = min(self.group, PACKED_HEADS)
         padded = max(16, triton.next_power_of_2(spec.head_size))
+        most_rows = tiles.FLOAT32_ROWS if dtype is torch.float32 and not chip.interprets else None
         self.many, self.single, self.lonely = (
-            tiles.fitting(kind, padded, dtype.itemsize, chip.shared_bytes) for kind in tiles.BY_LANES[chip.lanes]
+            tiles.fitting(kind, padded, dtype.itemsize, chip.shared_bytes, most_rows)
+            for kind in tiles.BY_LANES[chip.lanes]
         )
         self.tile_tokens = self.many.rows // packed
         self.multiprocessors = chip.multiprocessors

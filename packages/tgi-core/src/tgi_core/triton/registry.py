@@ -18,9 +18,6 @@ _OPS = {
     "experts": "experts",
 }
 
-_NOT_RUN = {"experts"}  #: on a GPU: only interpreted and compiled ahead so far
-
-
 def triton_kernels(device: str) -> tuple[KernelSpec, ...]:
     """All of them, for one kind of device."""
     ops = tuple(
@@ -30,7 +27,6 @@ def triton_kernels(device: str) -> tuple[KernelSpec, ...]:
             target=f"{PACKAGE}.{module}:{op}",
             device=device,
             supports=f"{PACKAGE}.support:supports",
-            on_request=op in _NOT_RUN,
         )
         for op, module in _OPS.items()
     )

@@ -35,13 +35,18 @@ class Kinds(NamedTuple):
 #: it, and more scalar ones than there are (as compiled for gfx90a and gfx942; not measured)
 BY_LANES = {32: Kinds(PREFILL, DECODE, LONELY_DECODE), 64: Kinds(PREFILL, DECODE[1:], LONELY_DECODE)}
 
+FLOAT32_ROWS = 32  #: of float32, which no matrix units multiply: more only take longer to compile
 WIDE_HEAD_BYTES = 256  #: of a padded head, from which on a decode takes two warps at least
 
 
-def fitting(tiles: tuple[Tile, ...], padded_head: int, itemsize: int, shared_bytes: int) -> Tile:
+def fitting(
+    tiles: tuple[Tile, ...], padded_head: int, itemsize: int, shared_bytes: int, most_rows: int | None = None
+) -> Tile:
     """The first tile whose queries, keys and values fit; else the last one."""
     found = tiles[-1]
     for tile in tiles:
+        if most_rows and tile.rows > most_rows:
+            continue
         elements = (tile.rows + 2 * tile.keys * tile.stages) * padded_head
         if elements * itemsize <= SHARE * shared_bytes and tile.rows * padded_head <= 1 << 14:
             found = tile
