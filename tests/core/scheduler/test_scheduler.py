@@ -378,3 +378,26 @@ def test_prompt_logprobs_are_joined_over_chunks_and_skip_the_prefix_cache():
 def test_what_can_never_run_is_refused(prompt, new_tokens, message):
     with pytest.raises(InvalidRequest, match=message):
         Loop().add(1, prompt, new_tokens)
+
+
+class OnePhaseRunner(FakePagedRunner):
+    """Caches prefixes, and prefills or decodes in a step."""
+
+    capabilities = replace(FakePagedRunner.capabilities, mixed_batches=False)
+
+    def run(self, plan):
+        assert plan.kind != "mixed"
+        return super().run(plan)
+
+
+def test_a_cached_prompt_but_for_its_last_token_joins_no_decodes_where_steps_are_not_mixed():
+    loop = Loop(OnePhaseRunner)
+    block = loop.scheduler.kv.block_size
+    prompt = list(range(2 * block + 1))
+    loop.add(1, prompt, new_tokens=2)
+    loop.drain()
+    loop.add(2, prompt)
+    loop.add(3, list(range(100, 103)))
+    loop.drain()
+    assert loop.outputs[2] == expected_output(prompt, 5)
+    assert loop.scheduler.take_counts().prefix_hits == block

@@ -194,9 +194,12 @@ class Scheduler:
             self._plan_row(draft, sequence, length, (*found, *added))
 
     def _match(self, sequence: Sequence) -> list[int]:
+        """Blocks that hold its beginning; where steps are not mixed they leave two tokens, as one would be a decode."""
         if sequence.request.params.prompt_logprobs:
             return []
-        return self.kv.match(sequence.tokens, sequence.request.cache_salt)
+        found = self.kv.match(sequence.tokens, sequence.request.cache_salt)
+        is_decode = len(sequence.tokens) - len(found) * self.kv.block_size == 1
+        return found[:-1] if is_decode and not self.capabilities.mixed_batches else found
 
     def _enter(self, draft: _Draft, sequence: Sequence, found: list[int]) -> None:
         """Give a waiting sequence a slot and the blocks that hold its beginning."""

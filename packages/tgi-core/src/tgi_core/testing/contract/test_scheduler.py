@@ -25,7 +25,7 @@ class Checked(FakePagedRunner):
 
     def run(self, plan):
         capabilities = self.declared
-        prefills = [row for row in plan.rows if row.start == 0 or row.length > 1]
+        prefills = [row for row in plan.rows if row.start == 0 or row.length > 1 or not row.wants_token]
         decodes = [row for row in plan.rows if row not in prefills]
         assert len({row.slot for row in plan.rows}) == len(plan.rows)
         if not capabilities.mixed_batches:
