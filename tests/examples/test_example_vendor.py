@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -31,24 +30,15 @@ def files_of(folder):
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory):
-    """A new environment that sees what is installed here, and the example's wheel in it."""
-    pytest.importorskip("hatchling", reason="hatchling builds the wheel; it comes with this project's own environment")
-    folder = tmp_path_factory.mktemp("venv")
-    assert run(sys.executable, "-m", "venv", "--without-pip", str(folder))[0] == 0
-    here = folder / "bin/python"
-    _, site = run(str(here), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
-    paths = [sysconfig.get_path("purelib"), *(path for path in sys.path if path.endswith("/src"))]
-    (Path(site.strip()) / "here.pth").write_text("\n".join(f"import site; site.addsitedir({path!r})" for path in paths))
+def python(make_environment, tmp_path_factory):
+    """Of a new environment that sees what is installed here, with the example's wheel in it."""
+    environment = make_environment(tmp_path_factory.mktemp("venv"))
     wheels = tmp_path_factory.mktemp("wheels")
-    build = ("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(EXAMPLE))
-    status, said = run(sys.executable, "-m", "pip", *build)
-    assert status == 0, said
-    (wheel,) = wheels.glob("tgi_example_vendor-*.whl")
-    install = ("--python", str(here), "install", "--no-deps", "--no-index", str(wheel))
-    status, said = run(sys.executable, "-m", "pip", *install)
-    assert status == 0, said
-    return str(here)
+    for command in (("wheel", "--no-build-isolation", "--wheel-dir", str(wheels)), ("install",)):
+        found = [str(wheel) for wheel in wheels.glob("*.whl")] or [str(EXAMPLE)]
+        status, said = environment.run("pip", *command, "--no-deps", *found)
+        assert status == 0, said
+    return environment.python
 
 
 def test_the_example_is_what_new_plugin_writes(tmp_path):

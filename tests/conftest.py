@@ -1,0 +1,68 @@
+"""Environments of people who have installed tgi's packages and nothing else of this repository."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+COMMANDS = {  # what pip would write for them; -P as the current folder is on nobody's path
+    "tgi": "-P -m tgi_server.cli",
+    "pytest": "-P -m pytest",
+    "pip": "-P -m pip",
+}
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment that sees what is installed here, and installs into itself, without a network."""
+
+    folder: Path
+
+    @property
+    def python(self):
+        return str(self.folder / "bin/python")
+
+    @property
+    def variables(self):
+        ours = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+        path = os.pathsep.join([str(self.folder / "bin"), os.environ["PATH"]])
+        return {**ours, "PATH": path, "OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def run(self, *command, folder=None, **variables):
+        """A command with its arguments: (exit status, what it printed)."""
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env={**self.variables, **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
+
+@pytest.fixture(scope="session")
+def make_environment():
+    """Makes an environment in a folder."""
+    pytest.importorskip("hatchling", reason="hatchling builds packages; it comes with this project's own environment")
+
+    def make(folder):
+        environment = Environment(folder)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+        _, site = environment.run(environment.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
+        paths = [path for path in sys.path if path.endswith("/src")] + [sysconfig.get_path("purelib")]
+        lines = "\n".join(f"import site; site.addsitedir({path!r})" for path in paths)
+        (Path(site.strip()) / "here.pth").write_text(lines)
+        for name, arguments in COMMANDS.items():
+            install = '[ "$1" = install ] && set -- "$@" --no-build-isolation\n' if name == "pip" else ""
+            script = folder / "bin" / name
+            script.write_text(f'#!/bin/sh\n{install}exec "{environment.python}" {arguments} "$@"\n')
+            script.chmod(0o755)
+        return environment
+
+    return make
