@@ -58,7 +58,7 @@ class Follower:
 
 @pytest.mark.slow
 @pytest.mark.timeout(FOLLOWING_S)
-@pytest.mark.parametrize("guide", ["new-hardware", "new-kernel"])
+@pytest.mark.parametrize("guide", ["new-hardware", "new-kernel", "new-model"])
 def test_a_guide_followed_literally_gives_what_it_says(guide, make_environment, tmp_path):
     follower = Follower(tmp_path / "work", make_environment(tmp_path / "environment"))
     follower.folder.mkdir()

@@ -22,6 +22,12 @@ def test_greedy_tokens_vary(family, tmp_path):
     assert len(set(greedy(make_checkpoint(tmp_path, family)))) >= 4
 
 
+def test_a_family_without_sizes_of_its_own_takes_those_that_are_given(tmp_path):
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+    make_checkpoint(tmp_path, "arcee", num_hidden_layers=2, **sizes)
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["ArceeForCausalLM"]
+
+
 def test_an_encoder_decoder_is_written(tmp_path):
     make_checkpoint(tmp_path, "t5")
     assert json.loads((tmp_path / "config.json").read_text())["is_encoder_decoder"]

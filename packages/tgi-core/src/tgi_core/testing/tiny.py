@@ -120,7 +120,7 @@ def make_checkpoint(
 
     Args:
         folder: is made if it is missing.
-        family: a key of FAMILIES.
+        family: a `model_type` that transformers knows; those in FAMILIES are made tiny, of others `config` says sizes.
         shards: so many safetensors files, with an index if there are several.
         config: overrides the configuration's fields: `tie_word_embeddings=True`, `rope_scaling={...}`.
     """
@@ -128,7 +128,7 @@ def make_checkpoint(
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, **FAMILIES[family], **config}
+    settings = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, **FAMILIES.get(family, {}), **config}
     configuration = AutoConfig.for_model(family, **settings)
     kind = AutoModelForSeq2SeqLM if configuration.is_encoder_decoder else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
