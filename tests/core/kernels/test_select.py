@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tgi_core.errors import ConfigError, RegistrationConflict
+from tgi_core.errors import ConfigError, PluginFailed, RegistrationConflict
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.select import select_kernels
 from tgi_core.plugins.specs import KernelSpec
@@ -42,6 +42,31 @@ def test_a_kernel_that_cannot_is_rejected_with_its_reason(load, supports):
     choice = select_kernels(plugins, query(dtype="float16"))[1]["rms_norm"]
     assert choice.spec.name == "reference"
     assert choice.rejected == ("fused: dtype float16 is not supported",)
+
+
+def test_a_kernel_whose_supports_raises_is_rejected_with_the_error(load, monkeypatch):
+    monkeypatch.setattr(torch, "broken_supports", lambda asked: asked.nonesuch, raising=False)
+    _, choices = select_kernels(
+        load(vendor={"tgi_register_kernels": [norm(supports="torch:broken_supports")]}), query()
+    )
+    assert choices["rms_norm"].spec.name == "reference"
+    assert "fused: torch:broken_supports raised AttributeError: " in choices["rms_norm"].rejected[0]
+
+
+def test_a_kernel_that_cannot_be_imported_stops_the_start(load):
+    plugins = load(vendor={"tgi_register_kernels": [norm(target="no_such_vendor.kernels:rms_norm")]})
+    with pytest.raises(PluginFailed, match=r"no_such_vendor.kernels:rms_norm cannot be imported: .*what it needs"):
+        select_kernels(plugins, query())
+    assert select_kernels(plugins, query(), {"rms_norm": "reference"})[1]["rms_norm"].spec.name == "reference"
+
+
+def test_a_kernel_for_no_op_is_refused_with_the_nearest_one(load):
+    plugins = load(vendor={"tgi_register_kernels": [norm(op="rmsnorm")]})
+    with pytest.raises(
+        PluginFailed,
+        match=r"plugin vendor .* for the op rmsnorm, .*one is rms_norm\. .*--disable-plugin vendor",
+    ):
+        select_kernels(plugins, query())
 
 
 def test_kernels_of_other_devices_are_not_offered(load):

@@ -19,7 +19,7 @@ def test_a_device_model_beats_the_general_one(load):
 
 def test_equal_rank_is_a_conflict(load):
     plugins = load(a={"tgi_register_models": [spec()]}, b={"tgi_register_models": [spec()]})
-    with pytest.raises(RegistrationConflict, match="a and b"):
+    with pytest.raises(RegistrationConflict, match="a and b with the same rank; disable one of them with"):
         select_model(plugins, "LlamaForCausalLM", "fake")
 
 

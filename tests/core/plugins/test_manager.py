@@ -2,11 +2,16 @@ import logging
 import subprocess
 import sys
 import types
+from importlib import metadata
 from importlib.metadata import EntryPoint
 
+import pytest
+
 from tgi_core import builtin
+from tgi_core.errors import PluginFailed
 from tgi_core.plugins import ENTRY_POINT_GROUP, hookimpl, hookspec
 from tgi_core.plugins.manager import installed_entry_points, load_plugins
+from tgi_core.plugins.specs import DeviceProbe, KernelSpec
 
 
 def load(*entry_points, blocked=()):
@@ -33,7 +38,74 @@ def test_a_plugin_that_exits_on_import_is_reported(tmp_path, monkeypatch):
 def test_a_plugin_of_another_api_version_is_never_imported():
     status = load(EntryPoint("old", "would_crash_on_import", "tgi.v99")).statuses[0]
     assert status.state == "incompatible"
-    assert "tgi.v99" in status.detail
+    assert "speaks plugin API tgi.v99, this core speaks tgi.v0; install releases of it and of tgi-core" in status.detail
+
+
+def two_groups(tmp_path, monkeypatch, own):
+    """The entry points of a distribution for the next API and for these, all of one name."""
+    module, info = tmp_path / "both.py", tmp_path / "both-1.0.dist-info"
+    module.write_text("from tgi_core.plugins import hookimpl\n@hookimpl\ndef tgi_register_models(): return []")
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: both\nVersion: 1.0\n")
+    groups = "".join(f"[{group}]\nboth = both\n" for group in ("tgi.v98", "tgi.v99", *own))
+    (info / "entry_points.txt").write_text(groups)
+    monkeypatch.syspath_prepend(tmp_path)
+    (distribution,) = metadata.distributions(path=[str(tmp_path)])
+    return distribution.entry_points
+
+
+def test_a_plugin_for_several_api_versions_is_loaded_with_the_one_that_is_spoken(tmp_path, monkeypatch):
+    plugins = load(*two_groups(tmp_path, monkeypatch, [ENTRY_POINT_GROUP]))
+    assert states(plugins) == [("both", "loaded")]
+
+
+def test_a_plugin_for_several_api_versions_of_which_none_is_spoken_is_incompatible(tmp_path, monkeypatch):
+    assert set(states(load(*two_groups(tmp_path, monkeypatch, [])))) == {("both", "incompatible")}
+
+
+def test_a_module_without_hooks_is_no_plugin(monkeypatch):
+    module = types.ModuleType("forgot")
+    module.tgi_register_kernels = lambda: []
+    monkeypatch.setitem(sys.modules, "forgot", module)
+    status = load(EntryPoint("forgot", "forgot", ENTRY_POINT_GROUP)).statuses[0]
+    assert status.state == "failed"
+    assert "it has no hook; mark its functions with tgi_core.plugins.hookimpl" in status.detail
+
+
+def raising():
+    raise OSError("libchip.so: cannot open shared object file")
+
+
+def lazily_raising():
+    yield KernelSpec(op="gelu", name="mine", target="x:y")
+    raising()
+
+
+@pytest.mark.parametrize(
+    ("hook", "message"),
+    [
+        (raising, "OSError: libchip.so: cannot open"),
+        (lazily_raising, "OSError: libchip.so: cannot open"),
+        (lambda: None, "'NoneType' object is not iterable"),
+        (lambda: [DeviceProbe(kind="x", backend="x:y")], "returned a DeviceProbe where a KernelSpec was expected"),
+    ],
+)
+def test_a_plugin_that_fails_to_register_is_named_with_what_to_do(make_plugin, fake, hook, message):
+    plugins = load(make_plugin("broken", tgi_register_kernels=hook), fake)
+    with pytest.raises(PluginFailed, match="plugin broken failed in tgi_register_kernels") as failed:
+        list(plugins.registered("tgi_register_kernels", KernelSpec))
+    assert message in str(failed.value)
+    assert "start without it: --disable-plugin broken" in str(failed.value)
+    assert plugins.complaint("broken") == str(failed.value)
+    assert plugins.complaint("fake_vendor") == ""
+
+
+def test_collecting_hands_each_hook_what_it_asks_for(make_plugin):
+    specs = types.ModuleType("specs")
+    specs.tgi_register_routes = hookspec(lambda settings, more: None)
+    plugin = make_plugin("routes", tgi_register_routes=lambda settings: [settings])
+    plugins = load_plugins([builtin], [plugin], more_hookspecs=[specs])
+    assert list(plugins.collect("tgi_register_routes", settings=7, more=8)) == [("routes", [7])]
 
 
 def test_an_entry_point_of_another_project_is_not_ours():

@@ -20,6 +20,10 @@ class RegistrationConflict(TGIError):
     """Two plugins offer the same thing with the same rank."""
 
 
+class PluginFailed(TGIError):
+    """A plugin's own code failed, or gave what the core cannot use; the message names it."""
+
+
 class UnsupportedKernel(TGIError):
     """No implementation of an op accepts this model on this device."""
 

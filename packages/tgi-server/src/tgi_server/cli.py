@@ -52,11 +52,16 @@ class Commands(click.Group):
 
 
 def _plugin_commands() -> dict[str, click.Command]:
+    from tgi_core.errors import PluginFailed
     from tgi_core.plugins.manager import load_plugins
     from tgi_server import hookspecs
 
     plugins = load_plugins(more_hookspecs=[hookspecs])
-    found = [command for commands in plugins.manager.hook.tgi_register_commands() for command in commands]
+    try:
+        found = [command for _, command in plugins.registered("tgi_register_commands", click.Command)]
+    except PluginFailed as error:
+        click.echo(f"warning: {error}", err=True)
+        return {}
     return {command.name: command for command in found if command.name}
 
 

@@ -167,7 +167,7 @@ def build_app(settings: Settings, service: Service, plugins: Plugins) -> ASGIApp
 
 
 def _collect(plugins: Plugins, hook: str, settings: Settings) -> list[Any]:
-    return [item for items in getattr(plugins.manager.hook, hook)(settings=settings) for item in items]
+    return [item for _, items in plugins.collect(hook, settings=settings) for item in items]
 
 
 def _http_config(settings: Settings, app: ASGIApp) -> uvicorn.Config:

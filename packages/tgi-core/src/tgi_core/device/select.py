@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+
+import pluggy
 
 from tgi_core.errors import DeviceUnavailable, RegistrationConflict
 from tgi_core.plugins.manager import Plugins
@@ -22,8 +23,8 @@ def probe_devices(plugins: Plugins) -> list[DeviceProbe]:
     for provider, probe in _probes(plugins):
         if probe.kind in probes:
             raise RegistrationConflict(
-                f"device {probe.kind!r} is offered by {probes[probe.kind][0]} and {provider}; "
-                f"uninstall one, or pass --disable-plugin"
+                f"device {probe.kind!r} is offered by {probes[probe.kind][0]} and {provider}; uninstall one, "
+                f"or pass --disable-plugin {probes[probe.kind][0]} or --disable-plugin {provider}"
             )
         probes[probe.kind] = (provider, probe)
     return [probe for _, probe in probes.values()]
@@ -32,11 +33,20 @@ def probe_devices(plugins: Plugins) -> list[DeviceProbe]:
 def _probes(plugins: Plugins) -> Iterator[tuple[str, DeviceProbe]]:
     impls = plugins.manager.hook.tgi_probe_device.get_hookimpls()
     for impl in sorted(impls, key=lambda impl: impl.plugin_name):
-        try:
-            yield impl.plugin_name, cast(DeviceProbe, impl.function())
-        except Exception as error:
-            reason = f"its probe raised {type(error).__name__}: {error}"
-            yield impl.plugin_name, DeviceProbe(kind=impl.plugin_name, backend="", reason=reason)
+        yield impl.plugin_name, _probe(impl)
+
+
+def _probe(impl: pluggy.HookImpl) -> DeviceProbe:
+    try:
+        probe = impl.function()
+    except (Exception, SystemExit) as error:
+        wrong = f"raised {type(error).__name__}: {error}"
+    else:
+        if isinstance(probe, DeviceProbe):
+            return probe
+        wrong = f"returned a {type(probe).__name__} where a DeviceProbe was expected"
+    reason = f"its probe {wrong}; install a release that works"
+    return DeviceProbe(kind=impl.plugin_name, backend="", reason=reason)
 
 
 def select_device(plugins: Plugins, wish: str | None = None) -> tuple[DeviceProbe, str]:
@@ -48,7 +58,8 @@ def select_device(plugins: Plugins, wish: str | None = None) -> tuple[DeviceProb
     probes = {probe.kind: probe for probe in probe_devices(plugins)}
     if wish:
         if wish not in probes or not probes[wish].available:
-            raise DeviceUnavailable(f"device {wish!r} cannot be used\n{_report(plugins, probes)}")
+            why = "" if wish in probes else ": no plugin offers it"
+            raise DeviceUnavailable(f"device {wish!r} cannot be used{why}; choose another\n{_report(plugins, probes)}")
         return probes[wish], "--device asked for it"
     accelerators = [probe for kind, probe in probes.items() if kind != CPU]
     usable = [probe for probe in accelerators if probe.available]
@@ -56,10 +67,15 @@ def select_device(plugins: Plugins, wish: str | None = None) -> tuple[DeviceProb
         return usable[0], "the only accelerator that can be used"
     if len(usable) > 1:
         raise DeviceUnavailable(f"several devices can be used; choose with --device\n{_report(plugins, probes)}")
-    if accelerators or plugins.failed:
+    if accelerators:
         raise DeviceUnavailable(
             "an accelerator plugin is installed but its device cannot be used; "
             f"--device cpu runs on the host\n{_report(plugins, probes)}"
+        )
+    if plugins.failed:
+        raise DeviceUnavailable(
+            "a plugin could not be loaded, and may be an accelerator's; install a release that works, or start without "
+            f"it: --disable-plugin {plugins.failed[0].name}, or --device cpu\n{_report(plugins, probes)}"
         )
     return probes[CPU], "no hardware plugin is installed"
 

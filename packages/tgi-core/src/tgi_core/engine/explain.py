@@ -28,7 +28,10 @@ def plugins_report(plugins: Plugins | None = None) -> str:
     """Every installed plugin, every device, and which device would be used."""
     plugins = plugins or load_plugins([builtin])
     rows = [("PLUGIN", "DISTRIBUTION", "STATE", "WHY"), ("cpu", "tgi-core (built in)", "loaded", "")]
-    rows += [(status.name, status.distribution, status.state, status.detail) for status in plugins.statuses]
+    rows += [
+        (status.name, status.distribution, status.state, status.detail or plugins.complaint(status.name))
+        for status in plugins.statuses
+    ]
     return "\n\n".join((_table(rows), _devices(plugins), _device_choice(plugins)))
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from tgi_core.errors import ConfigError, RegistrationConflict, UnsupportedKernel
+from tgi_core.errors import ConfigError, PluginFailed, RegistrationConflict, UnsupportedKernel
 from tgi_core.kernels.registry import REFERENCE
 from tgi_core.plugins.manager import Plugins
 from tgi_core.plugins.specs import ANY_DEVICE, KernelSpec, ModelSpec, resolve
@@ -26,9 +27,7 @@ class KernelChoice:
 
 def offered_kernels(plugins: Plugins) -> Iterator[tuple[str, KernelSpec]]:
     """(plugin name, spec) of every registered kernel.  Imports no torch."""
-    for provider, specs in plugins.collect("tgi_register_kernels"):
-        for spec in specs:
-            yield provider, spec
+    return plugins.registered("tgi_register_kernels", KernelSpec)
 
 
 def select_kernels(
@@ -48,16 +47,29 @@ def select_kernels(
         ConfigError: a wish names an op or an implementation that does not exist.
         UnsupportedKernel: no implementation of an op accepts the query.
         RegistrationConflict: two have the same rank.
+        PluginFailed: a plugin offers a kernel for an op that does not exist, or one that cannot be imported.
     """
     from tgi_core.kernels.ops import Kernels
 
-    offers = [offer for offer in offered_kernels(plugins) if offer[1].device in (query.device, ANY_DEVICE)]
     ops = [field.name for field in fields(Kernels)]
+    offers = [offer for offer in _known(offered_kernels(plugins), ops) if offer[1].device in (query.device, ANY_DEVICE)]
     wishes = dict.fromkeys(ops, REFERENCE) if reference_only else wishes or {}
     if unknown := wishes.keys() - set(ops):
         raise ConfigError(f"--kernel {min(unknown)}=...: there is no such op; the ops are {', '.join(ops)}")
     choices = {op: _choose(op, [o for o in offers if o[1].op == op], query, wishes.get(op)) for op in ops}
     return Kernels(**{op: resolve(choice.spec.target) for op, choice in choices.items()}), choices
+
+
+def _known(offers: Iterator[tuple[str, KernelSpec]], ops: list[str]) -> Iterator[tuple[str, KernelSpec]]:
+    for provider, spec in offers:
+        if spec.op not in ops:
+            near = get_close_matches(spec.op, ops, n=1)
+            raise PluginFailed(
+                f"plugin {provider} offers kernel {spec.name} for the op {spec.op}, which does not exist"
+                + (f"; the nearest one is {near[0]}. " if near else "; ")
+                + f"Install a release of it for this core, or start without it: --disable-plugin {provider}"
+            )
+        yield provider, spec
 
 
 def _choose(op: str, offers: list[tuple[str, KernelSpec]], query: KernelQuery, wish: str | None) -> KernelChoice:
@@ -88,7 +100,10 @@ def _choose(op: str, offers: list[tuple[str, KernelSpec]], query: KernelQuery, w
 def _why_not(spec: KernelSpec, query: KernelQuery, wish: str | None) -> str:
     if wish and spec.name != wish:
         return f"{wish} was asked for"
-    reason: str = resolve(spec.supports)(query) if spec.supports else ""
+    try:
+        reason: str = resolve(spec.supports)(query) if spec.supports else ""
+    except Exception as error:
+        return f"{spec.supports} raised {type(error).__name__}: {error}"
     return reason
 
 

@@ -13,9 +13,7 @@ from tgi_core.plugins.specs import ANY_DEVICE, ModelSpec
 
 def offered_models(plugins: Plugins) -> Iterator[tuple[str, ModelSpec]]:
     """(plugin name, spec) of every registered implementation.  Imports no torch."""
-    for provider, specs in plugins.collect("tgi_register_models"):
-        for spec in specs:
-            yield provider, spec
+    return plugins.registered("tgi_register_models", ModelSpec)
 
 
 #: for architectures that nobody implements: the first way that can run a model is taken when it is loaded
@@ -76,7 +74,10 @@ def select_model(plugins: Plugins, architecture: str, device: str, own_models: s
         raise UnsupportedModel(_nobody(plugins, architecture, device, own_models))
     offers.sort(key=lambda offer: rank(offer[1]), reverse=True)
     if len(offers) > 1 and rank(offers[0][1]) == rank(offers[1][1]):
-        raise RegistrationConflict(f"{architecture}: offered by {offers[0][0]} and {offers[1][0]} with the same rank")
+        raise RegistrationConflict(
+            f"{architecture}: offered by {offers[0][0]} and {offers[1][0]} with the same rank; "
+            "disable one of them with --disable-plugin"
+        )
     return offers[0][1]
 
 

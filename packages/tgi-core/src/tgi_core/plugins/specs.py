@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tgi_core.errors import PluginFailed, TGIError
+
 ANY_DEVICE = "any"
 #: JSON's names of types -> Python's
 JSON_TYPES: Mapping[str, tuple[type, ...]] = {
@@ -20,9 +22,21 @@ JSON_TYPES: Mapping[str, tuple[type, ...]] = {
 
 
 def resolve(target: str) -> Any:
-    """The object named by a `package.module:attribute` target."""
+    """The object named by a `package.module:attribute` target.
+
+    Raises:
+        PluginFailed: it is not there, or cannot be imported.
+    """
     module, _, attribute = target.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except TGIError:
+        raise
+    except Exception as error:
+        raise PluginFailed(
+            f"{target or 'a target'} cannot be imported: {type(error).__name__}: {error}; install what it needs, "
+            "or start without the plugin that offers it: --disable-plugin NAME (`tgi plugins` lists them)"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,7 @@ NOTHING: Mapping[str, str] = {}
 
 def offered_quantizations(plugins: Plugins) -> Iterator[tuple[str, QuantizationSpec]]:
     """(plugin name, spec) of every registered quantization."""
-    for provider, specs in plugins.collect("tgi_register_quantization"):
-        for spec in specs:
-            yield provider, spec
+    return plugins.registered("tgi_register_quantization", QuantizationSpec)
 
 
 def find_quantization(plugins: Plugins, name: str) -> QuantizationSpec:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
+
+from tgi_core.errors import TGIError
 
 
 @click.command("models")
@@ -10,4 +14,8 @@ def command() -> None:
     """List model families and what runs them: optimised, fallback, or not supported and why."""
     from tgi_core.engine.explain import models_report
 
-    click.echo(models_report())
+    try:
+        click.echo(models_report())
+    except TGIError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)

@@ -23,9 +23,7 @@ def offered_processors(plugins: Plugins) -> list[LogitsProcessorSpec]:
     Raises:
         RegistrationConflict: two have the same place, or read the same request field.
     """
-    offers = [
-        (provider, spec) for provider, specs in plugins.collect("tgi_register_logits_processors") for spec in specs
-    ]
+    offers = list(plugins.registered("tgi_register_logits_processors", LogitsProcessorSpec))
     offers.sort(key=lambda offer: offer[1].order)
     for (first, a), (second, b) in pairwise(offers):
         if a.order == b.order:
