@@ -18,6 +18,7 @@ _OPS = {
     "experts": "experts",
 }
 
+
 def triton_kernels(device: str) -> tuple[KernelSpec, ...]:
     """All of them, for one kind of device."""
     ops = tuple(
