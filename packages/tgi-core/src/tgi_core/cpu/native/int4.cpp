@@ -14,6 +14,7 @@ static const int64_t HALF = GROUP_WORDS / 2 * OUT * HOLDS;  // bytes of 16 outpu
 static const int64_t HEAD = 4 * OUT, BYTES = HEAD + 2 * HALF;
 static const int64_t FEW = 128;  // words that are unpacked at a time for few rows: they stay in the first-level cache
 static const int64_t AHEAD = 2048;  // bytes that are fetched before they are needed
+static const int64_t LONG = 48;     // groups of a row that is read in two runs at once: memory answers both sooner
 static const int STEPS = 5, ROUNDS = 2;  // of the search, see reference/linear.py
 static const float LARGEST = 15;         // level
 
@@ -46,10 +47,13 @@ struct Nibbles {
     const uint8_t *packed;
     int64_t groups;
 
-    // Call use(word, half, bytes) for the words of 16 outputs, one after the other.
-    template <class F> void each(int64_t pair, int64_t first, int64_t count, F &&use) const {
-        const uint8_t *block = packed + (pair * groups + first / GROUP_WORDS) * BYTES;
-        for (int64_t at = 0; at < count; at += GROUP_WORDS, block += BYTES) {
+    // Call use(word, half, bytes) for the words of 16 outputs, group by group in runs that take turns.
+    template <int RUNS, class F> void each(int64_t pair, int64_t first, int64_t count, F &&use) const {
+        const uint8_t *blocks = packed + (pair * groups + first / GROUP_WORDS) * BYTES;
+        const int64_t length = count / GROUP_WORDS / RUNS;
+        for (int64_t i = 0; i < RUNS * length; i++) {
+            const int64_t group = i % RUNS * length + i / RUNS, at = group * GROUP_WORDS;
+            const uint8_t *block = blocks + group * BYTES;
             for (int64_t line = 0; line < BYTES; line += 64) __builtin_prefetch(block + AHEAD + line);
             u16x head; memcpy(&head, block, HEAD);
             unpack(head, block + HEAD, [&](int word, u16x bytes) { use(at + word, 0, bytes); });
@@ -62,14 +66,18 @@ struct Nibbles {
         if (int64_t(buffer.size()) < 2 * count * (last - first)) buffer.resize(2 * count * (last - first));
         for (int64_t pair = first; pair < last; pair++) {
             u16x *to = buffer.data() + 2 * count * (pair - first);
-            each(pair, word, count, [=](int64_t at, int half, u16x bytes) { to[half * count + at] = bytes; });
+            each<1>(pair, word, count, [=](int64_t at, int half, u16x bytes) { to[half * count + at] = bytes; });
         }
         return {(const int8s *)buffer.data(), count * OUT, 2 * count * OUT};
     }
 
     void row(Tiles &, int64_t pair, const int8s *digits, int64_t count, int32_t *sums) const {
+        groups < LONG ? row<1>(pair, digits, count, sums) : row<2>(pair, digits, count, sums);
+    }
+
+    template <int RUNS> void row(int64_t pair, const int8s *digits, int64_t count, int32_t *sums) const {
         i16x high{}, low{}, other_high{}, other_low{};  // of the first and of the other 16 outputs
-        each(pair, 0, count, [&](int64_t word, int half, u16x bytes) {
+        each<RUNS>(pair, 0, count, [&](int64_t word, int half, u16x bytes) {
             const int8s *to_high = digits + word, *to_low = to_high + count;
             if (half) other_high = multiply_add(other_high, bytes, to_high), other_low = multiply_add(other_low, bytes, to_low);
             else high = multiply_add(high, bytes, to_high), low = multiply_add(low, bytes, to_low);
