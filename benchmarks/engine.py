@@ -9,6 +9,7 @@ counts streams; and milliseconds to the first token of one new 1,024-token promp
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import random
 import statistics
@@ -29,6 +30,7 @@ class Bench:
 
     def __init__(self, model: str, **wishes: Any) -> None:
         self.engine = Engine(EngineConfig(model_id=model, device="cpu", **wishes))
+        gc.freeze()  # as the engine's process does
         self._ids = itertools.count(1)
 
     def prompt(self, tokens: int) -> list[int]:

@@ -11,6 +11,7 @@ Weights are written once, as safetensors, into --folder; nothing is downloaded.
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import tempfile
 import time
@@ -69,6 +70,7 @@ class Bench:
         started = time.perf_counter()
         wishes = EngineConfig(model_id=str(folder), device="cuda", prefix_caching=True, num_shard=ranks)
         self.engine = Engine(wishes)
+        gc.freeze()  # as the engine's process does
         self.row("load and first step", time.perf_counter() - started, 0, "s")
         self.row("KV capacity", self.engine.info.max_batch_total_tokens, 0, "tokens")
         kinds = sorted({f"{op}={name}" for op, name in self.engine.info.kernels.items() if name != "reference"})

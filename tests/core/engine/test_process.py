@@ -1,5 +1,6 @@
 """The engine as a process: messages in and out, and its end."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import zmq
 
 from tgi_core import messages
 from tgi_core.config import EngineConfig
+from tgi_core.engine.process import EngineProcess
 from tgi_core.request import Request
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.testing.tiny import VOCABULARY
@@ -111,6 +113,20 @@ def test_heartbeats_come_while_idle(start, checkpoint):
     front = start(model_id=str(checkpoint))
     front.receive(messages.Ready)
     assert front.receive(messages.Heartbeat).step_started_at == 0
+
+
+def test_what_was_loaded_is_not_looked_at_by_collections(checkpoint):
+    context = zmq.Context()
+    inbox, outbox = context.socket(zmq.PULL), context.socket(zmq.PUSH)
+    process = EngineProcess(inbox, outbox, give_up=pytest.fail)
+    process._progress = lambda *_: None
+    before = gc.get_freeze_count()
+    try:
+        process.load(EngineConfig(model_id=str(checkpoint), device="cpu"))
+        assert gc.get_freeze_count() > before + 10_000
+    finally:
+        gc.unfreeze()
+        context.destroy(linger=0)
 
 
 def test_a_model_that_cannot_be_loaded_is_reported_before_the_end(start, tmp_path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import logging
 import os
 import shutil
@@ -87,6 +88,7 @@ class EngineProcess:
         from tgi_core.engine.engine import Engine
 
         self.engine = Engine(config, self._progress, give_up=self._give_up)
+        gc.freeze()  # what was made so far stays: no collection during requests need look at it
 
     def announce(self) -> None:
         """Tell the front that requests are welcome."""

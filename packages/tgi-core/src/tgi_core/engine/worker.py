@@ -5,6 +5,7 @@ See `tgi_core.engine.rank_messages` for what is said.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import queue
@@ -120,6 +121,7 @@ def follow(rank0: RankZero, address: str) -> None:
     place = find_place(begin.config)
     parts = build(begin.config, place, group=group, before_loading=lambda files: rank0.say(Built()))
     rank0.say(Loaded())
+    gc.freeze()  # as in the engine's process
     obey(rank0, parts)
     leave(parts, group)
 
