@@ -16,7 +16,7 @@ from tgi_core.attention.reference import ReferenceAttention
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.triton.attention import TritonAttention
 from tgi_core.triton.step import StepBuilder
-from tgi_cuda import flash_attention, flash_attention_4
+from tgi_cuda import attention, flash_attention_4
 from tgi_cuda.flash_attention_4 import FlashAttention4
 
 BLOCKS, BLOCK_SIZE = 96, 32
@@ -43,13 +43,13 @@ def step_of(*sequences):
 @pytest.fixture
 def installed(monkeypatch):
     monkeypatch.setattr(metadata, "version", lambda name: "4.0.0b36")
-    monkeypatch.setattr(flash_attention, "compute_capability", lambda: (9, 0))
+    monkeypatch.setattr(attention, "compute_capability", lambda: (9, 0))
 
 
 def test_it_is_for_hopper(installed, monkeypatch):
-    assert flash_attention.supports_4(query()) == ""
-    monkeypatch.setattr(flash_attention, "compute_capability", lambda: (8, 6))
-    assert "8.6" in flash_attention.supports_4(query())
+    assert attention.flash_attention_4_supports(query()) == ""
+    monkeypatch.setattr(attention, "compute_capability", lambda: (8, 6))
+    assert "8.6" in attention.flash_attention_4_supports(query())
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,20 @@ def test_it_is_for_hopper(installed, monkeypatch):
     [({"dtype": "float32"}, "float32"), ({"head_size": 72}, "16"), ({"relative_bias": True}, "bias")],
 )
 def test_it_says_what_it_cannot_do(installed, changes, reason):
-    assert reason in flash_attention.supports_4(query(**changes))
+    assert reason in attention.flash_attention_4_supports(query(**changes))
+
+
+@pytest.mark.parametrize(
+    ("capability", "chosen"), [((7, 5), "torch_prompts"), ((8, 0), "flash_attention_2"), ((9, 0), "flash_attention_4")]
+)
+def test_one_library_serves_prompts_of_each_generation(installed, monkeypatch, capability, chosen):
+    monkeypatch.setattr(attention, "compute_capability", lambda: capability)
+    reasons = {
+        name: getattr(attention, f"{name}_supports")(query(dtype="float16"))
+        for name in ("torch_prompts", "flash_attention_2", "flash_attention_4")
+    }
+    assert [name for name, reason in reasons.items() if not reason] == [chosen]
+    assert all(".".join(map(str, capability)) in reason for reason in reasons.values() if reason)
 
 
 def test_it_says_how_to_get_it(monkeypatch):
@@ -65,7 +78,7 @@ def test_it_says_how_to_get_it(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", missing)
-    assert "pip install" in flash_attention.supports_4(query())
+    assert "pip install" in attention.flash_attention_4_supports(query())
 
 
 def test_prompts_begin_where_the_first_one_does():

@@ -1,5 +1,7 @@
 """Paged attention in Triton against the reference, over every kind of batch, head and layer."""
 
+from importlib import metadata
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,9 @@ from tgi_core.attention.base import AttentionSpec, SourceInput, StepInput
 from tgi_core.attention.reference import ReferenceAttention
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.triton.attention import TritonAttention
-from tgi_core.triton.support import attention_supports
+from tgi_core.triton.flash_attention_2 import FlashAttention2
+from tgi_core.triton.support import attention_supports, flash_attention_2_supports
+from tgi_core.triton.torch_prompts import TorchPrompts
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NUM_BLOCKS = 64
@@ -82,10 +86,15 @@ def draw(spec, tokens, dtype, generator):
 @pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 @pytest.mark.parametrize(("dtype", "block_size"), EXACTNESS)
-def test_equals_the_reference(spec, steps, dtype, block_size):
+@pytest.mark.parametrize("kind", [TritonAttention, TorchPrompts, FlashAttention2])
+def test_equals_the_reference(kind, spec, steps, dtype, block_size, request, monkeypatch):
+    if kind is FlashAttention2:
+        request.getfixturevalue("flash_attn")
+        monkeypatch.setattr(kind, "fewest_queries", 2)
     spec = AttentionSpec(scale=spec["head_size"] ** -0.5, **spec)
-    expected = run(make(ReferenceAttention, spec, dtype, block_size), spec, steps, dtype)
-    found = run(make(TritonAttention, spec, dtype, block_size), spec, steps, dtype)
+    expected, found = (
+        run(make(backend, spec, dtype, block_size), spec, steps, dtype) for backend in (ReferenceAttention, kind)
+    )
     torch.testing.assert_close(found, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
@@ -215,3 +224,46 @@ def run_encoder_decoder(backend_type, shape, columns):
 def test_heads_that_are_too_large_are_refused():
     query = KernelQuery(device="cuda", dtype="float16", head_size=288, block_size=32)
     assert "256" in attention_supports(query)
+
+
+@pytest.mark.parametrize("name", ["gqa", "window"])
+def test_prompts_are_the_library_s(name, monkeypatch):
+    asked = []
+    attend = TorchPrompts.attend
+    monkeypatch.setattr(TorchPrompts, "attend", lambda *arguments: asked.append(1) or attend(*arguments))
+    spec = AttentionSpec(scale=0.125, **SPECS[name])
+    run(make(TorchPrompts, spec, "float32", 16), spec, STEPS["prefill"], "float32")
+    assert len(asked) == 2  # layers
+    run(make(TorchPrompts, spec, "float32", 16), spec, [[(1, 0), (1, 0)]], "float32")
+    assert len(asked) == 2
+
+
+def test_what_pytorch_has_not_stays_with_triton(monkeypatch):
+    monkeypatch.setattr(TorchPrompts, "attend", lambda *arguments: pytest.fail("not for PyTorch"))
+    for name in ("alibi", "soft cap"):
+        spec = AttentionSpec(scale=0.125, **SPECS[name])
+        run(make(TorchPrompts, spec, "float32", 16), spec, STEPS["prefill"], "float32")
+
+
+def test_short_prompts_are_not_worth_gathering(monkeypatch):
+    monkeypatch.setattr(FlashAttention2, "attend", lambda *arguments: pytest.fail("not for FlashAttention"))
+    spec = AttentionSpec(scale=0.125, **SPECS["gqa"])
+    run(make(FlashAttention2, spec, "float32", 16), spec, STEPS["prefill"], "float32")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, ""),
+        ({"dtype": "float32"}, "float32"),
+        ({"head_size": 260}, "multiple of 8"),
+        ({"head_size": 264}, "256"),
+        ({"relative_bias": True}, "bias"),
+    ],
+)
+def test_flash_attention_says_what_it_cannot_do(changes, reason, monkeypatch):
+    monkeypatch.setattr(metadata, "version", lambda name: "2.8.3")
+    wish = {"device": "rocm", "dtype": "float16", "head_size": 128, "block_size": 32, **changes}
+    found = flash_attention_2_supports(KernelQuery(**wish))
+    assert reason in found
+    assert bool(reason) == bool(found)

@@ -1,4 +1,4 @@
-"""FlashAttention-4 (`flash_attn.cute`) for long prompts; see `flash_attention.supports_4` for where.
+"""FlashAttention-4 (`flash_attn.cute`) for long prompts; see `attention.flash_attention_4_supports` for where.
 
 The cache is that of Triton's kernels, which serve everything else: decodes, shorter prompts (their steps are recorded),
 ALiBi, encoders and cross-attention.
@@ -50,7 +50,7 @@ class FlashAttention4(TritonAttention):
         qkv = torch.zeros((FEWEST_QUERIES, heads, spec.head_size), dtype=self.dtype, device=self.device)
         ints = torch.zeros(2 + width, dtype=torch.int32, device=self.device)
         ints[1] = FEWEST_QUERIES
-        prompts = Prompts(first=0, first_query=0, starts=ints[:2], longest=FEWEST_QUERIES, width=width)
+        prompts = Prompts(first=0, first_query=0, starts=ints[:2], lens=(FEWEST_QUERIES,), width=width)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about arguments that the compiler takes as constants
             _attend(spec, qkv[:, : spec.heads], cache, prompts, ints[1:2], ints[2:].unsqueeze(0))

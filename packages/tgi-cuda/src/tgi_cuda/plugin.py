@@ -8,13 +8,22 @@ from tgi_core.plugins import hookimpl
 from tgi_core.plugins.specs import DeviceProbe, KernelSpec, ModelSpec
 from tgi_cuda.probe import probe
 
-FLASH_ATTENTION_4 = KernelSpec(
-    op="attention",
-    name="flash-attn-4",
-    target="tgi_cuda.flash_attention_4:FlashAttention4",
-    device="cuda",
-    supports="tgi_cuda.flash_attention:supports_4",
-    priority=1,
+
+def _attention(name: str, target: str, supports: str, priority: int) -> KernelSpec:
+    return KernelSpec(
+        op="attention",
+        name=name,
+        target=target,
+        device="cuda",
+        supports=f"tgi_cuda.attention:{supports}",
+        priority=priority,
+    )
+
+
+ATTENTION = (
+    _attention("flash-attn-4", "tgi_cuda.flash_attention_4:FlashAttention4", "flash_attention_4_supports", 3),
+    _attention("flash-attn-2", "tgi_core.triton.flash_attention_2:FlashAttention2", "flash_attention_2_supports", 2),
+    _attention("torch-prompts", "tgi_core.triton.torch_prompts:TorchPrompts", "torch_prompts_supports", 1),
 )
 
 
@@ -26,10 +35,10 @@ def tgi_probe_device() -> DeviceProbe:
 
 @hookimpl
 def tgi_register_kernels() -> Iterable[KernelSpec]:
-    """Triton's and FlashAttention; what has neither runs on PyTorch's operators."""
+    """Triton's and other libraries'; what has none runs on PyTorch's operators."""
     from tgi_core.triton.registry import triton_kernels
 
-    return (*triton_kernels("cuda"), FLASH_ATTENTION_4)
+    return (*triton_kernels("cuda"), *ATTENTION)
 
 
 @hookimpl

@@ -32,6 +32,8 @@ LONG_SPLITS = 4
 class TritonAttention(AttentionBackend):
     """Keeps keys and values as [blocks, block_size, Hkv, D]; sequences with one query are split over programs."""
 
+    gathers = False  #: whether prompts are given the places of all their keys
+
     def __init__(self, query: KernelQuery) -> None:
         super().__init__(query)
         self._chip = Chip(self.device)
@@ -52,7 +54,7 @@ class TritonAttention(AttentionBackend):
                 cache = (torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(2))
                 self._caches[part] = (next(cache), next(cache))
         tokens = {layer.tile_tokens for layer in self._layers}
-        self._builder = StepBuilder(self.block_size, self.device, sorted(tokens))
+        self._builder = StepBuilder(self.block_size, self.device, sorted(tokens), gathers=self.gathers)
 
     def prepare(self, step: StepInput) -> Metadata:
         return self._builder.build(step, self.variant(len(step.context_lens), int(step.context_lens.max())))

@@ -27,14 +27,29 @@ class Tiles:
 
 
 @dataclass
+class GatheredKeys:
+    """All keys of n sequences, one after the other."""
+
+    starts: Tensor  #: [n + 1]
+    slots: Tensor  #: [K] where each is in the cache
+    lens: tuple[int, ...]  #: [n]
+
+
+@dataclass
 class Prompts:
     """The sequences from the first one with more than one query on, as kernels for ragged prompts take them."""
 
     first: int  #: sequence
     first_query: int
     starts: Tensor  #: [n + 1] of their queries, from 0 on
-    longest: int  #: queries of a sequence
+    lens: tuple[int, ...]  #: [n] queries of each
     width: int  #: of the block tables
+    gathered: GatheredKeys | None = None  #: if it was asked for
+
+    @property
+    def longest(self) -> int:
+        """Queries of a sequence."""
+        return max(self.lens)
 
 
 @dataclass
@@ -63,10 +78,14 @@ class StepBuilder:
 
     Args:
         tile_tokens: the tokens of a tile that layers ask for.
+        gathers: prompts get `GatheredKeys`.
     """
 
-    def __init__(self, block_size: int, device: torch.device, tile_tokens: Iterable[int]) -> None:
+    def __init__(
+        self, block_size: int, device: torch.device, tile_tokens: Iterable[int], *, gathers: bool = False
+    ) -> None:
         self.block_size, self.device, self.tile_tokens = block_size, device, tuple(tile_tokens)
+        self.gathers = gathers
 
     def build(self, step: StepInput, splits: int) -> Metadata:
         """Everything in one copy to the device."""
@@ -84,15 +103,28 @@ class StepBuilder:
         lengths = np.diff(queries)
         first = int(np.argmax(lengths > 1))
         starts = packed.add(queries[first:] - queries[first])
+        has_prompts = bool(lengths[first] > 1)
+        keys = self._add_keys(packed, lens[first:], tables[first:]) if self.gathers and has_prompts else None
         arrays = packed.copy_to(self.device)
         metadata = {
             kind: self._keys(arrays, draft, CROSS_WIDTH if kind == "cross" else CAUSAL_WIDTH, splits)
             for kind, draft in drafts.items()
         }
-        if lengths[first] > 1:
-            prompts = Prompts(first, int(queries[first]), arrays[starts], int(lengths.max()), tables.shape[1])
+        if has_prompts:
+            prompts = Prompts(
+                first, int(queries[first]), arrays[starts], tuple(lengths[first:].tolist()), tables.shape[1]
+            )
+            if keys is not None:
+                prompts.gathered = GatheredKeys(arrays[keys], arrays[keys + 1], tuple(lens[first:].tolist()))
             metadata["causal"].prompts = prompts
         return metadata
+
+    def _add_keys(self, packed: Packed, lens: Int32Array, tables: Int32Array) -> int:
+        """The number of the first of two arrays."""
+        starts = np.concatenate([[0], np.cumsum(lens)]).astype(np.int32)
+        number = packed.add(starts)
+        packed.add(self.slots_of(starts, lens, tables))
+        return number
 
     def _add(
         self, packed: Packed, queries: Int32Array, new: Int32Array, lens: Int32Array, tables: Int32Array,

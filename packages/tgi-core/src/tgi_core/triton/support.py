@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from importlib.util import find_spec
 
 from tgi_core.kernels.ops import KernelQuery
 
 LARGEST_HEAD = 256
+FLASH_ATTENTION_2_MULTIPLE = 8  #: of features of a head
 
 
 def supports(query: KernelQuery) -> str:
@@ -19,3 +21,18 @@ def attention_supports(query: KernelQuery) -> str:
     if query.head_size > LARGEST_HEAD:
         return f"takes heads of {LARGEST_HEAD} features at most, not {query.head_size}"
     return supports(query)
+
+
+def flash_attention_2_supports(query: KernelQuery) -> str:
+    """Why FlashAttention-2 cannot take prompts."""
+    try:
+        metadata.version("flash-attn")
+    except metadata.PackageNotFoundError:
+        return "not installed; a wheel of flash-attn for this PyTorch makes long prompts faster"
+    if query.dtype == "float32":
+        return "takes bfloat16 and float16, not float32"
+    if query.head_size % FLASH_ATTENTION_2_MULTIPLE:
+        return f"takes heads of a multiple of {FLASH_ATTENTION_2_MULTIPLE} features, not {query.head_size}"
+    if query.relative_bias:
+        return "knows no bias by distance"
+    return attention_supports(query)

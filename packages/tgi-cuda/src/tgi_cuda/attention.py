@@ -1,0 +1,52 @@
+"""Which attention libraries can serve a model here; imports neither them nor torch."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+from tgi_core.kernels.ops import KernelQuery
+from tgi_core.triton import support
+from tgi_cuda.probe import compute_capability
+
+TURING = (7, 5)  #: whose matrix units Triton does not use
+AMPERE = (8, 0)
+HOPPER = (9, 0)
+MULTIPLE = 16  #: of features, that paged keys are copied by
+
+
+def flash_attention_4_supports(query: KernelQuery) -> str:
+    """Why FlashAttention-4 cannot run."""
+    try:
+        metadata.version("flash-attn-4")
+    except metadata.PackageNotFoundError:
+        return "not installed; `pip install --pre flash-attn-4` makes long prompts faster on Hopper"
+    if (found := compute_capability()) != HOPPER:
+        return f"was run on Hopper (compute capability 9.0) only, this GPU has {_name(found)}"
+    if query.dtype == "float32":
+        return "takes bfloat16 and float16, not float32"
+    if query.head_size % MULTIPLE:
+        return f"takes heads of a multiple of {MULTIPLE} features, not {query.head_size}"
+    if query.relative_bias:
+        return "knows no bias by distance"
+    return support.attention_supports(query)
+
+
+def flash_attention_2_supports(query: KernelQuery) -> str:
+    """Why FlashAttention-2 cannot run, or should not."""
+    found = compute_capability()
+    if found < AMPERE:
+        return f"needs compute capability 8.0, this GPU has {_name(found)}"
+    if found >= HOPPER:
+        return f"is made for compute capability 8.x, this GPU has {_name(found)}"
+    return support.flash_attention_2_supports(query)
+
+
+def torch_prompts_supports(query: KernelQuery) -> str:
+    """Why prompts are not PyTorch's."""
+    if (found := compute_capability()) != TURING:
+        return f"is for Turing (compute capability 7.5), whose matrix units Triton does not use, not {_name(found)}"
+    return support.attention_supports(query)
+
+
+def _name(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
