@@ -54,7 +54,12 @@ def test_it_is_for_hopper(installed, monkeypatch):
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
-    [({"dtype": "float32"}, "float32"), ({"head_size": 72}, "16"), ({"relative_bias": True}, "bias")],
+    [
+        ({"dtype": "float32"}, "float32"),
+        ({"head_size": 72}, "16"),
+        ({"relative_bias": True}, "bias"),
+        ({"kv_dtype": "fp8_e5m2"}, "not in fp8_e5m2"),
+    ],
 )
 def test_it_says_what_it_cannot_do(installed, changes, reason):
     assert reason in attention.flash_attention_4_supports(query(**changes))

@@ -3,12 +3,14 @@
 import pytest
 
 from tgi_core import builtin
+from tgi_core.device.capabilities import FLOAT8
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.select import select_kernels
 from tgi_core.models.select import select_model
 from tgi_core.plugins.manager import load_plugins
 from tgi_core.triton import support
 from tgi_cuda import plugin
+from tgi_cuda.float8 import refused_kv_dtypes
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,19 @@ def test_the_reference_serves_what_triton_cannot_and_says_why(plugins, monkeypat
     monkeypatch.undo()
     _, choices = select_kernels(plugins, query(head_size=288), {"linear": "reference"})
     assert any("256" in reason for reason in choices["attention"].rejected)
+
+
+def test_float8_is_refused_by_gpus_that_do_not_convert_it():
+    assert refused_kv_dtypes((9, 0)) == refused_kv_dtypes((8, 9)) == {}
+    assert list(refused_kv_dtypes((8, 6))) == ["fp8_e4m3fn"]
+    assert "8.9, this GPU has 8.6; use fp8_e5m2" in refused_kv_dtypes((8, 6))["fp8_e4m3fn"]
+    assert set(refused_kv_dtypes((7, 5))) == set(FLOAT8)
+
+
+def test_triton_reads_keys_and_values_in_float8(plugins):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    _, choices = select_kernels(plugins, query(kv_dtype="fp8_e5m2"))
+    assert choices["attention"].spec.name == "triton"
 
 
 def test_families_are_registered_for_the_gpu(plugins):

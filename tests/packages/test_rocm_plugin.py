@@ -3,11 +3,13 @@
 import pytest
 
 from tgi_core import builtin
+from tgi_core.device.capabilities import FLOAT8
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.select import select_kernels
 from tgi_core.models.select import select_model
 from tgi_core.plugins.manager import load_plugins
 from tgi_rocm import plugin
+from tgi_rocm.chips import REFUSED_KV_DTYPES, REFUSED_QUANTIZATIONS
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +23,12 @@ def test_triton_is_chosen_windows_included(plugins):
     _, choices = select_kernels(plugins, query)
     assert {choices[op].spec.name for op in ("attention", "add_rms_norm", "layer_norm", "greedy")} == {"triton"}
     assert choices["linear_int8"].spec.name == "reference"
+
+
+def test_float8_of_keys_and_values_is_refused_where_there_is_none():
+    assert REFUSED_KV_DTYPES.keys() == REFUSED_QUANTIZATIONS.keys()
+    assert set(REFUSED_KV_DTYPES["gfx90a"]) == set(FLOAT8)
+    assert not REFUSED_KV_DTYPES["gfx942"]
 
 
 def test_no_family_is_called_optimised_before_it_has_run_on_a_gpu(plugins):

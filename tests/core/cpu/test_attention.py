@@ -10,6 +10,7 @@ from tgi_core.cpu import native
 from tgi_core.cpu.attention import CpuAttention
 from tgi_core.cpu.attention import supports as native_attention_supports
 from tgi_core.cpu.torch_attention import TorchAttention, supports
+from tgi_core.device.capabilities import FLOAT8
 from tgi_core.kernels.ops import KernelQuery
 
 needs_native = pytest.mark.skipif(bool(native.unavailable()), reason=native.unavailable() or "native kernels are there")
@@ -35,8 +36,8 @@ STEPS = {
 }
 
 
-def run(backend_type, spec, steps, dtype, block_size):
-    query = KernelQuery(device="cpu", dtype=dtype, head_size=spec.head_size, block_size=block_size)
+def run(backend_type, spec, steps, dtype, block_size, **asked):
+    query = KernelQuery(device="cpu", dtype=dtype, head_size=spec.head_size, block_size=block_size, **asked)
     backend = backend_type(query)
     layers = [backend.add_layer(spec), backend.add_layer(spec)]
     backend.allocate(NUM_BLOCKS)
@@ -99,6 +100,24 @@ def test_what_a_poisoned_sequence_left_in_a_block_does_not_leak_into_the_next(ba
 
     assert run(32, fill=float("nan")).isnan().all()
     assert not run(3).isnan().any()
+
+
+@pytest.mark.parametrize("kv_dtype", FLOAT8)
+@pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("name", ["gqa", "window", "alibi"])
+def test_keys_and_values_in_float8(name, steps, kv_dtype):
+    spec = AttentionSpec(scale=SPECS[name]["head_size"] ** -0.5, **SPECS[name])
+    expected = run(ReferenceAttention, spec, steps, "float32", 32, kv_dtype=kv_dtype)
+    found = run(TorchAttention, spec, steps, "float32", 32, kv_dtype=kv_dtype)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    plain = run(ReferenceAttention, spec, steps, "float32", 32)
+    error = (plain - found).norm() / plain.norm()
+    assert 1e-3 < error < 0.2  # a format of two or three bits behind the point
+
+
+def test_the_compiled_kernel_refuses_float8():
+    query = KernelQuery(device="cpu", dtype="float32", head_size=64, block_size=32, kv_dtype="fp8_e5m2")
+    assert "not in fp8_e5m2" in native_attention_supports(query)
 
 
 @needs_native

@@ -5,7 +5,14 @@ import torch
 
 from tgi_core import Engine
 from tgi_core.config import EngineConfig
-from tgi_core.errors import DeviceUnavailable, InvalidRequest, ModelNotFound, UnsupportedModel, WeightsError
+from tgi_core.errors import (
+    ConfigError,
+    DeviceUnavailable,
+    InvalidRequest,
+    ModelNotFound,
+    UnsupportedModel,
+    WeightsError,
+)
 from tgi_core.request import Request
 from tgi_core.sampling_params import Grammar, SamplingParams
 from tgi_core.testing.tiny import VOCABULARY, make_checkpoint
@@ -64,10 +71,13 @@ def test_without_a_seed_the_engine_draws_and_reports_one(engine):
     assert [o.token_ids for o in finish(engine)[3]] == [o.token_ids for o in outputs[1]]
 
 
-def test_tokens_do_not_depend_on_neighbours_chunks_cache_or_preemption(checkpoint):
+@pytest.mark.parametrize("kv_cache_dtype", [None, "fp8_e4m3fn", "fp8_e5m2"])
+def test_tokens_do_not_depend_on_neighbours_chunks_cache_or_preemption(checkpoint, kv_cache_dtype):
     prompts = [[(13 * i + 5 * j) % 380 for j in range(3 + 17 * i)] for i in range(6)]
     params = SamplingParams(max_new_tokens=40, ignore_eos=True)
-    settings = {"model_id": str(checkpoint), "device": "cpu", "dtype": "float32"}
+    settings = {
+        "model_id": str(checkpoint), "device": "cpu", "dtype": "float32", "kv_cache_dtype": kv_cache_dtype
+    }  # fmt: skip
     roomy = Engine(EngineConfig(**settings))
     expected = [roomy.generate([prompt], params)[0].token_ids for prompt in prompts]
     tight = Engine(
@@ -83,6 +93,30 @@ def test_tokens_do_not_depend_on_neighbours_chunks_cache_or_preemption(checkpoin
         preemptions += tight.stats.preemptions
     assert [tokens[number] for number in range(6)] == expected
     assert preemptions > 0
+
+
+@pytest.mark.parametrize("kv_cache_dtype", ["fp8_e4m3fn", "fp8_e5m2"])
+def test_keys_and_values_in_float8_are_near_and_take_half_the_memory(checkpoint, kv_cache_dtype):
+    prompt = [[(13 * j) % 380 for j in range(60)]]
+    params = SamplingParams(max_new_tokens=1, top_n_tokens=5)
+    settings = {"model_id": str(checkpoint), "device": "cpu", "dtype": "bfloat16"}
+    plain = Engine(EngineConfig(**settings, kernels={"attention": "torch"}))
+    narrow = Engine(EngineConfig(**settings, kv_cache_dtype=kv_cache_dtype))
+    assert 2 * narrow.runner.attention.block_bytes() == plain.runner.attention.block_bytes()
+    assert (plain.info.kv_cache_dtype, narrow.info.kv_cache_dtype) == ("bfloat16", kv_cache_dtype)
+    assert narrow.info.kernels["attention"] == "torch"
+    logprobs = []
+    for engine in (plain, narrow):
+        engine.add(Request(id=1, prompt_ids=prompt[0], params=params))
+        logprobs.append(finish(engine)[1][0].logprobs[0])
+    assert logprobs[0] != logprobs[1]
+    assert logprobs[1] == pytest.approx(logprobs[0], abs=0.3)
+
+
+def test_a_model_that_keeps_its_state_itself_refuses_a_format_for_it(tmp_path):
+    folder = make_checkpoint(tmp_path, "mamba")
+    with pytest.raises(ConfigError, match=r"--kv-cache-dtype fp8_e5m2: .* in its own dtype; leave it out"):
+        Engine(EngineConfig(model_id=str(folder), device="cpu", kv_cache_dtype="fp8_e5m2"))
 
 
 def test_abort_frees_blocks_before_the_next_step(engine):

@@ -7,10 +7,15 @@ import sys
 import pytest
 
 from tgi_core import builtin
+from tgi_core.config import EngineConfig
 from tgi_core.engine.explain import doctor_report, kernels_report, models_report, plugins_report
-from tgi_core.errors import ModelNotFound
+from tgi_core.errors import ConfigError, ModelNotFound
 from tgi_core.plugins.manager import load_plugins
 from tgi_core.testing.tiny import make_checkpoint
+
+
+def wishes(folder, **more):
+    return EngineConfig(model_id=str(folder), **more)
 
 
 @pytest.fixture
@@ -29,7 +34,7 @@ def test_kernels_of_an_encoder_decoder_that_only_generation_config_tells_how_to_
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"decoder_start_token_id": None, "bos_token_id": None}))
     (folder / "generation_config.json").write_text(json.dumps({"decoder_start_token_id": 0}))
-    assert "T5ForConditionalGeneration" in kernels_report(str(folder), plugins)
+    assert "T5ForConditionalGeneration" in kernels_report(wishes(folder), plugins)
 
 
 def test_kernels_of_every_op(plugins):
@@ -39,19 +44,26 @@ def test_kernels_of_every_op(plugins):
 
 
 def test_kernels_of_a_model_with_reasons(plugins, checkpoint):
-    report = kernels_report(str(checkpoint), plugins)
+    report = kernels_report(wishes(checkpoint), plugins)
     assert "packs bfloat16 only, not float32" in report
     assert "no hardware plugin is installed" in report
 
 
+def test_kernels_of_a_cache_in_float8_with_reasons(plugins, checkpoint):
+    report = kernels_report(wishes(checkpoint, kv_cache_dtype="fp8_e5m2"), plugins)
+    assert "native: keeps keys and values in the model's dtype, not in fp8_e5m2" in report
+    with pytest.raises(ConfigError, match="there is no such format"):
+        kernels_report(wishes(checkpoint, kv_cache_dtype="fp4"), plugins)
+
+
 def test_kernels_of_a_model_that_transformers_runs(plugins, tmp_path):
-    report = kernels_report(str(make_checkpoint(tmp_path, "mamba")), plugins)
+    report = kernels_report(wishes(make_checkpoint(tmp_path, "mamba")), plugins)
     assert "no installed plugin implements MambaForCausalLM" in report
 
 
 def test_kernels_of_a_model_that_is_not_there(plugins):
     with pytest.raises(ModelNotFound):
-        kernels_report("/nowhere/at/all", plugins)
+        kernels_report(wishes("/nowhere/at/all"), plugins)
 
 
 def test_models_by_family_and_device(plugins):

@@ -63,6 +63,18 @@ def test_zero_flags_give_everything_the_model_and_the_memory_allow():
     assert all(reason.why for reason in resolved.reasons)
 
 
+def test_keys_and_values_are_kept_in_what_was_asked_for():
+    able = replace(GPU, kv_dtypes=("model", "fp8_e4m3fn", "fp8_e5m2"))
+    assert run(able).kv_cache_dtype == run(able, kv_cache_dtype="model").kv_cache_dtype == "bfloat16"
+    assert run(able, kv_cache_dtype="fp8_e5m2").kv_cache_dtype == "fp8_e5m2"
+    with pytest.raises(ConfigError, match=r"fp8: there is no such format here; there are model, fp8_e4m3fn, fp8_e5m2"):
+        run(able, kv_cache_dtype="fp8")
+    with pytest.raises(ConfigError, match=r"keeps the model's dtype; leave it out"):
+        run(GPU, kv_cache_dtype="fp8_e5m2")
+    with pytest.raises(ConfigError, match=r"--kv-cache-dtype fp8_e4m3fn: is too old"):
+        run(able.without_kv_dtypes({"fp8_e4m3fn": "is too old"}), kv_cache_dtype="fp8_e4m3fn")
+
+
 def test_a_wish_is_followed_and_needs_no_reason():
     resolved = run(max_total_tokens=512, max_input_tokens=100, max_batch_size=3, max_batch_prefill_tokens=64)
     assert (resolved.max_total_tokens, resolved.max_input_tokens, resolved.max_batch_size) == (512, 100, 3)

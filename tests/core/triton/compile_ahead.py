@@ -39,8 +39,18 @@ SHARED = {
 #: what a kernel may keep outside its registers on AMD's, by the names of LLVM's AMDGPU metadata; nothing in memory
 BUDGET = {".vgpr_spill_count": 0, ".private_segment_fixed_size": 0, ".sgpr_spill_count": 0}
 #: scalars of these wait in lanes of a vector register, which costs an instruction each
-BUDGETS = {name: {**BUDGET, ".sgpr_spill_count": 32} for name in ("prefill", "_filter")}
+BUDGETS = {name: {**BUDGET, ".sgpr_spill_count": 40} for name in ("prefill", "_filter")}
 AMDGPU_NOTE, NT_AMDGPU_METADATA = b"AMDGPU\0\0", 32  #: of ELF, https://llvm.org/docs/AMDGPUUsage.html#note-records
+#: that a KV cache can be of
+FLOAT8 = {
+    "sm_75": (),
+    "sm_80": ("fp8e5",),
+    "sm_86": ("fp8e5",),
+    "sm_89": ("fp8e5", "fp8e4nv"),
+    "sm_90": ("fp8e5", "fp8e4nv"),
+    "gfx90a": (),
+    "gfx942": ("fp8e5", "fp8e4nv"),
+}
 POINTERS = {
     "keys", "values", "output", "out", "x", "weight", "bias", "residual", "q", "k", "v", "gate_up", "logits"
 }  # fmt: skip
@@ -116,7 +126,8 @@ def amdgpu_metadata(code_object):
     return kernel
 
 
-def attention(target, dtype, size, **options):
+def attention(target, dtype, size, cache=None, **options):
+    known = {"keys": f"*{cache}", "values": f"*{cache}"} if cache else {}
     padded = max(16, triton.next_power_of_2(size))
     flags = {"HAS_WINDOW": False, "HAS_SOFT_CAP": False, "HAS_SLOPES": False, "HAS_BIAS": False, **options}
     absent = {name for name, flag in (("slopes", "HAS_SLOPES"), ("bias", "HAS_BIAS")) if not flags[flag]}
@@ -139,9 +150,9 @@ def attention(target, dtype, size, **options):
     for splits, single in ((1, crowded), (16, lonely)):
         gone = dict.fromkeys(("partial", "sums") if splits == 1 else ())
         constants = {**common, **gone, "M": single.rows, "N": single.keys, "S": splits, "HAS_NEW": True}
-        compile_one(decode.decode, constants, target, dtype, single.warps, single.stages)
+        compile_one(decode.decode, constants, target, dtype, single.warps, single.stages, known)
     constants = {**common, "M": many.rows, "N": many.keys, "PAGED": True, "CAUSAL": True, "key_starts": None}
-    compile_one(prefill.prefill, constants, target, dtype, many.warps, many.stages)
+    compile_one(prefill.prefill, constants, target, dtype, many.warps, many.stages, known)
     constants = {
         "window": 64,
         "H": 32,
@@ -238,6 +249,12 @@ def main(target):
         sampling(target, size)
     products(target, dtype)
     compile_one(store._store, {"k_token": 6144, "v_token": 6144, "SIZE": 1024, "BLOCK": 1024}, target, dtype)
+    for cache in FLOAT8[target]:
+        narrow = {"k_token": 6144, "v_token": 6144, "SIZE": 1024, "BLOCK": 1024}
+        compile_one(store._store, narrow, target, dtype, known={"keys": f"*{cache}", "values": f"*{cache}"})
+        attention(target, dtype, 128, cache)
+        attention(target, dtype, 80, cache, HAS_WINDOW=True)
+        attention(target, "fp32", 128, cache)
     for kind, size in ((dtype, 14336), (dtype, 1408), ("fp32", 1408)):
         mixtures(target, kind, size)
     attention(target, dtype, 128)

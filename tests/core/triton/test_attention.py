@@ -9,6 +9,7 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from tgi_core.attention.base import AttentionSpec, SourceInput, StepInput
+from tgi_core.attention.cache_dtype import round_to_cache
 from tgi_core.attention.reference import ReferenceAttention
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.triton.attention import TritonAttention
@@ -67,6 +68,13 @@ def _starts(lengths):
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
 
 
+#: formats of keys and values that this device converts
+FLOAT8 = ("fp8_e4m3fn", "fp8_e5m2")
+if DEVICE == "cuda":
+    FLOAT8 = FLOAT8[0 if torch.cuda.get_device_capability() >= (8, 9) else 1 :]
+LAYERS_IN_FLOAT8 = ["gqa", "mha, odd head size", "window"]
+
+
 def run(backend, spec, steps, dtype, prepare=None):
     generator = torch.Generator().manual_seed(0)
     outputs = []
@@ -96,6 +104,59 @@ def test_equals_the_reference(kind, spec, steps, dtype, block_size, request, mon
         run(make(backend, spec, dtype, block_size), spec, steps, dtype) for backend in (ReferenceAttention, kind)
     )
     torch.testing.assert_close(found, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("kv_dtype", FLOAT8)
+@pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("name", LAYERS_IN_FLOAT8)
+@pytest.mark.parametrize(("dtype", "block_size"), EXACTNESS)
+def test_keys_and_values_in_float8_equal_the_reference(name, steps, dtype, block_size, kv_dtype):
+    spec = AttentionSpec(scale=SPECS[name]["head_size"] ** -0.5, **SPECS[name])
+    reference, own = (
+        make(kind, spec, dtype, block_size, kv_dtype=kv_dtype) for kind in (ReferenceAttention, TritonAttention)
+    )
+    expected, found = (run(backend, spec, steps, dtype) for backend in (reference, own))
+    torch.testing.assert_close(found, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    kept = reference.caches[reference._parts[0]].view(torch.uint8).flatten()
+    for number, cache in enumerate(own._caches[own._parts[0]]):
+        assert cache.dtype == reference.cache_dtype
+        assert torch.equal(cache.view(torch.uint8).flatten(), kept[number * cache.numel() :][: cache.numel()])
+    assert 2 * own.block_bytes() == make(TritonAttention, spec, "float16", block_size).block_bytes()
+
+
+@pytest.mark.parametrize("kind", [TorchPrompts, FlashAttention2])
+def test_libraries_are_given_float8_in_the_models_dtype(kind, request, monkeypatch):
+    dtype = "float32"
+    if kind is FlashAttention2:
+        request.getfixturevalue("flash_attn")
+        dtype = "float16" if DEVICE == "cuda" else dtype
+    monkeypatch.setattr(kind, "fewest_queries", 2)
+    spec, steps = AttentionSpec(scale=0.125, **SPECS["gqa"]), [[(20, 0), (9, 0)], [(1, 20), (30, 9)]]
+    found, expected = (
+        run(make(backend, spec, dtype, 16, kv_dtype="fp8_e5m2"), spec, steps, dtype)
+        for backend in (kind, ReferenceAttention)
+    )
+    torch.testing.assert_close(found, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("kv_dtype", FLOAT8)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("tokens", [32, 1], ids=["prefill", "decode"])
+def test_every_number_is_rounded_to_float8_and_none_overflows(dtype, kv_dtype, tokens):
+    spec = AttentionSpec(heads=2, kv_heads=2, head_size=256, scale=1.0)
+    backend = make(TritonAttention, spec, dtype, 32, layers=1, kv_dtype=kv_dtype)
+    every = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.float16)  # float16 has more than float8
+    larger = every.float() * 2.0**20
+    for numbers in (every, larger, every.float() * 2.0**-20):
+        for rows in numbers.to(DEVICE, getattr(torch, dtype)).view(-1, 32, 2, 256):
+            k = rows[:tokens]
+            lens = np.array([tokens], np.int32)
+            step = StepInput(np.array([0, tokens], np.int32), lens, np.array([[1]], np.int32))
+            backend.forward(0, torch.zeros_like(k), k, -k, backend.prepare(step))
+            keys, values = (cache[1, :tokens] for cache in backend._caches[backend._parts[0]])
+            assert torch.equal(keys.view(torch.uint8), round_to_cache(k, keys.dtype).view(torch.uint8))
+            assert torch.equal(values.view(torch.uint8), round_to_cache(-k, keys.dtype).view(torch.uint8))
+            assert keys.float().isfinite().equal(~k.isnan())
 
 
 @pytest.mark.parametrize("splits", [1, 2, 8])

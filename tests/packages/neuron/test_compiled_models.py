@@ -11,6 +11,7 @@ from optimum.neuron.models.inference.backend.config import NxDNeuronConfig
 from optimum.neuron.models.inference.modeling_utils import NeuronModelForCausalLM
 from transformers import AutoConfig
 
+from tgi_core.config import EngineConfig
 from tgi_core.engine.explain import kernels_report
 from tgi_core.errors import ConfigError, DeviceUnavailable, InvalidRequest, WeightsError
 from tgi_core.sampling_params import SamplingParams
@@ -115,7 +116,7 @@ def test_without_wishes_the_choices_are_explained(llama):
 
 def test_choices_are_explained_before_anything_is_compiled(llama, neuron):
     before = ModelBuilder.compiled
-    report = kernels_report(str(llama), neuron)
+    report = kernels_report(EngineConfig(model_id=str(llama)), neuron)
     assert "neuron shapes" in report
     assert "4 sequences of 512 tokens, float32, 1 core, sampling on the host" in report
     assert "nothing that fits was compiled before" in report

@@ -16,7 +16,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     device: str | None = None  #: "cpu", "cuda", ...
     dtype: str | None = None  #: "float32" | "bfloat16" | "float16"
     quantize: str | None = None
-    kv_cache_dtype: str | None = None
+    kv_cache_dtype: str | None = None  #: "model" | "fp8_e4m3fn" | "fp8_e5m2"
     num_shard: int | None = None  #: ranks to divide the model over
     sharded: bool | None = None  #: whether to divide it; without `num_shard` over all devices
     trust_remote_code: bool = False
@@ -44,6 +44,7 @@ class ResolvedConfig(msgspec.Struct, frozen=True, kw_only=True):
     model_id: str
     device: str
     dtype: str
+    kv_cache_dtype: str  #: that keys and values are kept in
     max_input_tokens: int
     max_total_tokens: int
     max_output_tokens: int | None  #: that a decoder with positions of its own may write; None = any

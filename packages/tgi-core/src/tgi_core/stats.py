@@ -59,4 +59,5 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     max_output_tokens: int | None = None  #: see ResolvedConfig
     refused_parameters: dict[str, str] = {}  #: see Capabilities
     max_top_k: int | None = None  #: see Capabilities
+    kv_cache_dtype: str = ""  #: that keys and values are kept in
     decoder_start_ids: list[int] = []  #: with which the decoder of an encoder-decoder begins; empty for decoders

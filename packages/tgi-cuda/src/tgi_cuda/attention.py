@@ -22,13 +22,13 @@ def flash_attention_4_supports(query: KernelQuery) -> str:
         return "not installed; `pip install --pre flash-attn-4` makes long prompts faster on Hopper"
     if (found := compute_capability()) != HOPPER:
         return f"was run on Hopper (compute capability 9.0) only, this GPU has {_name(found)}"
-    if query.dtype == "float32":
-        return "takes bfloat16 and float16, not float32"
-    if query.head_size % MULTIPLE:
-        return f"takes heads of a multiple of {MULTIPLE} features, not {query.head_size}"
-    if query.relative_bias:
-        return "knows no bias by distance"
-    return support.attention_supports(query)
+    rules = (
+        (query.dtype == "float32", "takes bfloat16 and float16, not float32"),
+        (query.kv_dtype != "model", f"takes keys and values in the model's dtype, not in {query.kv_dtype}"),
+        (query.head_size % MULTIPLE, f"takes heads of a multiple of {MULTIPLE} features, not {query.head_size}"),
+        (query.relative_bias, "knows no bias by distance"),
+    )
+    return next((why for broken, why in rules if broken), "") or support.attention_supports(query)
 
 
 def flash_attention_2_supports(query: KernelQuery) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from tgi_core.device.torch_gpu import TorchGpu
+from tgi_cuda.float8 import refused_kv_dtypes
 
 BFLOAT16_FROM = (8, 0)  #: compute capability whose matrix units know it
 
@@ -19,6 +20,8 @@ class CudaBackend(TorchGpu):
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         super().__init__(rank, size)
-        if torch.cuda.get_device_capability(self.torch_device) < BFLOAT16_FROM:
+        capability = torch.cuda.get_device_capability(self.torch_device)
+        self.capabilities = self.capabilities.without_kv_dtypes(refused_kv_dtypes(capability))
+        if capability < BFLOAT16_FROM:
             able = tuple(dtype for dtype in self.capabilities.dtypes if dtype != "bfloat16")
             self.capabilities = replace(self.capabilities, dtypes=able)

@@ -9,7 +9,7 @@ import torch
 
 from tgi_core.device.torch_gpu import TorchGpu
 from tgi_core.errors import DeviceUnavailable
-from tgi_rocm.chips import REFUSED_QUANTIZATIONS, why_not
+from tgi_rocm.chips import REFUSED_KV_DTYPES, REFUSED_QUANTIZATIONS, why_not
 
 
 class RocmBackend(TorchGpu):
@@ -27,4 +27,5 @@ class RocmBackend(TorchGpu):
         gfx, *_ = properties.gcnArchName.split(":")  # "gfx90a:sramecc+:xnack-"
         if reason := why_not(gfx):
             raise DeviceUnavailable(f"{self.product}: {reason}; choose another one with HIP_VISIBLE_DEVICES")
-        self.capabilities = replace(self.capabilities, refused_quantizations=REFUSED_QUANTIZATIONS[gfx])
+        able = replace(self.capabilities, refused_quantizations=REFUSED_QUANTIZATIONS[gfx])
+        self.capabilities = able.without_kv_dtypes(REFUSED_KV_DTYPES[gfx])

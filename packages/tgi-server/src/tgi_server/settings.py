@@ -71,7 +71,7 @@ class Settings(BaseModel):
     huggingface_hub_cache: str | None = _model(None, "folder of the hub cache")
     dtype: Literal["float32", "bfloat16", "float16"] | None = _model(None, "number format of the weights")
     quantize: str | None = _model(None, "how weights are kept; int8 and int4 quantise them on loading")
-    kv_cache_dtype: str | None = _model(None, "number format of the KV cache")
+    kv_cache_dtype: str | None = _model(None, "of the KV cache: fp8_e4m3fn or fp8_e5m2 for twice the tokens")
     rope_scaling: Literal["linear", "dynamic"] | None = _model(None, "rotary scaling rule; with --rope-factor")
     rope_factor: float | None = _model(None, "rotary scaling factor", gt=0)
     lora_adapters: str | None = _model(None, "comma list of adapters")
@@ -379,7 +379,6 @@ def _unsupported(s: Settings, merged: dict[str, _Given]) -> list[str]:
     rules = (
         ("speculate", s.speculate not in (None, 0), "leave it out"),
         ("lora_adapters", bool(s.lora_adapters), "merge the adapter into the model first"),
-        ("kv_cache_dtype", s.kv_cache_dtype not in (None, "auto", "model"), "leave it out"),
         ("ngrok", s.ngrok, BY_NAME["ngrok"].legacy),
     )
     return [f"{merged[name].source} is not supported yet: {hint}" for name, asked, hint in rules if asked]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tgi_core.attention.cache_dtype import cache_dtype
 from tgi_core.kernels.ops import KernelQuery
 
 Int32Array = npt.NDArray[np.int32]
@@ -117,6 +118,7 @@ class AttentionBackend(ABC):
     def __init__(self, query: KernelQuery) -> None:
         self.block_size, self.device = query.block_size, torch.device(query.torch_device)
         self.dtype: torch.dtype = getattr(torch, query.dtype)
+        self.cache_dtype = cache_dtype(query)
         self.specs: list[AttentionSpec] = []
 
     def add_layer(self, spec: AttentionSpec) -> int:
@@ -135,7 +137,7 @@ class AttentionBackend(ABC):
     def block_bytes(self) -> int:
         """Bytes of one block over all layers, for backends that store keys and values as they come."""
         elements = sum(2 * part.kv_heads * part.head_size for part in set(self.cache_parts()) if part)
-        return elements * self.block_size * self.dtype.itemsize
+        return elements * self.block_size * self.cache_dtype.itemsize
 
     @abstractmethod
     def allocate(self, num_blocks: int) -> None:
@@ -163,7 +165,7 @@ class AttentionBackend(ABC):
     def forward(
         self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None, meta: Any, bias: Tensor | None = None
     ) -> Tensor:
-        """Store k and v in the cache, then attend.
+        """Store k and v in the cache, then attend to what is stored: a new key too is seen as the cache rounds it.
 
         q [T, H, D], k and v [T, Hkv, D], rows may be strided -> [T, H, D] contiguous.  Every sequence has at least
         one token; any mix of lengths is allowed.  By the layer's kind:

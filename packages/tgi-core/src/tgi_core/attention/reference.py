@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tgi_core.attention.base import AttentionBackend, AttentionSpec, CachePart, Int32Array, StepInput, bias_origin
+from tgi_core.attention.cache_dtype import put, take
 from tgi_core.kernels.ops import KernelQuery
 
 
@@ -40,7 +41,9 @@ class ReferenceAttention(AttentionBackend):
         shapes = {
             part: (2, num_blocks * self.block_size, part.kv_heads, part.head_size) for part in self._parts if part
         }
-        self.caches = {part: torch.zeros(shape, dtype=self.dtype, device=self.device) for part, shape in shapes.items()}
+        self.caches = {
+            part: torch.zeros(shape, dtype=self.cache_dtype, device=self.device) for part, shape in shapes.items()
+        }
 
     def prepare(self, step: StepInput) -> _Metadata:
         queries, source = _slices(step.query_starts), step.source
@@ -73,9 +76,11 @@ class ReferenceAttention(AttentionBackend):
         if k is not None and v is not None:
             for keys in sequences:
                 new = keys.slots[len(keys.slots) - (keys.new_rows.stop - keys.new_rows.start) :]
-                cache[0, new], cache[1, new] = k[keys.new_rows], v[keys.new_rows]
+                put(cache[0], new, k[keys.new_rows])
+                put(cache[1], new, v[keys.new_rows])
         for keys in sequences:
-            out[keys.rows] = _attend(spec, q[keys.rows], cache[0, keys.slots], cache[1, keys.slots], bias)
+            k_seen, v_seen = (take(one, keys.slots, self.dtype) for one in cache)
+            out[keys.rows] = _attend(spec, q[keys.rows], k_seen, v_seen, bias)
         return out
 
 

@@ -36,6 +36,8 @@ def supports(query: KernelQuery) -> str:
     """Why this backend cannot serve a model."""
     if query.block_size % TILE:
         return f"takes blocks of a multiple of {TILE} tokens, not {query.block_size}"
+    if query.kv_dtype != "model":
+        return f"keeps keys and values in the model's dtype, not in {query.kv_dtype}"
     return kernels.supports(query)
 
 

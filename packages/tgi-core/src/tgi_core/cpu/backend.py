@@ -12,7 +12,7 @@ from tgi_core.cpu import processor, topology
 from tgi_core.cpu.linear import Packed
 from tgi_core.cpu.recording import record
 from tgi_core.device.backend import DeviceBackend
-from tgi_core.device.capabilities import Capabilities
+from tgi_core.device.capabilities import FLOAT8, MODEL_DTYPE, Capabilities
 
 _BEST_FIRST = ("bfloat16", "float32") if processor.has_fast_bfloat16() else ("float32", "bfloat16")
 BUCKETS = (*range(1, 9), *range(10, 33, 2), *range(36, 65, 4))  #: of rows: one more costs little memory and time
@@ -25,6 +25,7 @@ class CpuBackend(DeviceBackend):
     capabilities = Capabilities(
         block_sizes=(32, 64),
         dtypes=_BEST_FIRST,
+        kv_dtypes=(MODEL_DTYPE, *FLOAT8),
         batch_buckets=BUCKETS,
         token_buckets=TOKEN_BUCKETS,
         mixture_buckets=(1, 8, 32),

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tgi_core.attention.base import AttentionBackend, AttentionSpec, CachePart, Int32Array, StepInput, bias_origin
+from tgi_core.attention.cache_dtype import put, take
 from tgi_core.kernels.ops import KernelQuery
 
 
@@ -54,7 +55,7 @@ class TorchAttention(AttentionBackend):
         self._parts = self.cache_parts()
         for part in filter(None, self._parts):
             shape = (num_blocks, self.block_size, part.kv_heads, part.head_size)
-            self.caches[part] = torch.zeros(shape, dtype=self.dtype), torch.zeros(shape, dtype=self.dtype)
+            self.caches[part] = torch.zeros(shape, dtype=self.cache_dtype), torch.zeros(shape, dtype=self.cache_dtype)
 
     def prepare(self, step: StepInput) -> _Metadata:
         queries, source = _tensor(step.query_starts), step.source
@@ -100,10 +101,11 @@ class TorchAttention(AttentionBackend):
         if own is None:
             raise ValueError("cross-attention in a step without sources")
         if k is not None and v is not None:
-            keys.view(-1, *keys.shape[2:])[own.slots] = k
-            values.view(-1, *values.shape[2:])[own.slots] = v
+            put(keys.view(-1, *keys.shape[2:]), own.slots, k)
+            put(values.view(-1, *values.shape[2:]), own.slots, v)
         for batch in own.batches:
-            _attend(spec, q, keys[batch.blocks].flatten(1, 2), values[batch.blocks].flatten(1, 2), batch, bias, out)
+            k_seen, v_seen = (take(cache, batch.blocks, self.dtype).flatten(1, 2) for cache in (keys, values))
+            _attend(spec, q, k_seen, v_seen, batch, bias, out)
         return out
 
 

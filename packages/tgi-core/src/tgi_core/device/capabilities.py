@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 ONE_BLOCK_PER_SEQUENCE = 0
+MODEL_DTYPE = "model"  #: keys and values in the dtype of weights and activations
+FLOAT8 = ("fp8_e4m3fn", "fp8_e5m2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +16,7 @@ class Capabilities:
 
     block_sizes: tuple[int, ...] = (16,)  #: tokens per KV block, best first; (0,) = one block holds a whole sequence
     dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")  #: of weights and activations, best first
-    kv_dtypes: tuple[str, ...] = ("model",)
+    kv_dtypes: tuple[str, ...] = (MODEL_DTYPE,)  #: of keys and values, the default first; see `attention.cache_dtype`
     static_shapes: bool = False  #: inputs are padded to a bucket
     batch_buckets: tuple[int, ...] = ()  #: sequences per step, ascending
     token_buckets: tuple[int, ...] = ()  #: tokens per step with prompts that is recorded, ascending
@@ -36,6 +38,13 @@ class Capabilities:
     memory_fraction: float = 0.9  #: of the free memory that KV cache may take
     #: how checkpoints name quantizations that are not served here -> why not, and what to do instead
     refused_quantizations: Mapping[str, str] = field(default_factory=dict, hash=False)
+    #: formats of keys and values that another device of this kind has -> why this one has not, and what to do instead
+    refused_kv_dtypes: Mapping[str, str] = field(default_factory=dict, hash=False)
     #: fields of SamplingParams that requests must leave at their defaults -> why, and what to do instead
     refused_parameters: Mapping[str, str] = field(default_factory=dict, hash=False)
     max_top_k: int | None = None  #: that the device can sample with
+
+    def without_kv_dtypes(self, refused: Mapping[str, str]) -> Capabilities:
+        """The same less some formats of keys and values, each with why, and what to do instead."""
+        kept = tuple(name for name in self.kv_dtypes if name not in refused)
+        return replace(self, kv_dtypes=kept, refused_kv_dtypes=refused)

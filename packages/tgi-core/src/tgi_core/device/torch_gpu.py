@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tgi_core.device.backend import DeviceBackend, Download
-from tgi_core.device.capabilities import Capabilities
+from tgi_core.device.capabilities import FLOAT8, MODEL_DTYPE, Capabilities
 
 BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 TOKEN_BUCKETS = (16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 1024)
@@ -25,6 +25,7 @@ class TorchGpu(DeviceBackend):
     capabilities = Capabilities(
         block_sizes=(32, 16, 64, 128),
         dtypes=("bfloat16", "float16", "float32"),
+        kv_dtypes=(MODEL_DTYPE, *FLOAT8),
         batch_buckets=BUCKETS,
         token_buckets=TOKEN_BUCKETS,
         record_ahead=True,

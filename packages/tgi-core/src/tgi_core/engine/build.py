@@ -13,11 +13,11 @@ import torch
 from tgi_core.attention.base import AttentionBackend
 from tgi_core.config import EngineConfig, ResolvedConfig
 from tgi_core.device.backend import DeviceBackend
-from tgi_core.device.capabilities import Capabilities
+from tgi_core.device.capabilities import MODEL_DTYPE, Capabilities
 from tgi_core.distributed.group import ALONE, Group
 from tgi_core.engine.model_files import find_model, make_tokenizer
 from tgi_core.engine.place import Place
-from tgi_core.engine.resolve import Facts, check_wishes, kv_surplus, resolve, resolve_dtype
+from tgi_core.engine.resolve import Facts, check_wishes, kv_dtype, kv_surplus, resolve, resolve_dtype
 from tgi_core.errors import ConfigError, TokenizerError, UnsupportedModel
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.select import KernelChoice, select_kernels
@@ -104,8 +104,9 @@ def build(
     spec, fallback = select_model_or_fallback(plugins, architecture(files.config), probe.kind, probe.own_models)
     model_config = _fallback_config(config, files, group) if fallback else _model_config(config, files, reader)
     dtype, _ = resolve_dtype(config, model_config, backend.capabilities)
-    query = kernel_query(
-        model_config, probe.kind, dtype, backend.capabilities.block_sizes[0], str(backend.torch_device)
+    query = replace(
+        kernel_query(config, model_config, probe.kind, dtype, backend.capabilities),
+        torch_device=str(backend.torch_device),
     )
     kernels, choices = select_kernels(plugins, query, config.kernels, reference_only=config.disable_custom_kernels)
     attention: AttentionBackend = kernels.attention(query)
@@ -126,6 +127,7 @@ def build(
         wishes=config,
     )
     model = _make_model(spec, shard_config(model_config, group), context)
+    _check_cache(config, attention)
     fallback = fallback and _warn_of_fallback(fallback, model)
     capabilities = model.narrow(backend.capabilities)
     before_loading(files)
@@ -196,19 +198,19 @@ def _make_model(spec: ModelSpec, config: ModelConfig, context: BuildContext) -> 
 
 
 def kernel_query(
-    model: ModelConfig, device: str, dtype: str, block_size: int, torch_device: str = "cpu"
+    config: EngineConfig, model: ModelConfig, device: str, dtype: str, capabilities: Capabilities
 ) -> KernelQuery:
     """What this model asks of kernels on a device."""
     return KernelQuery(
         device=device,
         dtype=dtype,
         head_size=model.head_size,
-        block_size=block_size,
-        torch_device=torch_device,
+        block_size=capabilities.block_sizes[0],
         sliding_window=any(model.sliding_windows),
         soft_cap=bool(model.raw.get("attn_logit_softcapping")),
         encoder_decoder=model.is_encoder_decoder,
         relative_bias=model.relative_positions,
+        kv_dtype=kv_dtype(config, capabilities),
     )
 
 
@@ -256,6 +258,19 @@ def _fallback_config(config: EngineConfig, files: ModelFiles, group: Group) -> M
         generation_config=files.generation_config,
         max_total_tokens=config.max_total_tokens,
     )
+
+
+def _check_cache(config: EngineConfig, attention: AttentionBackend) -> None:
+    """Refuse a format for keys and values that a model keeps itself.
+
+    Raises:
+        ConfigError: says so.
+    """
+    if config.kv_cache_dtype not in (None, MODEL_DTYPE) and not attention.specs:
+        raise ConfigError(
+            f"--kv-cache-dtype {config.kv_cache_dtype}: this model does not keep its state in the engine's KV cache, "
+            "but in its own dtype; leave it out"
+        )
 
 
 def _token_bytes(attention: AttentionBackend, block_size: int) -> int:

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tgi_core import builtin
+from tgi_core.config import EngineConfig
 from tgi_core.cpu import native, processor, topology
 from tgi_core.device.select import probe_devices, select_device
 from tgi_core.errors import TGIError
@@ -35,19 +36,19 @@ def plugins_report(plugins: Plugins | None = None) -> str:
     return "\n\n".join((_table(rows), _devices(plugins), _device_choice(plugins)))
 
 
-def kernels_report(model_id: str | None = None, plugins: Plugins | None = None, device: str | None = None) -> str:
-    """Every registered kernel; for a model, the chosen one of each op and why the others were not.
+def kernels_report(config: EngineConfig | None = None, plugins: Plugins | None = None) -> str:
+    """Every registered kernel; for an engine, the chosen one of each op and why the others were not.
 
     Raises:
         TGIError: the model cannot be found, or nothing can run it.
     """
     plugins = plugins or load_plugins([builtin])
-    if model_id is None:
+    if config is None:
         rows = [("OP", "NAME", "DEVICE", "PRIORITY", "PLUGIN")]
         offers = sorted(offered_kernels(plugins), key=lambda offer: (offer[1].op, offer[1].device, offer[1].name))
         rows += [(spec.op, spec.name, spec.device, str(spec.priority), _name(plugin)) for plugin, spec in offers]
         return _table(rows)
-    return _kernels_of_model(model_id, plugins, device)
+    return _kernels_of_engine(config, plugins)
 
 
 def models_report(plugins: Plugins | None = None) -> str:
@@ -94,19 +95,19 @@ def doctor_report(plugins: Plugins | None = None) -> str:
     return "\n\n".join((_table(facts), plugins_report(plugins)))
 
 
-def _kernels_of_model(model_id: str, plugins: Plugins, device: str | None) -> str:
-    from tgi_core.config import EngineConfig
+def _kernels_of_engine(config: EngineConfig, plugins: Plugins) -> str:
     from tgi_core.engine.build import kernel_query
     from tgi_core.engine.model_files import find_model
-    from tgi_core.engine.resolve import resolve_dtype
+    from tgi_core.engine.resolve import check_wishes, resolve_dtype
     from tgi_core.model_config import architecture, parse_model_config
     from tgi_core.models.architecture import name_architecture
     from tgi_core.models.fallback_config import parse_fallback_config
     from tgi_core.plugins.specs import resolve
 
-    probe, why = select_device(plugins, device)
+    probe, why = select_device(plugins, config.device)
     capabilities = resolve(probe.backend).capabilities
-    files = name_architecture(find_model(plugins, model_id, download_weights=False))
+    check_wishes(config, capabilities)
+    files = name_architecture(find_model(plugins, config.model_id, download_weights=False))
     spec, fallback = select_model_or_fallback(plugins, architecture(files.config), probe.kind, probe.own_models)
     model = (
         parse_fallback_config(
@@ -115,13 +116,13 @@ def _kernels_of_model(model_id: str, plugins: Plugins, device: str | None) -> st
         if fallback
         else parse_model_config(files.config, files.generation_config)
     )
-    dtype, dtype_why = resolve_dtype(EngineConfig(), model, capabilities)
+    dtype, dtype_why = resolve_dtype(config, model, capabilities)
     head = [("device", probe.kind, why), ("dtype", dtype, dtype_why), ("model", model.architecture, fallback)]
     if spec.explain:
-        reasons = resolve(spec.explain)(files.folder, model, dtype, EngineConfig(model_id=model_id))
+        reasons = resolve(spec.explain)(files.folder, model, dtype, config)
         chosen = [(reason.setting, reason.value, reason.why) for reason in reasons]
         return "\n\n".join((_table(head), _table([("CHOICE", "VALUE", "WHY"), *chosen])))
-    query = kernel_query(model, probe.kind, dtype, capabilities.block_sizes[0])
+    query = kernel_query(config, model, probe.kind, dtype, capabilities)
     _, choices = select_kernels(plugins, query)
     return "\n\n".join((_table(head), _choices_table(choices)))
 

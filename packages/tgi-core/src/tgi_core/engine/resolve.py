@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tgi_core.config import EngineConfig, ResolvedConfig
-from tgi_core.device.capabilities import ONE_BLOCK_PER_SEQUENCE, Capabilities
+from tgi_core.device.capabilities import MODEL_DTYPE, ONE_BLOCK_PER_SEQUENCE, Capabilities
 from tgi_core.errors import ConfigError
 from tgi_core.model_config import ModelConfig
 from tgi_core.stats import Reason
@@ -60,16 +60,18 @@ def resolve_dtype(config: EngineConfig, model: ModelConfig, capabilities: Capabi
     return able[0], f"the device's best; the checkpoint is {stored}"
 
 
+def kv_dtype(config: EngineConfig, capabilities: Capabilities) -> str:
+    """The format of keys and values, by its name in `Capabilities.kv_dtypes`."""
+    return config.kv_cache_dtype or capabilities.kv_dtypes[0]
+
+
 def check_wishes(config: EngineConfig, capabilities: Capabilities) -> None:
     """Refuse what the device cannot do, before anything heavy.
 
     Raises:
         ConfigError: names the option, what is supported, and what to do.
     """
-    if config.kv_cache_dtype is not None and config.kv_cache_dtype not in capabilities.kv_dtypes:
-        raise ConfigError(
-            f"--kv-cache-dtype {config.kv_cache_dtype}: leave it out; this device keeps the model's dtype"
-        )
+    _check_kv_dtype(config.kv_cache_dtype, capabilities)
     if config.prefix_caching and not capabilities.prefix_caching:
         raise ConfigError("this device cannot reuse cached prefixes; leave prefix caching out")
     for name in (
@@ -85,6 +87,18 @@ def check_wishes(config: EngineConfig, capabilities: Capabilities) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}. Given: {value}")
     if not 0 < config.memory_fraction <= 1:
         raise ConfigError(f"the memory fraction must be above 0 and at most 1. Given: {config.memory_fraction}")
+
+
+def _check_kv_dtype(wished: str | None, capabilities: Capabilities) -> None:
+    able = capabilities.kv_dtypes
+    if wished is None or wished in able:
+        return
+    why = capabilities.refused_kv_dtypes.get(wished)
+    if why is None:
+        why = "this device keeps the model's dtype; leave it out"
+        if len(able) > 1:
+            why = f"there is no such format here; there are {', '.join(able)}"
+    raise ConfigError(f"--kv-cache-dtype {wished}: {why}")
 
 
 def resolve(
@@ -107,6 +121,7 @@ def resolve(
     if facts.ranks > 1:
         choices.take("num_shard", config.num_shard, facts.ranks, "all devices, as --sharded asked for")
     dtype, why = resolve_dtype(config, model, capabilities)
+    kept = kv_dtype(config, capabilities)
     choices.take("dtype", config.dtype, dtype, why)
     batch_size = _batch_size_that_fits(config, capabilities, facts, _batch_size(config, capabilities, choices), choices)
     longest = _longest(config, model, capabilities)
@@ -128,6 +143,7 @@ def resolve(
         model_id=facts.model_id,
         device=facts.device,
         dtype=dtype,
+        kv_cache_dtype=dtype if kept == MODEL_DTYPE else kept,
         max_input_tokens=max_input,
         max_total_tokens=total,
         max_output_tokens=_max_output(model),

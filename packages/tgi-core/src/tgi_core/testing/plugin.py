@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Tests ask for `kernel` (one of the device's own, for the ops in their mark), `attention` or `dtype`."""
+    """Tests ask for `kernel` (one of the device's own, for the ops in their mark), `attention`, `dtype`, `kv_dtype`."""
     vendor = metafunc.config.stash[_VENDOR]
     ops = [op for mark in metafunc.definition.iter_markers("ops") for op in mark.args]
     kernels = [spec for spec in vendor.kernels if spec.op in ops]
@@ -43,6 +43,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(name, found, ids=[f"{spec.op}-{spec.name}" for spec in found])
     if "dtype" in metafunc.fixturenames:
         metafunc.parametrize("dtype", vendor.dtypes)
+    if "kv_dtype" in metafunc.fixturenames:
+        metafunc.parametrize("kv_dtype", vendor.kv_dtypes)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from tgi_core import builtin
 from tgi_core.device.backend import DeviceBackend
-from tgi_core.device.capabilities import Capabilities
+from tgi_core.device.capabilities import MODEL_DTYPE, Capabilities
 from tgi_core.device.select import select_device
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.registry import REFERENCE
@@ -39,6 +39,12 @@ class Vendor:
         """Of weights and activations, best first."""
         kind: type[DeviceBackend] = resolve(self.probe.backend)
         return kind.capabilities.dtypes
+
+    @property
+    def kv_dtypes(self) -> tuple[str, ...]:
+        """Of keys and values, beside the model's own dtype."""
+        kind: type[DeviceBackend] = resolve(self.probe.backend)
+        return tuple(name for name in kind.capabilities.kv_dtypes if name != MODEL_DTYPE)
 
     @cached_property
     def _offers(self) -> list[KernelSpec]:

@@ -51,7 +51,7 @@ class TritonAttention(AttentionBackend):
         for part in filter(None, self._parts):
             shape = (num_blocks, self.block_size, part.kv_heads, part.head_size)
             if part not in self._caches or len(self._caches[part][0]) != num_blocks:
-                cache = (torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(2))
+                cache = (torch.zeros(shape, dtype=self.cache_dtype, device=self.device) for _ in range(2))
                 self._caches[part] = (next(cache), next(cache))
         tokens = {layer.tile_tokens for layer in self._layers}
         self._builder = StepBuilder(self.block_size, self.device, sorted(tokens), gathers=self.gathers)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from tgi_core.triton.float8 import narrowed, widened
 from tgi_core.triton.overlap import follow
 from tgi_core.triton.scores import HIDDEN, accumulate, adjust, key_slots, product
 
@@ -69,6 +70,7 @@ def decode(
             there = slot * (HKV * D) + kv_head * D
             kt = tl.load(keys + there[None, :] + dims[:, None], mask=seen[None, :] & real[:, None], other=0.0)
             vs = tl.load(values + there[:, None] + dims[None, :], mask=seen[:, None] & real[None, :], other=0.0)
+            kt, vs = widened(kt, queries.dtype, UPCAST), widened(vs, queries.dtype, UPCAST)
             scores = adjust(
                 product(queries, kt, UPCAST), head, positions, n, scale, soft_cap, slopes, bias, columns, origin,
                 HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS,
@@ -81,6 +83,8 @@ def decode(
             if end == context:
                 k_new = tl.load(k + token * k_token + kv_head * D + dims, mask=real, other=0.0)
                 v_new = tl.load(v + token * v_token + kv_head * D + dims, mask=real, other=0.0)
+                k_new = narrowed(k_new, keys.dtype.element_ty)
+                v_new = narrowed(v_new, values.dtype.element_ty)
                 n = position + tl.zeros([1], tl.int32)
                 scores = tl.sum(queries.to(tl.float32) * k_new.to(tl.float32)[None, :], 1)[:, None]
                 scores = adjust(

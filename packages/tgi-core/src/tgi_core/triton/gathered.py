@@ -11,6 +11,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from tgi_core.attention.base import AttentionSpec
+from tgi_core.attention.cache_dtype import take
 from tgi_core.triton.attention import TritonAttention
 from tgi_core.triton.step import GatheredKeys, KeysOf, Prompts
 
@@ -40,5 +41,5 @@ class GatheredAttention(TritonAttention):
         gathered = prompts.gathered
         if gathered is None:
             raise ValueError("a step was built without the places of its keys")
-        keys, values = (stored.flatten(0, 1).index_select(0, gathered.slots) for stored in cache)
+        keys, values = (take(stored.flatten(0, 1), gathered.slots, self.dtype) for stored in cache)
         out[prompts.first_query :] = self.attend(spec, q[prompts.first_query :], keys, values, prompts, gathered)

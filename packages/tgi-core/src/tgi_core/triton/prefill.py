@@ -10,6 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from tgi_core.triton.float8 import widened
 from tgi_core.triton.overlap import follow
 from tgi_core.triton.scores import HIDDEN, accumulate, adjust, key_slots, product
 
@@ -43,6 +44,7 @@ def _attend(
         else:
             k = tl.load(keys + k_row[None, :] + dims[:, None], mask=(dims < D)[:, None], other=0.0)
             v = tl.load(values + v_row[:, None] + dims[None, :], mask=(dims < D)[None, :], other=0.0)
+        k, v = widened(k, q.dtype, UPCAST), widened(v, q.dtype, UPCAST)
         scores = adjust(
             product(q, k, UPCAST), head, positions, n, scale, soft_cap, slopes, bias, columns, origin,
             HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS,

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tgi_core.triton.float8 import narrowed
 from tgi_core.triton.launch import Kernel
 from tgi_core.triton.overlap import follow
 
@@ -21,8 +22,10 @@ def _store(
     columns = tl.arange(0, BLOCK)
     inside = columns < SIZE
     if slot >= 0:  # padding has none
-        tl.store(keys + slot * SIZE + columns, tl.load(k + token * k_token + columns, mask=inside), mask=inside)
-        tl.store(values + slot * SIZE + columns, tl.load(v + token * v_token + columns, mask=inside), mask=inside)
+        k_new = narrowed(tl.load(k + token * k_token + columns, mask=inside), keys.dtype.element_ty)
+        v_new = narrowed(tl.load(v + token * v_token + columns, mask=inside), values.dtype.element_ty)
+        tl.store(keys + slot * SIZE + columns, k_new, mask=inside)
+        tl.store(values + slot * SIZE + columns, v_new, mask=inside)
 
 
 _STORE = Kernel(_store)
@@ -31,7 +34,7 @@ _STORE = Kernel(_store)
 def store(k: Tensor, v: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
     """k and v [T, Hkv, D], heads side by side, into keys and values [blocks, block_size, Hkv, D] at slots [T] int32.
 
-    Padding has negative slots.
+    Padding has negative slots; a cache of float8 rounds (see `narrowed`).
     """
     size = k.shape[1] * k.shape[2]
     block = triton.next_power_of_2(size)

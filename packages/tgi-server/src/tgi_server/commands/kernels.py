@@ -12,12 +12,15 @@ from tgi_core.errors import TGIError
 @click.command("kernels")
 @click.option("--model-id", "--model", "model", help="Say what was chosen for this model, and why the others were not.")
 @click.option("--device", envvar="TGI_DEVICE", help="For this kind of device; default: as `tgi serve` chooses.")
-def command(model: str | None, device: str | None) -> None:
+@click.option("--kv-cache-dtype", help="With keys and values in this format, as `tgi serve` takes it.")
+def command(model: str | None, device: str | None, kv_cache_dtype: str | None) -> None:
     """List kernels, or what was chosen for a model and why."""
+    from tgi_core.config import EngineConfig
     from tgi_core.engine.explain import kernels_report
 
     try:
-        click.echo(kernels_report(model, device=device))
+        wishes = EngineConfig(model_id=model, device=device, kv_cache_dtype=kv_cache_dtype) if model else None
+        click.echo(kernels_report(wishes))
     except TGIError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)

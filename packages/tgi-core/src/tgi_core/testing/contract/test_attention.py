@@ -123,6 +123,15 @@ def test_prompts_beside_decodes(vendor, attention, dtype, layer):
     compare(vendor, attention, dtype, [spec], MIXED, **ASKED.get(layer, {}))
 
 
+@pytest.mark.parametrize("steps", [RAGGED, DECODE], ids=["prefill", "decode"])
+@pytest.mark.parametrize("layer", ["groups", "window", "head of 80"])
+def test_keys_and_values_in_a_format_of_their_own(vendor, attention, dtype, kv_dtype, layer, steps):
+    if kv_dtype not in vendor.capabilities.kv_dtypes:
+        pytest.skip(vendor.capabilities.refused_kv_dtypes[kv_dtype])
+    spec = AttentionSpec(scale=LAYERS[layer]["head_size"] ** -0.5, **LAYERS[layer])
+    compare(vendor, attention, dtype, [spec, spec], steps, kv_dtype=kv_dtype, **ASKED.get(layer, {}))
+
+
 def test_layers_of_different_heads(vendor, attention, dtype):
     specs = [AttentionSpec(heads=4, kv_heads=kv, head_size=64, scale=0.125) for kv in (4, 2, 1)]
     compare(vendor, attention, dtype, specs, DECODE)
