@@ -149,8 +149,11 @@ def attention(target, dtype, size, cache=None, **options):
     common = {**shape, **flags, **dict.fromkeys(absent)}
     for splits, single in ((1, crowded), (16, lonely)):
         gone = dict.fromkeys(("partial", "sums") if splits == 1 else ())
-        constants = {**common, **gone, "M": single.rows, "N": single.keys, "S": splits, "HAS_NEW": True}
-        compile_one(decode.decode, constants, target, dtype, single.warps, single.stages, known)
+        for half in (0, size // 2):
+            still = {} if half else {"cos": None, "sin": None}
+            tile = {"M": single.rows, "N": single.keys, "S": splits, "HAS_NEW": True, "HALF": half}
+            constants = {**common, **gone, **still, **tile}
+            compile_one(decode.decode, constants, target, dtype, single.warps, single.stages, known)
     constants = {**common, "M": many.rows, "N": many.keys, "PAGED": True, "CAUSAL": True, "key_starts": None}
     compile_one(prefill.prefill, constants, target, dtype, many.warps, many.stages, known)
     constants = {
@@ -228,7 +231,7 @@ def main(target):
     compile_one(
         norm._norm, {"BLOCK": 4096, "IS_RMS": False, "HAS_RESIDUAL": True, "HAS_BIAS": True, **rows}, target, dtype, 8
     )
-    turn = {"q_token": 6144, "q_head": 128, "k_token": 6144, "k_head": 128, "q_heads": 32, "k_heads": 8, "half": 64}
+    turn = {"q_token": 6144, "q_head": 128, "k_token": 6144, "k_head": 128, "q_heads": 32, "k_heads": 8, "HALF": 64}
     turn |= {"Q_PROGRAMS": 4, "HEADS": 8, "BLOCK": 64}
     compile_one(rotary._rotate, turn, target, dtype, 1)
     for kind in ("silu", "gelu", "gelu_tanh"):
@@ -248,10 +251,14 @@ def main(target):
     for size in (49152, 151643):
         sampling(target, size)
     products(target, dtype)
-    compile_one(store._store, {"k_token": 6144, "v_token": 6144, "SIZE": 1024, "BLOCK": 1024}, target, dtype)
+    heads = {"q_token": 6144, "k_token": 6144, "v_token": 6144, "H": 32, "HKV": 8, "D": 128, "DP": 128, "HEADS": 8}
+    still = {**heads, "HALF": 0, "BLOCK": 0, "Q_PROGRAMS": 0, "cos": None, "sin": None}
+    turned = {**heads, "HALF": 48, "BLOCK": 64, "Q_PROGRAMS": 4}
+    compile_one(store._store, still, target, dtype, 1)
+    compile_one(store._store, turned, target, dtype, 1)
     for cache in FLOAT8[target]:
-        narrow = {"k_token": 6144, "v_token": 6144, "SIZE": 1024, "BLOCK": 1024}
-        compile_one(store._store, narrow, target, dtype, known={"keys": f"*{cache}", "values": f"*{cache}"})
+        kept = dict.fromkeys(("keys", "values"), f"*{cache}")
+        compile_one(store._store, turned, target, dtype, 1, known=kept)
         attention(target, dtype, 128, cache)
         attention(target, dtype, 80, cache, HAS_WINDOW=True)
         attention(target, "fp32", 128, cache)

@@ -12,6 +12,7 @@ from tgi_core.attention.base import AttentionSpec, SourceInput, StepInput
 from tgi_core.attention.cache_dtype import round_to_cache
 from tgi_core.attention.reference import ReferenceAttention
 from tgi_core.kernels.ops import KernelQuery
+from tgi_core.kernels.reference.rotary import rotary
 from tgi_core.triton.attention import TritonAttention
 from tgi_core.triton.flash_attention_2 import FlashAttention2
 from tgi_core.triton.support import attention_supports, flash_attention_2_supports
@@ -157,6 +158,27 @@ def test_every_number_is_rounded_to_float8_and_none_overflows(dtype, kv_dtype, t
             assert torch.equal(keys.view(torch.uint8), round_to_cache(k, keys.dtype).view(torch.uint8))
             assert torch.equal(values.view(torch.uint8), round_to_cache(-k, keys.dtype).view(torch.uint8))
             assert keys.float().isfinite().equal(~k.isnan())
+
+
+@pytest.mark.parametrize("steps", [STEPS["decode"], STEPS["chunks beside decodes"]], ids=["decode", "chunks"])
+@pytest.mark.parametrize("rotated", [16, 64])
+@pytest.mark.parametrize("name", ["gqa", "mqa, more heads than share a program", "soft cap"])
+@pytest.mark.parametrize(("dtype", "block_size"), EXACTNESS)
+def test_queries_and_keys_are_turned_on_their_way(name, rotated, steps, dtype, block_size):
+    shape = SPECS[name]
+    spec = AttentionSpec(scale=shape["head_size"] ** -0.5, **shape)
+    half = min(rotated, spec.head_size) // 2
+    expected, found = make(ReferenceAttention, spec, dtype, block_size), make(TritonAttention, spec, dtype, block_size)
+    generator = torch.Generator().manual_seed(0)
+    for step in step_inputs(steps, block_size):
+        metadata = expected.prepare(step), found.prepare(step)
+        for layer in range(2):
+            q, k, v = draw(spec, step.num_tokens, dtype, generator)
+            angles = torch.rand((step.num_tokens, half), generator=generator).to(DEVICE) * 6
+            rotation = angles.cos(), angles.sin()
+            wanted = expected.forward(layer, *rotary(q, k, *rotation), v, metadata[0])
+            got = found.forward_rotated(layer, q.clone(), k.clone(), v, rotation, metadata[1])
+            torch.testing.assert_close(got, wanted, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("splits", [1, 2, 8])

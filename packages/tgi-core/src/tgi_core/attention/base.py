@@ -17,6 +17,7 @@ from tgi_core.attention.cache_dtype import cache_dtype
 from tgi_core.kernels.ops import KernelQuery
 
 Int32Array = npt.NDArray[np.int32]
+Rotation = tuple[Tensor, Tensor]  #: cos and sin [T, R/2] of float32, see `Kernels.rotary`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +116,8 @@ class FixedMetadata(Protocol):
 class AttentionBackend(ABC):
     """One attention implementation on one device, for one model."""
 
+    rotates = False  #: whether it has `forward_rotated`, which saves a pass over queries and keys
+
     def __init__(self, query: KernelQuery) -> None:
         self.block_size, self.device = query.block_size, torch.device(query.torch_device)
         self.dtype: torch.dtype = getattr(torch, query.dtype)
@@ -181,3 +184,7 @@ class AttentionBackend(ABC):
                 the query's is c - origin, the first and the last one for whatever lies beyond.  The origin is R - 1
                 in causal layers and R // 2 in encoders; cross-attention has no bias.
         """
+
+    def forward_rotated(self, layer: int, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation, meta: Any) -> Tensor:
+        """`forward` of a causal layer whose q and k are turned first, as by `Kernels.rotary`; may overwrite them."""
+        raise NotImplementedError

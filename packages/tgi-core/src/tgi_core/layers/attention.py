@@ -23,6 +23,9 @@ class Attention(nn.Module):
     def forward(
         self, q: Tensor, k: Tensor | None, v: Tensor | None, context: ForwardContext, bias: Tensor | None = None
     ) -> Tensor:
-        if self.rotary is not None and k is not None:
-            q, k = self.kernels.rotary(q, k, *context.once(self.rotary))
+        if self.rotary is not None and k is not None and v is not None:
+            rotation = context.once(self.rotary)
+            if self.backend.rotates:
+                return self.backend.forward_rotated(self.layer, q, k, v, rotation, context.attention)
+            q, k = self.kernels.rotary(q, k, *rotation)
         return self.backend.forward(self.layer, q, k, v, context.attention, bias)

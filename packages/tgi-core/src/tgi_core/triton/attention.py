@@ -8,7 +8,15 @@ import torch
 import triton
 from torch import Tensor
 
-from tgi_core.attention.base import AttentionBackend, AttentionSpec, CachePart, FixedMetadata, StepInput, bias_origin
+from tgi_core.attention.base import (
+    AttentionBackend,
+    AttentionSpec,
+    CachePart,
+    FixedMetadata,
+    Rotation,
+    StepInput,
+    bias_origin,
+)
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.triton import tiles
 from tgi_core.triton.chip import Chip
@@ -33,6 +41,7 @@ class TritonAttention(AttentionBackend):
     """Keeps keys and values as [blocks, block_size, Hkv, D]; sequences with one query are split over programs."""
 
     gathers = False  #: whether prompts are given the places of all their keys
+    rotates = True
 
     def __init__(self, query: KernelQuery) -> None:
         super().__init__(query)
@@ -74,6 +83,17 @@ class TritonAttention(AttentionBackend):
     def forward(
         self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None, meta: Metadata, bias: Tensor | None = None
     ) -> Tensor:
+        return self._forward(layer, q, k, v, None, meta, bias)
+
+    def forward_rotated(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation, meta: Metadata
+    ) -> Tensor:
+        return self._forward(layer, q, k, v, rotation, meta, None)
+
+    def _forward(
+        self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None, rotation: Rotation | None, meta: Metadata,
+        bias: Tensor | None,
+    ) -> Tensor:  # fmt: skip
         own, spec = self._layers[layer], self.specs[layer]
         q, k, v = (_heads_together(x) for x in (q, k, v))
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -82,9 +102,10 @@ class TritonAttention(AttentionBackend):
             own.prefill(q, k, v, (k.stride(0), v.stride(0)), out, part, bias)
             return out
         if part.slots is not None and k is not None:
-            store(k, v, *cache, part.slots)
+            store(q, k, v, rotation, *cache, part.slots)
+            rotation = None
         if part.decodes:
-            own.decode(q, k, v, cache, out, part, bias)
+            own.decode(q, k, v, rotation, cache, out, part, bias)
         if part.tiles:
             self._attend_prompts(layer, q, cache, out, part, bias)
         return out
@@ -169,10 +190,10 @@ class _Layer:
         PREFILL.launch((cut.count, self.programs, 1), arguments, constants, tile.warps, tile.stages)
 
     def decode(
-        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], out: Tensor, part: KeysOf,
-        bias: Tensor | None,
+        self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation | None, cache: tuple[Tensor, Tensor], out: Tensor,
+        part: KeysOf, bias: Tensor | None,
     ) -> None:  # fmt: skip
-        """Sequences with one query."""
+        """Sequences with one query; `rotation` if query and key are still to be turned."""
         has_new, splits, (heads, size) = self.spec.kind == "causal", part.splits, q.shape[1:]
         few = part.decodes * self.programs * splits <= self.multiprocessors
         tile = self.lonely if few else self.single
@@ -183,10 +204,11 @@ class _Layer:
         constants = self._constants(
             bias, part, tile, q_token=q.stride(0), k_token=k.stride(0) if has_new else 0,
             v_token=v.stride(0) if has_new else 0, S=splits, HAS_NEW=has_new,
+            HALF=rotation[0].shape[-1] if rotation else 0,
         )  # fmt: skip
         arguments = (
-            q, k if has_new else None, v if has_new else None, *cache, out, partial, sums, part.members,
-            part.query_starts, part.lens, part.tables, part.info, *self._biases(q.device, bias),
+            q, k if has_new else None, v if has_new else None, *(rotation or (None, None)), *cache, out, partial, sums,
+            part.members, part.query_starts, part.lens, part.tables, part.info, *self._biases(q.device, bias),
         )  # fmt: skip
         DECODE.launch((part.decodes, self.programs, splits), arguments, constants, tile.warps, tile.stages)
         if splits > 1:

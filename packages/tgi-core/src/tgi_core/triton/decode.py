@@ -1,7 +1,8 @@
 """Attention of one query in each sequence, the keys divided over programs ("split-KV", FlashDecoding).
 
 Letters as in `prefill`.  A program: P heads of a group of one sequence, and one of S splits of its keys.  The new key
-and value come from the projection; the program that has the last split puts them into the cache.
+and value come from the projection; the program that has the last split puts them into the cache.  With HALF > 0 query
+and new key are turned to their position here, see `rotary`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import triton.language as tl
 
 from tgi_core.triton.float8 import narrowed, widened
 from tgi_core.triton.overlap import follow
+from tgi_core.triton.rotary import rotation
 from tgi_core.triton.scores import HIDDEN, accumulate, adjust, key_slots, product
 
 
@@ -22,11 +24,11 @@ def _split_size(visible, S: tl.constexpr, N: tl.constexpr):
 
 @triton.jit
 def decode(
-    q, k, v, keys, values, output, partial, sums, members, query_starts, lens, tables, info,
+    q, k, v, cos, sin, keys, values, output, partial, sums, members, query_starts, lens, tables, info,
     slopes, bias, scale, soft_cap,
     q_token: tl.constexpr, k_token: tl.constexpr, v_token: tl.constexpr, columns: tl.constexpr, origin: tl.constexpr,
     window: tl.constexpr, H: tl.constexpr, HKV: tl.constexpr, G: tl.constexpr, P: tl.constexpr, D: tl.constexpr,
-    DP: tl.constexpr,
+    DP: tl.constexpr, HALF: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, S: tl.constexpr, BLOCK_SIZE: tl.constexpr, WIDTH_AT: tl.constexpr,
     HAS_NEW: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFT_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
     HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr, OVERLAP: tl.constexpr,
@@ -58,7 +60,12 @@ def decode(
         dims = tl.arange(0, DP)
         real = dims < D
         mask = inside[:, None] & real[None, :]
-        queries = tl.load(q + token * q_token + head[:, None] * D + dims[None, :], mask=mask, other=0.0)
+        q_heads = q + token * q_token + head[:, None] * D
+        queries = tl.load(q_heads + dims[None, :], mask=mask, other=0.0)
+        if HALF > 0:
+            c, s, partner = rotation(cos, sin, token, dims, HALF)
+            others = tl.load(q_heads + partner[None, :], mask=mask, other=0.0).to(tl.float32)
+            queries = (queries.to(tl.float32) * c[None, :] + others * s[None, :]).to(queries.dtype)
         width = tl.load(info + WIDTH_AT)
         best = tl.full([M], HIDDEN, tl.float32)
         total = tl.zeros([M], tl.float32)
@@ -81,7 +88,11 @@ def decode(
             best, total, out = accumulate(tl.where(visible, scores, HIDDEN), vs, best, total, out, UPCAST)
         if HAS_NEW:
             if end == context:
-                k_new = tl.load(k + token * k_token + kv_head * D + dims, mask=real, other=0.0)
+                k_head = k + token * k_token + kv_head * D
+                k_new = tl.load(k_head + dims, mask=real, other=0.0)
+                if HALF > 0:
+                    other = tl.load(k_head + partner, mask=real, other=0.0).to(tl.float32)
+                    k_new = (k_new.to(tl.float32) * c + other * s).to(k_new.dtype)
                 v_new = tl.load(v + token * v_token + kv_head * D + dims, mask=real, other=0.0)
                 k_new = narrowed(k_new, keys.dtype.element_ty)
                 v_new = narrowed(v_new, values.dtype.element_ty)

@@ -13,30 +13,49 @@ HEADS = 8  #: of one program
 
 
 @triton.jit
+def turn(x, stride, cos, sin, token, head, there, HALF: tl.constexpr, BLOCK: tl.constexpr):
+    """Heads, `stride` apart, of the token whose first one is at x, in place; returns the halves [heads, BLOCK]."""
+    columns = tl.arange(0, BLOCK)
+    inside = columns < HALF
+    c = tl.load(cos + token * HALF + columns, mask=inside, other=0.0)[None, :]
+    s = tl.load(sin + token * HALF + columns, mask=inside, other=0.0)[None, :]
+    at = x + (head * stride)[:, None] + columns[None, :]
+    mask = there[:, None] & inside[None, :]
+    low = tl.load(at, mask=mask, other=0.0).to(tl.float32)
+    high = tl.load(at + HALF, mask=mask, other=0.0).to(tl.float32)
+    turned_low = (low * c - high * s).to(x.dtype.element_ty)
+    turned_high = (high * c + low * s).to(x.dtype.element_ty)
+    tl.store(at, turned_low, mask=mask)
+    tl.store(at + HALF, turned_high, mask=mask)
+    return turned_low, turned_high
+
+
+@triton.jit
+def rotation(cos, sin, token, dims, HALF: tl.constexpr):
+    """Factors of each dimension and of the one that it turns with, and where that is: one and zero where none is."""
+    there = dims < 2 * HALF
+    c = tl.load(cos + token * HALF + dims % HALF, mask=there, other=1.0)
+    s = tl.load(sin + token * HALF + dims % HALF, mask=there, other=0.0)
+    partner = tl.where(dims < HALF, dims + HALF, tl.where(there, dims - HALF, dims))
+    return c, tl.where(dims < HALF, -s, s), partner
+
+
+@triton.jit
 def _rotate(
     q, k, cos, sin,
     q_token: tl.constexpr, q_head: tl.constexpr, k_token: tl.constexpr, k_head: tl.constexpr, q_heads: tl.constexpr,
-    k_heads: tl.constexpr, half: tl.constexpr, Q_PROGRAMS: tl.constexpr, HEADS: tl.constexpr, BLOCK: tl.constexpr,
+    k_heads: tl.constexpr, HALF: tl.constexpr, Q_PROGRAMS: tl.constexpr, HEADS: tl.constexpr, BLOCK: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):  # fmt: skip
     follow(OVERLAP)
     token = tl.program_id(0).to(tl.int64)
     program = tl.program_id(1)
-    columns = tl.arange(0, BLOCK)
-    inside = columns < half
-    c = tl.load(cos + token * half + columns, mask=inside, other=0.0)[None, :]
-    s = tl.load(sin + token * half + columns, mask=inside, other=0.0)[None, :]
     if program < Q_PROGRAMS:
         x, stride, heads, first = q + token * q_token, q_head, q_heads, program * HEADS
     else:
         x, stride, heads, first = k + token * k_token, k_head, k_heads, (program - Q_PROGRAMS) * HEADS
     head = first + tl.arange(0, HEADS)
-    there = x + (head * stride)[:, None] + columns[None, :]
-    mask = (head < heads)[:, None] & inside[None, :]
-    low = tl.load(there, mask=mask, other=0.0).to(tl.float32)
-    high = tl.load(there + half, mask=mask, other=0.0).to(tl.float32)
-    tl.store(there, (low * c - high * s).to(x.dtype.element_ty), mask=mask)
-    tl.store(there + half, (high * c + low * s).to(x.dtype.element_ty), mask=mask)
+    turn(x, stride, cos, sin, token, head, head < heads, HALF, BLOCK)
 
 
 _ROTATE = Kernel(_rotate)
@@ -56,7 +75,7 @@ def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tens
         "k_head": k.stride(1),
         "q_heads": q.shape[1],
         "k_heads": k.shape[1],
-        "half": half,
+        "HALF": half,
         "Q_PROGRAMS": q_programs,
         "HEADS": HEADS,
         "BLOCK": triton.next_power_of_2(half),
