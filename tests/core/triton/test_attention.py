@@ -13,6 +13,7 @@ from tgi_core.attention.cache_dtype import round_to_cache
 from tgi_core.attention.reference import ReferenceAttention
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.reference.rotary import rotary
+from tgi_core.triton import attention
 from tgi_core.triton.attention import TritonAttention
 from tgi_core.triton.flash_attention_2 import FlashAttention2
 from tgi_core.triton.support import attention_supports, flash_attention_2_supports
@@ -160,17 +161,20 @@ def test_every_number_is_rounded_to_float8_and_none_overflows(dtype, kv_dtype, t
             assert keys.float().isfinite().equal(~k.isnan())
 
 
-@pytest.mark.parametrize("steps", [STEPS["decode"], STEPS["chunks beside decodes"]], ids=["decode", "chunks"])
+@pytest.mark.parametrize(
+    ("steps", "apart"), [("decode", range(0)), ("decode", range(1, 9)), ("chunks beside decodes", range(0))]
+)
 @pytest.mark.parametrize("rotated", [16, 64])
 @pytest.mark.parametrize("name", ["gqa", "mqa, more heads than share a program", "soft cap"])
 @pytest.mark.parametrize(("dtype", "block_size"), EXACTNESS)
-def test_queries_and_keys_are_turned_on_their_way(name, rotated, steps, dtype, block_size):
+def test_queries_and_keys_are_turned_on_their_way(name, rotated, steps, apart, dtype, block_size, monkeypatch):
+    monkeypatch.setattr(attention, "APART", apart)
     shape = SPECS[name]
     spec = AttentionSpec(scale=shape["head_size"] ** -0.5, **shape)
     half = min(rotated, spec.head_size) // 2
     expected, found = make(ReferenceAttention, spec, dtype, block_size), make(TritonAttention, spec, dtype, block_size)
     generator = torch.Generator().manual_seed(0)
-    for step in step_inputs(steps, block_size):
+    for step in step_inputs(STEPS[steps], block_size):
         metadata = expected.prepare(step), found.prepare(step)
         for layer in range(2):
             q, k, v = draw(spec, step.num_tokens, dtype, generator)

@@ -24,6 +24,7 @@ from tgi_core.triton.decode import combine, decode
 from tgi_core.triton.fixed import FixedDecodes, FixedMixtures
 from tgi_core.triton.launch import Kernel
 from tgi_core.triton.prefill import prefill
+from tgi_core.triton.rotary import rotary
 from tgi_core.triton.step import KeysOf, Metadata, StepBuilder
 from tgi_core.triton.store import store
 
@@ -31,10 +32,13 @@ PREFILL, DECODE, COMBINE = Kernel(prefill), Kernel(decode), Kernel(combine)
 
 PACKED_HEADS = 16  #: heads of a group that share a program
 MOST_SPLITS = 64
-SPLIT_KEYS = 64  #: at least, so that a split is worth its overhead
+SPLIT_KEYS, SPLIT_KEYS_OF_MANY = 64, 256  #: at least, so that a split of one sequence, or of several, is worth it
 PROGRAMS = 2  #: on each multiprocessor that keep memory busy
 LONG_KEYS = 4096  #: from here on a sequence is split however many there are, as it would hold up the others
 LONG_SPLITS = 4
+#: decodes before which a launch that turns queries and keys is faster than decodes that turn them, as measured on an
+#: H100 at 1, 8, 24 and more rows: kernels that wait for their turn get in the way of products
+APART = range(2, 17)
 
 
 class TritonAttention(AttentionBackend):
@@ -72,7 +76,7 @@ class TritonAttention(AttentionBackend):
         """Splits that keep the chip busy and are worth it."""
         programs = rows * min(layer.programs for layer in self._layers)
         wanted = max(PROGRAMS * self._chip.multiprocessors // programs, LONG_SPLITS if longest >= LONG_KEYS else 1)
-        worth = -(-longest // SPLIT_KEYS)
+        worth = -(-longest // (SPLIT_KEYS if rows == 1 else SPLIT_KEYS_OF_MANY))
         return min(MOST_SPLITS, triton.next_power_of_2(min(wanted, worth)))
 
     def fixed(self, rows: int, tokens: int | None, width: int, variant: int) -> FixedMetadata | None:
@@ -103,6 +107,9 @@ class TritonAttention(AttentionBackend):
             return out
         if part.slots is not None and k is not None:
             store(q, k, v, rotation, *cache, part.slots)
+            rotation = None
+        elif rotation is not None and k is not None and part.decodes in APART:
+            q, k = rotary(q, k, *rotation)
             rotation = None
         if part.decodes:
             own.decode(q, k, v, rotation, cache, out, part, bias)
