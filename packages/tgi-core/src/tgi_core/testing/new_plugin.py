@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tgi_core.errors import ConfigError
 
-SKELETON = "example-vendor"  #: what it is called in its own files
+SKELETON = "example-vendor"  #: what it is called in its own files, which in the repository are those of examples/
+LEFTOVERS = re.compile(r"\..*|.*\.pyc|.*\.egg-info|__pycache__|build|dist")  #: of whoever worked on them
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
@@ -50,8 +51,9 @@ def _renamed(text: str, name: str) -> str:
 
 def _files(source: Traversable, path: Path) -> Iterator[tuple[Path, str]]:
     for entry in sorted(source.iterdir(), key=lambda entry: entry.name):
+        if LEFTOVERS.fullmatch(entry.name):
+            continue
         if entry.is_dir():
-            if entry.name != "__pycache__":
-                yield from _files(entry, path / entry.name)
-        elif not entry.name.endswith(".pyc"):
+            yield from _files(entry, path / entry.name)
+        else:
             yield path / entry.name, entry.read_text(encoding="utf-8")

@@ -1,1 +1,0 @@
-"""example-vendor's devices for tgi."""
