@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from tgi_core import builtin
@@ -89,7 +89,7 @@ def find_vendor(device: str) -> Vendor:
     """
     plugins = load_plugins([builtin])
     probe, _ = select_device(plugins, device)
-    return Vendor(plugins, replace(probe))
+    return Vendor(plugins, probe)
 
 
 def reference_of(plugins: Plugins, op: str) -> object:
