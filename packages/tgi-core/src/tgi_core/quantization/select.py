@@ -9,8 +9,10 @@ from typing import Any
 from tgi_core.errors import ConfigError, RegistrationConflict, UnsupportedModel
 from tgi_core.plugins.manager import Plugins
 from tgi_core.plugins.specs import QuantizationSpec, resolve
+from tgi_core.quantization.registry import QUANTIZATIONS
 
 NOTHING: Mapping[str, str] = {}
+_Offer = tuple[str, QuantizationSpec]  # with its plugin
 
 
 def offered_quantizations(plugins: Plugins) -> Iterator[tuple[str, QuantizationSpec]]:
@@ -26,7 +28,7 @@ def find_quantization(plugins: Plugins, name: str) -> QuantizationSpec:
         RegistrationConflict: two plugins do.
     """
     offers = list(offered_quantizations(plugins))
-    named = [(provider, spec) for provider, spec in offers if spec.name == name]
+    named = _preferred([(provider, spec) for provider, spec in offers if spec.name == name])
     if len(named) > 1:
         raise RegistrationConflict(
             f"--quantize {name}: offered by {named[0][0]} and {named[1][0]}; disable one with --disable-plugin"
@@ -63,11 +65,13 @@ def select_quantization(
         if wished and wished.matches:
             raise ConfigError(f"--quantize {wish} reads checkpoints that are stored so, and this one is not")
         return wished
-    readers = [
-        (provider, spec)
-        for provider, spec in offered_quantizations(plugins)
-        if isinstance(stored, Mapping) and spec.matches and resolve(spec.matches)(stored)
-    ]
+    readers = _preferred(
+        [
+            (provider, spec)
+            for provider, spec in offered_quantizations(plugins)
+            if isinstance(stored, Mapping) and spec.matches and resolve(spec.matches)(stored)
+        ]
+    )
     if not readers:
         raise UnsupportedModel(
             f"the weights are quantised ({method}), which no installed plugin reads; "
@@ -81,3 +85,8 @@ def select_quantization(
             f"{readers[1][1].name} of {readers[1][0]}; choose with --quantize NAME"
         )
     return wished or readers[0][1]
+
+
+def _preferred(offers: list[_Offer]) -> list[_Offer]:
+    """Those of plugins, if there are any: they know a device, as core's own do not."""
+    return [(provider, spec) for provider, spec in offers if spec not in QUANTIZATIONS] or offers

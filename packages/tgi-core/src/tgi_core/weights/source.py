@@ -21,6 +21,10 @@ HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB_GGUF = re.compile(r"([\w.-]+/[\w.-]+)/([^\\]+\.gguf)")
 
 
+#: files beside config.json in which older tools say how weights are quantised -> the method's name
+QUANTIZATION_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+
+
 @dataclass(frozen=True)
 class ModelFiles:
     """A model that lies on this machine."""
@@ -99,8 +103,16 @@ def from_folder(model_id: str, folder: Path, sha: str | None, with_weights: bool
         check_weights(folder, weights)
     generation = folder / "generation_config.json"
     return ModelFiles(
-        model_id, folder, weights, sha, read_json(config), read_json(generation) if generation.exists() else {}
+        model_id, folder, weights, sha, _read_config(folder), read_json(generation) if generation.exists() else {}
     )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / "config.json")
+    for name, method in QUANTIZATION_FILES.items():
+        if (folder / name).exists():
+            config.setdefault("quantization_config", {"quant_method": method, **read_json(folder / name)})
+    return config
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,0 +1,199 @@
+"""GPTQ and AWQ checkpoints: tensors packed as their formats say, and the same text as from plain weights."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tgi_core import Engine
+from tgi_core.config import EngineConfig
+from tgi_core.errors import ConfigError, UnsupportedModel, WeightsError
+from tgi_core.quantization.awq import Awq, AwqReader
+from tgi_core.quantization.gptq import Gptq, GptqReader
+from tgi_core.sampling_params import SamplingParams
+from tgi_core.testing.tiny import make_checkpoint
+from tgi_core.weights.reader import WeightReader
+
+AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]  # of AutoAWQ's packer
+KEPT = ("embed", "wte", "wpe", "lm_head", "norm", "ln_", "gate.weight", "shared")  #: not linear layers, or kept plain
+
+
+class Tensors(WeightReader):
+    """A checkpoint in memory."""
+
+    def __init__(self, tensors):
+        self.tensors, self.names, self.total_bytes = tensors, frozenset(tensors), 0
+
+    def shape(self, name):
+        return tuple(self.tensors[name].shape)
+
+    def get(self, name, *, dtype=None, rows=None):
+        tensor = self.tensors[name] if rows is None else self.tensors[name][rows]
+        return tensor if dtype is None else tensor.to(dtype)
+
+
+def rounded(weight, bits, group, generator, *, any_order=False):
+    """(levels [N, M], zeros [G, M], scales [G, M] float16, group of each input [N]) of a weight [M, N]."""
+    inputs = weight.shape[1]
+    g_idx = torch.arange(inputs) // (inputs if group == -1 else group)
+    if any_order:
+        g_idx = g_idx[torch.randperm(inputs, generator=generator)]
+    count, most = int(g_idx.max()) + 1, (1 << bits) - 1
+    w = weight.T.float()
+    low, high = (torch.stack([op(w[g_idx == g], 0).values for g in range(count)]) for op in (torch.min, torch.max))
+    scales = ((high - low) / most).clamp(min=1e-4).half()
+    zeros = (-low / scales.float()).round().clamp(1, most).int()
+    levels = (w / scales.float()[g_idx] + zeros[g_idx]).round().clamp(0, most).int()
+    return levels, zeros, scales, g_idx.int()
+
+
+def plain(levels, zeros, scales, g_idx):
+    return ((levels - zeros[g_idx.long()]) * scales.float()[g_idx.long()]).T.contiguous()
+
+
+def pack_words(numbers, bits, order=None):
+    """[n, m] -> [n * bits / 32, m] int32, as the loops of the packers do it."""
+    each = 32 // bits
+    words = np.zeros((len(numbers) // each, numbers.shape[1]), dtype=np.uint32)
+    for word in range(len(words)):
+        for place in range(each):
+            number = numbers[word * each + (order or range(each))[place]].numpy().astype(np.uint32)
+            words[word] |= number << np.uint32(bits * place)
+    return torch.from_numpy(words.view(np.int32).copy())
+
+
+def gptq(layer, levels, zeros, scales, g_idx, bits, *, version=1, ordered=True):
+    stored = zeros - 1 if version == 1 else zeros
+    found = {
+        f"{layer}.qweight": pack_words(levels, bits),
+        f"{layer}.qzeros": pack_words(stored.T, bits).T.contiguous(),
+        f"{layer}.scales": scales,
+    }
+    return found if ordered else {**found, f"{layer}.g_idx": g_idx}
+
+
+def awq(layer, levels, zeros, scales):
+    return {
+        f"{layer}.qweight": pack_words(levels.T, 4, AWQ_ORDER).T.contiguous(),
+        f"{layer}.qzeros": pack_words(zeros.T, 4, AWQ_ORDER).T.contiguous(),
+        f"{layer}.scales": scales,
+    }
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("any_order", [False, True])
+@pytest.mark.parametrize(("bits", "group"), [(4, 32), (4, -1), (8, 16), (2, 64)])
+def test_gptq_weights_are_what_was_packed(bits, group, any_order, version):
+    generator = torch.Generator().manual_seed(0)
+    parts = rounded(torch.randn(48, 64, generator=generator), bits, group, generator, any_order=any_order)
+    tensors = Tensors(gptq("a", *parts, bits, version=version, ordered=not any_order) | {"a.bias": torch.ones(48)})
+    reader = GptqReader(tensors, bits, group, zeros_less_one=version == 1)
+    assert reader.names == {"a.weight", "a.bias"}
+    assert reader.shape("a.weight") == (48, 64)
+    assert torch.equal(reader.get("a.weight"), plain(*parts))
+    assert torch.equal(reader.get("a.weight", rows=slice(5, 23)), plain(*parts)[5:23])
+    block = torch.empty(10, 20, dtype=torch.bfloat16)
+    reader.copy("a.weight", block, (7, 32))
+    assert torch.equal(block, plain(*parts)[7:17, 32:52].bfloat16())
+    assert torch.equal(reader.get("a.bias", dtype=torch.float64), torch.ones(48).double())
+
+
+@pytest.mark.parametrize("group", [32, -1])
+def test_awq_weights_are_what_was_packed(group):
+    generator = torch.Generator().manual_seed(0)
+    parts = rounded(torch.randn(48, 64, generator=generator), 4, group, generator)
+    reader = AwqReader(Tensors(awq("a", *parts[:3])), 4, group)
+    assert reader.shape("a.weight") == (48, 64)
+    assert torch.equal(reader.get("a.weight"), plain(*parts))
+    for rows in (slice(0, 8), slice(3, 5), slice(7, 30)):
+        assert torch.equal(reader.get("a.weight", rows=rows), plain(*parts)[rows])
+
+
+def quantise(path, method, *, any_order=False):
+    """Beside a checkpoint, (the same packed, the same rounded and plain)."""
+    generator = torch.Generator().manual_seed(1)
+    packed, plain_folder = path.with_name(f"{path.name}-{method}"), path.with_name(f"{path.name}-plain")
+    for folder in (packed, plain_folder):
+        shutil.copytree(path, folder)
+    tensors = load_file(path / "model.safetensors")
+    stored, unpacked = {}, {}
+    for name, tensor in tensors.items():
+        if tensor.dim() != 2 or any(kept in name for kept in KEPT):
+            stored[name] = unpacked[name] = tensor
+            continue
+        parts, layer = rounded(tensor, 4, 32, generator, any_order=any_order), name.removesuffix(".weight")
+        stored |= gptq(layer, *parts, 4, ordered=False) if method == "gptq" else awq(layer, *parts[:3])
+        unpacked[name] = plain(*parts)
+    assert len(stored) > len(unpacked)
+    save_file(stored, packed / "model.safetensors", {"format": "pt"})
+    save_file(unpacked, plain_folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((path / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": method, "bits": 4, "group_size": 32, "desc_act": any_order}
+    (packed / "config.json").write_text(json.dumps(config))
+    return packed, plain_folder
+
+
+def answers(path, **wishes):
+    engine = Engine(EngineConfig(model_id=str(path), device="cpu", dtype="float32", **wishes))
+    params = SamplingParams(max_new_tokens=12, ignore_eos=True)
+    return [(found.token_ids, found.logprobs) for found in engine.generate([[5, 9, 77, 3], [8] * 20], params)]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt_neox", "opt", "bloom", "falcon", "mixtral", "mpt", "phi"])
+def test_families_say_the_same_as_from_plain_weights(family, tmp_path):
+    packed, plain_folder = quantise(make_checkpoint(tmp_path / family, family), "gptq", any_order=True)
+    assert answers(packed) == answers(plain_folder)
+
+
+def test_awq_says_the_same_as_from_plain_weights(tmp_path):
+    packed, plain_folder = quantise(make_checkpoint(tmp_path / "llama"), "awq")
+    assert answers(packed, quantize="awq") == answers(plain_folder)
+
+
+def test_files_of_older_tools_are_found(tmp_path):
+    packed, plain_folder = quantise(make_checkpoint(tmp_path / "llama"), "gptq")
+    config = json.loads((packed / "config.json").read_text())
+    quantization = config.pop("quantization_config")
+    del quantization["quant_method"]
+    (packed / "config.json").write_text(json.dumps(config))
+    (packed / "quantize_config.json").write_text(json.dumps(quantization))
+    assert answers(packed, quantize="gptq") == answers(plain_folder)
+
+
+def test_plain_weights_are_not_gptq(tmp_path):
+    with pytest.raises(ConfigError, match="gptq reads checkpoints that are stored so"):
+        answers(make_checkpoint(tmp_path / "llama"), quantize="gptq")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "reason"),
+    [
+        (Gptq, {"bits": 3}, "of 3 bits cannot be read, of 2 and 4 and 8"),
+        (Gptq, {"bits": None}, "None bits"),
+        (Gptq, {"group_size": 0}, "group_size"),
+        (Gptq, {"checkpoint_format": "marlin"}, "marlin"),
+        (Gptq, {"is_marlin_format": True}, "marlin"),
+        (Gptq, {"dynamic": {"lm_head": {"bits": 8}}}, "dynamic"),
+        (Awq, {"bits": 8}, "of 8 bits"),
+        (Awq, {"version": "GEMV"}, "gemv"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_a_reason(kind, changes, reason):
+    stored = {"quant_method": kind.__name__.lower(), "bits": 4, "group_size": 128, **changes}
+    with pytest.raises(UnsupportedModel, match=reason):
+        kind(stored)
+
+
+@pytest.mark.parametrize("broken", ["scales", "g_idx", "qweight"])
+def test_malformed_tensors_are_named(broken):
+    generator = torch.Generator().manual_seed(0)
+    parts = rounded(torch.randn(32, 64, generator=generator), 4, 32, generator)
+    tensors = gptq("a", *parts, 4, ordered=False)
+    tensors[f"a.{broken}"] = {
+        "scales": torch.ones(3, 32), "g_idx": torch.full((64,), 9), "qweight": torch.ones(8, 32)
+    }[broken]  # fmt: skip
+    with pytest.raises(WeightsError, match=r"^a"):
+        GptqReader(Tensors(tensors), 4, 32).get("a.weight")
