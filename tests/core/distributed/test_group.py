@@ -1,5 +1,8 @@
 """What ranks tell each other, and what becomes of errors."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -48,3 +51,22 @@ def test_a_process_belongs_to_one_group(tmp_path):
         group.leave()
     assert not dist.is_initialized()
     group.leave()  # again is harmless
+
+
+SUM_IN_ORDER = """
+import sys, torch
+from tgi_core.distributed.group import TorchGroup
+group = TorchGroup(int(sys.argv[1]), 3, sys.argv[2])
+group.join("gloo", torch.device("cpu"), in_order=True)
+parts = torch.tensor([[1e8] * 9, [1.0] * 9, [-1e8] * 9])  # in this order the 1 is lost, and only in this one
+found = [group.all_reduce(parts[group.rank][:size].clone()).tolist() for size in range(1, 10)]
+assert found == [[0.0] * size for size in range(1, 10)], found
+group.leave()
+"""
+
+
+@pytest.mark.slow
+def test_sums_are_taken_in_the_order_of_ranks_where_asked_for(tmp_path):
+    command = [sys.executable, "-c", SUM_IN_ORDER]
+    ranks = [subprocess.Popen([*command, str(rank), f"file://{tmp_path}/store"]) for rank in range(3)]
+    assert [rank.wait(100) for rank in ranks] == [0, 0, 0]

@@ -53,6 +53,7 @@ def test_info_has_the_fields_of_tgi_in_their_order(client):
         "custom_kernels",
         "fallback",
         "num_shard",
+        "deterministic",
         "kv_cache_dtype",
     ]
     assert info["max_best_of"] == 3

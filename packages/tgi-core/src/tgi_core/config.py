@@ -16,6 +16,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     device: str | None = None  #: "cpu", "cuda", ...
     dtype: str | None = None  #: "float32" | "bfloat16" | "float16"
     quantize: str | None = None
+    deterministic: bool = False  #: a request's tokens do not depend on what runs beside it
     kv_cache_dtype: str | None = None  #: "model" | "fp8_e4m3fn" | "fp8_e5m2"
     num_shard: int | None = None  #: ranks to divide the model over
     sharded: bool | None = None  #: whether to divide it; without `num_shard` over all devices

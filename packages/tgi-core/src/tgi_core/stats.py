@@ -60,4 +60,5 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     refused_parameters: dict[str, str] = {}  #: see Capabilities
     max_top_k: int | None = None  #: see Capabilities
     kv_cache_dtype: str = ""  #: that keys and values are kept in
+    deterministic: bool = False  #: whether a request's tokens do not depend on what runs beside it
     decoder_start_ids: list[int] = []  #: with which the decoder of an encoder-decoder begins; empty for decoders

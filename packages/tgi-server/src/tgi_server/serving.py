@@ -116,6 +116,7 @@ class Serving:
             model=self.service.model_id,
             device=info.device,
             dtype=info.dtype,
+            deterministic=info.deterministic,
             kv_cache_dtype=info.kv_cache_dtype or info.dtype,
             num_shard=info.num_shard,
             max_input_tokens=info.max_input_tokens,

@@ -80,6 +80,7 @@ class Settings(BaseModel):
     kernel: dict[str, str] = _engine({}, "op=name: use this implementation of an op; repeatable", new=True)
     disable_plugin: tuple[str, ...] = _engine((), "name of a plugin not to load; repeatable", new=True)
     disable_custom_kernels: bool = _engine(False, "use the reference implementation of every op")
+    deterministic: bool = _engine(False, "the same tokens for a request whatever runs beside it; slower", new=True)
     num_shard: int | None = _engine(None, "devices to divide the model over; on the CPU, processes", ge=1)
     sharded: bool | None = _engine(None, "whether to divide the model; without --num-shard, over all devices")
     speculate: int | None = _engine(None, "tokens to speculate per step", ge=0)
@@ -393,6 +394,7 @@ def engine_config(s: Settings) -> EngineConfig:
         device=s.device,
         dtype=s.dtype,
         quantize=s.quantize,
+        deterministic=s.deterministic,
         kv_cache_dtype=None if s.kv_cache_dtype in ("auto", "model") else s.kv_cache_dtype,
         num_shard=s.num_shard,
         sharded=s.sharded,

@@ -39,12 +39,15 @@ class Group(ABC):
     def least(self, value: int) -> int:
         """The smallest of the ranks' values."""
 
-    def join(self, collectives: str, device: torch.device) -> None:  # noqa: B027 - a rank alone has nobody to meet
+    def join(  # noqa: B027 - a rank alone has nobody to meet
+        self, collectives: str, device: torch.device, *, in_order: bool = False
+    ) -> None:
         """Meet the other ranks; before anything is exchanged.
 
         Args:
             collectives: see `DeviceBackend.collectives`.
             device: of this rank.
+            in_order: sum in the order of ranks, whatever the size of what is summed; libraries choose orders by size.
         """
 
     @contextmanager
@@ -98,8 +101,9 @@ class TorchGroup(Group):
     def __init__(self, rank: int, size: int, address: str) -> None:
         self.rank, self.size, self.address = rank, size, address
         self._device: torch.device | None = None
+        self._sums_in_order = False
 
-    def join(self, collectives: str, device: torch.device) -> None:
+    def join(self, collectives: str, device: torch.device, *, in_order: bool = False) -> None:
         """Meet the other ranks, and connect to them, which cannot be done while a step is recorded.
 
         Raises:
@@ -117,12 +121,15 @@ class TorchGroup(Group):
             timeout=TIMEOUT,
             device_id=None if device.index is None else device,  # one of several of its kind
         )
-        self._device = device
+        self._device, self._sums_in_order = device, in_order
         self.least(0)
         self.from_first(torch.zeros(1, dtype=torch.int64, device=device))
         self.all_gather(torch.zeros(1, device=device))
 
     def all_reduce(self, x: Tensor) -> Tensor:
+        if self._sums_in_order and self.size > 2:  # two numbers have one sum
+            first, *others = self.all_gather(x)
+            return sum(others, first)
         dist.all_reduce(x)
         return x
 

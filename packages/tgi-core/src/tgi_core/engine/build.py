@@ -131,7 +131,7 @@ def build(
     fallback = fallback and _warn_of_fallback(fallback, model)
     capabilities = model.narrow(backend.capabilities)
     before_loading(files)
-    group.join(backend.collectives, backend.torch_device)
+    group.join(backend.collectives, backend.torch_device, in_order=config.deterministic)
     facts = Facts(
         model_id=files.model_id,
         device=probe.kind,
@@ -210,6 +210,7 @@ def kernel_query(
         soft_cap=bool(model.raw.get("attn_logit_softcapping")),
         encoder_decoder=model.is_encoder_decoder,
         relative_bias=model.relative_positions,
+        deterministic=config.deterministic,
         kv_dtype=kv_dtype(config, capabilities),
     )
 
@@ -244,6 +245,11 @@ def _fallback_config(config: EngineConfig, files: ModelFiles, group: Group) -> M
         raise ConfigError(
             f"--num-shard {group.size} is not supported for models that transformers runs; leave it out: "
             "transformers spreads the model over all devices that it sees"
+        )
+    if config.deterministic:
+        raise ConfigError(
+            "--deterministic: transformers runs this model, and its results may depend on the rows beside one; "
+            "leave it out, or serve a model of a family in `tgi models`"
         )
     if config.rope_scaling or config.rope_factor:
         raise ConfigError(
@@ -351,6 +357,7 @@ def _runner(
         last_tokens=tables.last_tokens,
         watermark_gamma=config.watermark_gamma,
         watermark_delta=config.watermark_delta,
+        deterministic=config.deterministic,
     )
     target = model.runner or backend.runner
     runner: Runner = resolve_target(target)(model, attention, Sampler(context, processors), tables, backend)
@@ -377,6 +384,7 @@ def _info(
         load_s=0.0,
         fallback=fallback,
         custom_kernels=not config.disable_custom_kernels,
+        deterministic=config.deterministic,
         extra_parameters=extra,
         decoder_start_ids=list(model.decoder_start_ids),
     )

@@ -231,9 +231,9 @@ class _LeadingGroup(TorchGroup):
         super().__init__(rank, size, address)
         self._waiting = waiting
 
-    def join(self, collectives: str, device: torch.device) -> None:
+    def join(self, collectives: str, device: torch.device, *, in_order: bool = False) -> None:
         with self._waiting():
-            super().join(collectives, device)
+            super().join(collectives, device, in_order=in_order)
 
 
 class _Member:

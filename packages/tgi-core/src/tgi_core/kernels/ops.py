@@ -30,6 +30,7 @@ class KernelQuery:
     soft_cap: bool = False
     encoder_decoder: bool = False  #: it has encoder and cross-attention layers
     relative_bias: bool = False  #: scores get a bias by distance
+    deterministic: bool = False  #: see `KernelSpec.batch_invariant`
     kv_dtype: str = "model"  #: that keys and values are kept in: "model" | "fp8_e4m3fn" | "fp8_e5m2"
 
 

@@ -14,7 +14,13 @@ def _native(op: str, target: str, priority: int = 0) -> KernelSpec:
     """One of the CPU's compiled kernels."""
     supports = f"{_CPU}.kernels:supports"
     return KernelSpec(
-        op=op, name="native", target=f"{_CPU}.{target}", device="cpu", supports=supports, priority=priority
+        op=op,
+        name="native",
+        target=f"{_CPU}.{target}",
+        device="cpu",
+        supports=supports,
+        priority=priority,
+        batch_invariant=True,
     )
 
 
@@ -56,6 +62,7 @@ KERNELS = (
         device="cpu",
         supports=f"{_CPU}.attention:supports",
         priority=10,
+        batch_invariant=True,
     ),
     KernelSpec(
         op="attention",

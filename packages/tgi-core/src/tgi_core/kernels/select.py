@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tgi_core.errors import ConfigError, PluginFailed, RegistrationConflict, UnsupportedKernel
 from tgi_core.kernels.registry import REFERENCE
@@ -15,6 +15,9 @@ from tgi_core.plugins.specs import ANY_DEVICE, KernelSpec, ModelSpec, resolve
 if TYPE_CHECKING:
     from tgi_core.kernels.ops import KernelQuery, Kernels
 
+ABSENT = "none"  #: what an op without a kernel is said to have
+MAY_BE_ABSENT = ("linear_int8", "linear_int4", "experts")
+
 
 @dataclass(frozen=True)
 class KernelChoice:
@@ -23,6 +26,19 @@ class KernelChoice:
     spec: KernelSpec
     provider: str  #: plugin that offers it
     rejected: tuple[str, ...]  #: "flashinfer: head size 80 is not a multiple of 64"
+    absent: str = ""  #: why there is none
+
+
+class Absent:
+    """In place of a kernel that many models do without; those that do not stop when they are loaded."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def __call__(self, *arguments: object) -> NoReturn:
+        raise UnsupportedKernel(self._why)
+
+    pack = rows = __call__
 
 
 def offered_kernels(plugins: Plugins) -> Iterator[tuple[str, KernelSpec]]:
@@ -57,7 +73,11 @@ def select_kernels(
     if unknown := wishes.keys() - set(ops):
         raise ConfigError(f"--kernel {min(unknown)}=...: there is no such op; the ops are {', '.join(ops)}")
     choices = {op: _choose(op, [o for o in offers if o[1].op == op], query, wishes.get(op)) for op in ops}
-    return Kernels(**{op: resolve(choice.spec.target) for op, choice in choices.items()}), choices
+    return Kernels(**{op: _implementation(choice) for op, choice in choices.items()}), choices
+
+
+def _implementation(choice: KernelChoice) -> Any:
+    return Absent(choice.absent) if choice.absent else resolve(choice.spec.target)
 
 
 def _known(offers: Iterator[tuple[str, KernelSpec]], ops: list[str]) -> Iterator[tuple[str, KernelSpec]]:
@@ -84,6 +104,9 @@ def _choose(op: str, offers: list[tuple[str, KernelSpec]], query: KernelQuery, w
             rejected.append(f"{spec.name}: {reason}")
         else:
             usable.append((provider, spec))
+    if not usable and op in MAY_BE_ABSENT:
+        why = f"there is no {op} kernel here for {query}: " + "; ".join(rejected)
+        return KernelChoice(KernelSpec(op=op, name=ABSENT, target=""), "", tuple(rejected), why)
     if not usable:
         raise UnsupportedKernel(f"no {op} kernel for {query}: " + ("; ".join(rejected) or "none is registered"))
     usable.sort(key=lambda offer: rank(offer[1]), reverse=True)
@@ -100,6 +123,8 @@ def _choose(op: str, offers: list[tuple[str, KernelSpec]], query: KernelQuery, w
 def _why_not(spec: KernelSpec, query: KernelQuery, wish: str | None) -> str:
     if wish and spec.name != wish:
         return f"{wish} was asked for"
+    if query.deterministic and not spec.batch_invariant:
+        return "a row's result may depend on the rows beside it"
     try:
         reason: str = resolve(spec.supports)(query) if spec.supports else ""
     except Exception as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tgi_core.errors import UnsupportedModel
@@ -18,7 +17,7 @@ def activation(name: str, kernels: Kernels) -> Activation:
     Raises:
         UnsupportedModel: the name is not known.
     """
-    table = {"gelu": kernels.gelu, "relu": torch.relu, "silu": F.silu, "swish": F.silu}
+    table = {"gelu": kernels.gelu, "relu": torch.relu, "silu": _silu, "swish": _silu}
     return _find(name, table | dict.fromkeys(_GELU_TANH, kernels.gelu_tanh))
 
 
@@ -30,6 +29,16 @@ def gated_activation(name: str, kernels: Kernels) -> Activation:
     """
     table = {"silu": kernels.silu_and_mul, "swish": kernels.silu_and_mul, "gelu": kernels.gelu_and_mul}
     return _find(name, table | dict.fromkeys(_GELU_TANH, kernels.gelu_tanh_and_mul))
+
+
+def invariant_sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + exp(-x)), bit by bit whatever is beside a number; of PyTorch's own the CPU's last ones are others."""
+    return (1 / (1 + (-x.float()).exp())).to(x.dtype)
+
+
+def _silu(x: Tensor) -> Tensor:
+    """x times its sigmoid."""
+    return x * invariant_sigmoid(x)
 
 
 def soft_cap(x: Tensor, cap: float) -> Tensor:

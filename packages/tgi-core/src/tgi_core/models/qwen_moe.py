@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
+from tgi_core.layers.activation import invariant_sigmoid
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.linear import Linear
 from tgi_core.layers.mlp import GatedMLP
@@ -23,11 +25,12 @@ class SharedExpertMoE(SparseMoE):
         super().__init__(config, build, size)
         shared = share(config.raw["shared_expert_intermediate_size"], build.group, "inner features")
         self.shared_expert = GatedMLP(config, build, size=shared)
+        self.sigmoid = invariant_sigmoid if build.wishes.deterministic else torch.sigmoid
         self.shared_expert_gate = Linear(config.hidden_size, (1,), ("shared_expert_gate",), build)
 
     def forward(self, x: Tensor) -> Tensor:
         share: Tensor = self.shared_expert_gate(x)
-        return super().forward(x) + share.sigmoid() * self.shared_expert(x)
+        return super().forward(x) + self.sigmoid(share) * self.shared_expert(x)
 
 
 def has_experts(layer: int, config: ModelConfig) -> bool:

@@ -66,6 +66,9 @@ class KernelSpec:
     device: str = ANY_DEVICE
     supports: str = ""  #: target of (KernelQuery) -> str, the reason why not; "" means it can
     priority: int = 0  #: among implementations for the same device, the highest wins
+    #: with `KernelQuery.deterministic`, a row's result is bit by bit the same whatever rows are beside it, and however
+    #: many; that of attention also however a sequence was cut into steps.  Kernels that say no are refused then
+    batch_invariant: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

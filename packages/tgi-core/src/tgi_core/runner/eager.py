@@ -174,6 +174,5 @@ class EagerRunner(Runner):
         found = []
         for start in range(0, len(following), LOGPROB_ROWS):
             tokens = self.backend.upload(np.array(following[start : start + LOGPROB_ROWS], dtype=np.int64))
-            logprobs = self.model.logits(hidden[start : start + len(tokens)]).float().log_softmax(-1)
-            found.append(logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1))
+            found.append(self.sampler.logprobs(self.model.logits(hidden[start : start + len(tokens)]), tokens))
         return found

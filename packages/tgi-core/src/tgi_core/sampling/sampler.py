@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from tgi_core.request import TokenLogprob
@@ -57,6 +58,7 @@ class _Batch:
     sampled_rows: tuple[int, ...]
     counted: tuple[Tensor, Tensor] | None  #: see `TokenCounts.counted`
     most_top: int
+    plain: Tensor | None = None  #: rows [n] without anything else, which get what `Sampler.greedy` gives everywhere
 
     @property
     def is_plain(self) -> bool:
@@ -93,10 +95,7 @@ class Sampler:
     def sample(self, logits: Tensor, slots: Sequence[int]) -> Choice:
         """logits [B, V] of these slots, which may be overwritten -> one token each."""
         batch = self._batch_of(slots)
-        if batch.is_plain:
-            choice = self.greedy(logits)
-        else:
-            choice = self._agreed(self._choose(batch, self._process(batch, logits.float())))
+        choice = self.greedy(logits) if batch.is_plain else self._agreed(self._choose(batch, logits))
         self._note(batch, choice)
         return choice
 
@@ -107,6 +106,15 @@ class Sampler:
     def _agreed(self, choice: Choice) -> Choice:
         """With rank 0's tokens: ranks that went on from different ones would never agree again."""
         return replace(choice, ids=self.context.group.from_first(choice.ids))
+
+    def logprobs(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        """logits [B, V], tokens [B] int64 -> [B] float32"""
+        logits, at = logits.float(), tokens.unsqueeze(-1)
+        if not self.context.deterministic:
+            return logits.log_softmax(-1).gather(-1, at).squeeze(-1)
+        nowhere = torch.full((len(logits),), -1.0, dtype=torch.float64, device=logits.device)
+        _, _, total = self.kernels.sample(logits, nowhere)
+        return logits.gather(-1, at).squeeze(-1) - total
 
     def is_plain(self, slots: Sequence[int]) -> bool:
         """Whether `sample` does for these slots nothing but `greedy`."""
@@ -132,7 +140,11 @@ class Sampler:
         processors: list[tuple[Tensor | None, LogitsProcessor]] = []
         for processor in self.processors:
             rows = [row for row, state in enumerate(states) if processor.wanted(state.params, self.context)]
-            if rows:
+            if self.context.deterministic and not processor.batch_invariant:
+                processors += [
+                    (self.context.upload(np.array([row])), processor([states[row]], self.context)) for row in rows
+                ]
+            elif rows:
                 some = self.context.upload(np.array(rows)) if len(rows) < len(states) else None
                 processors.append((some, processor([states[row] for row in rows], self.context)))
         return _Batch(
@@ -141,7 +153,18 @@ class Sampler:
             tuple(row for row, state in enumerate(states) if state.samples),
             self.context.counts.counted(states),
             max(state.params.top_n_tokens for state in states),
+            self._plain(states) if self.context.deterministic else None,
         )
+
+    def _plain(self, states: tuple[SlotState, ...]) -> Tensor | None:
+        rows = [
+            row
+            for row, state in enumerate(states)
+            if not state.samples
+            and not state.params.top_n_tokens
+            and not any(processor.wanted(state.params, self.context) for processor in self.processors)
+        ]
+        return self.context.upload(np.array(rows)) if rows else None
 
     def _process(self, batch: _Batch, logits: Tensor) -> Tensor:
         for rows, processor in batch.processors:
@@ -152,13 +175,30 @@ class Sampler:
         return logits
 
     def _choose(self, batch: _Batch, logits: Tensor) -> Choice:
+        greedy = self.kernels.greedy(logits) if batch.plain is not None else ()
+        logits = self._process(batch, logits.float())
         at = self.context.upload(_draws(batch))
         ids, chosen, total = self.kernels.sample(logits, at)
+        for found, known in zip((ids, chosen), greedy, strict=False):
+            found[batch.plain] = known[batch.plain]
         if not batch.most_top:
             return Choice(ids, chosen)
-        values, best = logits.topk(min(batch.most_top, logits.shape[-1]))
-        top = values - total.unsqueeze(-1), best
-        return Choice(ids, chosen, top, tuple(state.params.top_n_tokens for state in batch.states))
+        counts = tuple(state.params.top_n_tokens for state in batch.states)
+        values, best = self._top(logits, counts)
+        return Choice(ids, chosen, (values - total.unsqueeze(-1), best), counts)
+
+    def _top(self, logits: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The largest of each row, and their ids: [B, n]; which come first of equal ones may depend on the batch."""
+        most = min(max(counts), logits.shape[-1])
+        if not self.context.deterministic:
+            found = logits.topk(most)
+            return found.values, found.indices
+        values = logits.new_full((len(counts), most), float("-inf"))
+        ids = torch.zeros((len(counts), most), dtype=torch.int64, device=logits.device)
+        for row, count in enumerate(counts):
+            if wanted := min(count, most):
+                values[row, :wanted], ids[row, :wanted] = logits[row].topk(wanted)
+        return values, ids
 
 
 def _draws(batch: _Batch) -> npt.NDArray[np.float64]:

@@ -98,3 +98,4 @@ class SamplingContext:
     rules: TokenRules
     kernels: Kernels
     group: Group = ALONE  #: the ranks that sample the same sequences
+    deterministic: bool = False  #: what a row gets is, bit by bit, the same in every batch

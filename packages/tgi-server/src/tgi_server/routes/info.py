@@ -36,6 +36,7 @@ async def info(service: Service, exchange: Exchange) -> None:
             "custom_kernels": engine.custom_kernels,
             "fallback": engine.fallback or None,
             "num_shard": engine.num_shard,
+            "deterministic": engine.deterministic,
             "kv_cache_dtype": engine.kv_cache_dtype or engine.dtype,
         }
     )

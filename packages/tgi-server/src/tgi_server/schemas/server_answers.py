@@ -27,6 +27,7 @@ class Info(Answer):
     custom_kernels: bool  #: false with --disable-custom-kernels
     fallback: str | None  #: why the model runs on transformers' own code, null if it does not
     num_shard: int  #: ranks that hold the model
+    deterministic: bool  #: whether a request's tokens do not depend on what runs beside it
     kv_cache_dtype: str  #: that keys and values are kept in
 
 

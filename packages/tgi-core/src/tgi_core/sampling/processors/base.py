@@ -20,6 +20,9 @@ class LogitsProcessor(ABC):
     Built once per composition of the batch, then called each step; what changes from step to step is in `states`.
     """
 
+    #: what a row becomes is, bit by bit, the same in every batch; others are given one row where that is asked for
+    batch_invariant: ClassVar[bool] = False
+
     def __init__(self, states: Sequence[SlotState], context: SamplingContext) -> None:
         self.states, self.context = states, context
 

@@ -15,6 +15,8 @@ from tgi_core.sampling_params import SamplingParams
 class LogitBias(LogitsProcessor):
     """Adds each request's biases."""
 
+    batch_invariant = True
+
     def __init__(self, states: Sequence[SlotState], context: SamplingContext) -> None:
         super().__init__(states, context)
         entries = [(row, *item) for row, state in enumerate(states) for item in state.params.logit_bias.items()]
@@ -32,6 +34,8 @@ class LogitBias(LogitsProcessor):
 
 class MinimumLength(LogitsProcessor):
     """Forbids what would end a sequence until it has `min_new_tokens`."""
+
+    batch_invariant = True
 
     def __init__(self, states: Sequence[SlotState], context: SamplingContext) -> None:
         super().__init__(states, context)

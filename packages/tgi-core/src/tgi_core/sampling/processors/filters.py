@@ -24,6 +24,8 @@ class SampledFilter(ParameterProcessor):
 class TopK(SampledFilter):
     """Keeps the k most likely tokens, and those as likely as the k-th."""
 
+    batch_invariant = True
+
     parameter, neutral = "top_k", 0
 
     def __init__(self, states: Sequence[SlotState], context: SamplingContext) -> None:
@@ -37,6 +39,8 @@ class TopK(SampledFilter):
 class TopP(SampledFilter):
     """Keeps the smallest set of most likely tokens whose probability reaches p (arXiv 1904.09751)."""
 
+    batch_invariant = True
+
     parameter, neutral = "top_p", 1.0
 
     def __call__(self, logits: Tensor) -> Tensor:
@@ -45,6 +49,8 @@ class TopP(SampledFilter):
 
 class MinP(SampledFilter):
     """Keeps tokens at least min_p times as likely as the most likely one (arXiv 2407.01082)."""
+
+    batch_invariant = True
 
     parameter, neutral = "min_p", 0.0
 

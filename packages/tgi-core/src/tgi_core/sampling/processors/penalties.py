@@ -17,6 +17,8 @@ EXTREME = 1e6  #: a stronger repetition penalty decides nothing more, and logits
 class Penalties(LogitsProcessor):
     """Repetition, frequency and presence penalties."""
 
+    batch_invariant = True
+
     def __init__(self, states: Sequence[SlotState], context: SamplingContext) -> None:
         super().__init__(states, context)
         repetition = self.column(lambda params: min(max(params.repetition_penalty, 1 / EXTREME), EXTREME))

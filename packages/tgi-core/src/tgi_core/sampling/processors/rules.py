@@ -16,6 +16,8 @@ HIDDEN = float("-inf")
 class ForcedTokens(LogitsProcessor):
     """Leaves one token where the model's configuration wants it: the first after the decoder's start, or the last."""
 
+    batch_invariant = True
+
     @classmethod
     def wanted(cls, params: SamplingParams, context: SamplingContext) -> bool:
         rules = context.rules
@@ -39,6 +41,8 @@ class ForcedTokens(LogitsProcessor):
 
 class SuppressedTokens(LogitsProcessor):
     """Hides tokens that the model's configuration forbids, everywhere or at the beginning."""
+
+    batch_invariant = True
 
     def __init__(self, states: Sequence[SlotState], context: SamplingContext) -> None:
         super().__init__(states, context)

@@ -14,6 +14,8 @@ LOWEST = 1e-6  #: below it nothing changes any more, and logits might leave floa
 class Temperature(ParameterProcessor):
     """logits / temperature, for rows that sample."""
 
+    batch_invariant = True
+
     parameter, neutral = "temperature", 1.0
 
     @classmethod

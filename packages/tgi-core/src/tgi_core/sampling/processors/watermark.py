@@ -15,6 +15,8 @@ HASH_KEY = 15485863  #: a large prime, TGI's
 class Watermark(LogitsProcessor):
     """Adds delta to a share gamma of the vocabulary that the previous token determines."""
 
+    batch_invariant = True
+
     @classmethod
     def wanted(cls, params: SamplingParams, context: SamplingContext) -> bool:
         return params.watermark
