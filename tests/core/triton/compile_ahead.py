@@ -16,6 +16,7 @@ from tgi_core.triton import (
     expert_tiles,
     experts,
     filters,
+    in_order,
     linear,
     norm,
     overlap,
@@ -39,7 +40,7 @@ SHARED = {
 #: what a kernel may keep outside its registers on AMD's, by the names of LLVM's AMDGPU metadata; nothing in memory
 BUDGET = {".vgpr_spill_count": 0, ".private_segment_fixed_size": 0, ".sgpr_spill_count": 0}
 #: scalars of these wait in lanes of a vector register, which costs an instruction each
-BUDGETS = {name: {**BUDGET, ".sgpr_spill_count": 40} for name in ("prefill", "_filter")}
+BUDGETS = {name: {**BUDGET, ".sgpr_spill_count": 48} for name in ("prefill", "attend_in_order", "_filter")}
 AMDGPU_NOTE, NT_AMDGPU_METADATA = b"AMDGPU\0\0", 32  #: of ELF, https://llvm.org/docs/AMDGPUUsage.html#note-records
 #: that a KV cache can be of
 FLOAT8 = {
@@ -87,13 +88,14 @@ def signature(kernel, constants, dtype, known):
     return types
 
 
-def compile_one(kernel, constants, target, dtype, warps=4, stages=3, known=()):
+def compile_one(kernel, constants, target, dtype, warps=4, stages=3, known=(), *, contracts=True):
     overlaps = target == f"sm_{overlap.FIRST_ARCHITECTURE}"
     constants = {**constants, "OVERLAP": overlaps}
     types = signature(kernel, constants, dtype, known)
     aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(types.values()) if kind.startswith("*")}
     source = ASTSource(fn=kernel, signature=types, constexprs=constants, attrs=aligned)
     options = {"num_warps": warps, "num_stages": stages, **({"launch_pdl": True} if overlaps else {})}
+    options |= {} if contracts else {"enable_fp_fusion": False}
     compiled = triton.compile(source, target=target_of(target), options=options)
     limit = SHARED[target]
     print(target, kernel.__name__, dtype, constants.get("D", ""), "shared", compiled.metadata.shared, "of", limit)
@@ -156,6 +158,7 @@ def attention(target, dtype, size, cache=None, **options):
             compile_one(decode.decode, constants, target, dtype, single.warps, single.stages, known)
     constants = {**common, "M": many.rows, "N": many.keys, "PAGED": True, "CAUSAL": True, "key_starts": None}
     compile_one(prefill.prefill, constants, target, dtype, many.warps, many.stages, known)
+    attention_in_order(target, dtype, common, itemsize, most_rows, known)
     constants = {
         "window": 64,
         "H": 32,
@@ -166,6 +169,23 @@ def attention(target, dtype, size, cache=None, **options):
         "HAS_WINDOW": flags["HAS_WINDOW"],
     }
     compile_one(decode.combine, constants, target, dtype, 2)
+
+
+def attention_in_order(target, dtype, common, itemsize, most_rows, known):
+    most = tiles.IN_ORDER_NUMBERS // common["DP"]
+    most = max(tiles.FLOAT32_ROWS, min(most, most_rows or most))
+    tile = tiles.fitting(tiles.IN_ORDER, common["DP"], itemsize, SHARED[target], most)
+    common = {**common, "M": tile.rows, "N": tile.keys, "SPLIT": in_order.SPLIT, "PAGED": True, "CAUSAL": True}
+    common["key_starts"] = None
+    known = {**known, **dict.fromkeys(("bests", "totals"), "*fp32")}
+    for splits in (1, 16):
+        gone = dict.fromkeys(("partial", "bests", "totals") if splits == 1 else ())
+        constants = {**common, **gone, "S": splits}
+        more = {name: kind for name, kind in known.items() if name not in gone}
+        compile_one(in_order.attend_in_order, constants, target, dtype, tile.warps, tile.stages, more, contracts=False)
+    names = ("window", "H", "D", "DP", "S", "SPLIT", "CAUSAL", "HAS_WINDOW")
+    combining = {name: constants[name] for name in names}
+    compile_one(in_order.combine_in_order, combining, target, dtype, 2, known=known, contracts=False)
 
 
 def sampling(target, size):
@@ -186,7 +206,12 @@ def products(target, dtype):
     for kind in ("", "silu"):
         shape = {"M": 4096, "N": 4096, "KIND": kind, "HAS_BIAS": False, "bias": None}
         compile_one(linear._row_product, {**shape, "ROWS": 1, "COLUMNS": 1024}, target, dtype)
-        if target == "sm_90":  # where few rows are not PyTorch's
+        for outputs in (576, 4096, 28672):
+            rows, tile = linear.fixed_tile(outputs, 4 if dtype == "fp32" else 2, SHARED[target])
+            fixed = {**shape, "x_row": 4096, "M": outputs, "ROWS": rows, "INPUTS": tile.inputs, "UPCAST": False}
+            fixed["OUTPUTS"] = tile.outputs // 2 if kind and tile.outputs > 16 else tile.outputs
+            compile_one(linear._few_rows_product, fixed, target, dtype, tile.warps, tile.stages, {"rows": "i32"})
+        if target == "sm_90" and dtype != "fp32":  # where few rows are not PyTorch's
             for rows, outputs, inputs in (
                 (16, 6144, 4096),
                 (32, 4096, 14336),
@@ -251,6 +276,10 @@ def main(target):
     for size in (49152, 151643):
         sampling(target, size)
     products(target, dtype)
+    products(target, "fp32")
+    for kind in ("gelu", "gelu_tanh"):
+        constants = {"size": 14336, "row_stride": 14336, "KIND": kind, "BLOCK": 1024}
+        compile_one(activation._activate, constants, target, dtype)
     heads = {"q_token": 6144, "k_token": 6144, "v_token": 6144, "H": 32, "HKV": 8, "D": 128, "DP": 128, "HEADS": 8}
     still = {**heads, "HALF": 0, "BLOCK": 0, "Q_PROGRAMS": 0, "cos": None, "sin": None}
     turned = {**heads, "HALF": 48, "BLOCK": 64, "Q_PROGRAMS": 4}

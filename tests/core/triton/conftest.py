@@ -8,6 +8,11 @@ import pytest
 import torch
 
 
+def pytest_configure(config):
+    """The contract's tests are called by some of these."""
+    config.addinivalue_line("markers", "ops(name, ...): the ops whose kernels a test of the contract is for")
+
+
 @pytest.fixture(autouse=True)
 def _infinite_numbers():
     """The interpreter computes with NumPy, which warns of infinities where a GPU does not."""

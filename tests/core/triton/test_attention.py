@@ -70,6 +70,7 @@ def _starts(lengths):
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
 
 
+IN_ORDER_LAYERS = [*SPECS] if DEVICE == "cuda" else ["gqa", "mha, odd head size", "window", "alibi"]
 #: formats of keys and values that this device converts
 FLOAT8 = ("fp8_e4m3fn", "fp8_e5m2")
 if DEVICE == "cuda":
@@ -106,6 +107,48 @@ def test_equals_the_reference(kind, spec, steps, dtype, block_size, request, mon
         run(make(backend, spec, dtype, block_size), spec, steps, dtype) for backend in (ReferenceAttention, kind)
     )
     torch.testing.assert_close(found, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("name", IN_ORDER_LAYERS)
+@pytest.mark.parametrize(("dtype", "block_size"), EXACTNESS)
+@pytest.mark.parametrize("kv_dtype", ["model", "fp8_e5m2"] if DEVICE == "cuda" else ["model"])
+def test_deterministic_steps_equal_the_reference(name, steps, dtype, block_size, kv_dtype, monkeypatch):
+    monkeypatch.setattr(attention, "SPLIT", 64)
+    spec = AttentionSpec(scale=SPECS[name]["head_size"] ** -0.5, **SPECS[name])
+    expected = run(make(ReferenceAttention, spec, dtype, block_size, kv_dtype=kv_dtype), spec, steps, dtype)
+    backend = make(TritonAttention, spec, dtype, block_size, kv_dtype=kv_dtype, deterministic=True)
+    found = run(backend, spec, steps, dtype)
+    torch.testing.assert_close(found, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("name", ["gqa", "window"])
+def test_deterministic_recorded_steps_give_the_same_bits(name, monkeypatch):
+    monkeypatch.setattr(attention, "SPLIT", 64)
+    spec = AttentionSpec(scale=0.2, **SPECS[name])
+    steps = [[(150, 0), (3, 0)], [(1, 150), (1, 3)], [(1, 151), (30, 4)]]
+    backend = make(TritonAttention, spec, "float32", 16, deterministic=True)
+    expected = run(backend, spec, steps, "float32")
+    for splits in (1, 4, 8):
+        kinds = iter((None, backend.fixed(2, None, 16, splits), backend.fixed(4, 40, 16, splits)))
+
+        def prepare(step, kinds=kinds):
+            fixed = next(kinds)
+            if fixed is None:
+                return backend.prepare(step)
+            fixed.fill(step)
+            return fixed.metadata
+
+        assert torch.equal(run(backend, spec, steps, "float32", prepare), expected)
+
+
+def test_splits_have_programs_of_their_own_only_where_programs_are_few():
+    backend = make(TritonAttention, AttentionSpec(scale=0.2, **SPECS["mha, odd head size"]), "float32", 16,
+                   deterministic=True)  # fmt: skip
+    assert backend.variant(1, 5000) == 32
+    assert backend.variant(1, 100) == 1
+    assert backend.variant(1, attention.MOST_ROW_SPLITS * attention.SPLIT + 1) == 1
+    assert backend.variant(backend._chip.multiprocessors, 5000) == 1
 
 
 @pytest.mark.parametrize("kv_dtype", FLOAT8)
@@ -271,18 +314,21 @@ SOURCE_STEPS = (
     "shape", [{"heads": 4, "kv_heads": 4, "head_size": 64}, {"heads": 6, "kv_heads": 2, "head_size": 24}]
 )
 @pytest.mark.parametrize("columns", [0, 1, 40])
-def test_encoders_and_sources(shape, columns):
-    found, expected = (run_encoder_decoder(kind, shape, columns) for kind in (TritonAttention, ReferenceAttention))
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_encoders_and_sources(shape, columns, deterministic, monkeypatch):
+    monkeypatch.setattr(attention, "SPLIT", 64)
+    found = run_encoder_decoder(TritonAttention, shape, columns, deterministic=deterministic)
+    expected = run_encoder_decoder(ReferenceAttention, shape, columns)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-5)
 
 
-def run_encoder_decoder(backend_type, shape, columns):
+def run_encoder_decoder(backend_type, shape, columns, **asked):
     """Outputs of an encoder, a decoder and a cross-attention layer, for every step."""
     specs = [AttentionSpec(scale=0.1, kind=kind, **shape) for kind in ("encoder", "causal", "cross")]
     query = KernelQuery(
         device=DEVICE, torch_device=DEVICE, dtype="float32", head_size=shape["head_size"], block_size=16,
-        encoder_decoder=True, relative_bias=True,
+        encoder_decoder=True, relative_bias=True, **asked,
     )  # fmt: skip
     backend = backend_type(query)
     layers = [backend.add_layer(spec) for spec in specs]

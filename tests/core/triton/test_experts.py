@@ -6,10 +6,20 @@ import torch.nn.functional as F
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from tgi_core.errors import UnsupportedKernel
 from tgi_core.kernels.reference import linear as reference_linear
 from tgi_core.kernels.reference.moe import Experts
 from tgi_core.triton import activation
-from tgi_core.triton.experts import ROW_PAIRS, SORT, TILES, TritonExperts, constants_of_sort, experts, most_tiles
+from tgi_core.triton.experts import (
+    ROW_PAIRS,
+    SORT,
+    TILES,
+    TritonExperts,
+    constants_of_sort,
+    experts,
+    fixed_experts,
+    most_tiles,
+)
 from tgi_core.triton.linear import linear
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -56,6 +66,19 @@ def test_tiles_of_every_size(tokens):
     parts = linear, activation.silu_and_mul, *layer_of(4, 32, 48)
     x, choice = tokens_of(tokens, 32), chosen_by(tokens, 2, 4)
     torch.testing.assert_close(experts(*parts)(x, *choice), Experts(*parts)(x, *choice), **TOLERANCE[torch.float32])
+
+
+@dtypes
+@pytest.mark.parametrize("tokens", [1, 9, 100])
+def test_experts_in_fixed_tiles(tokens, dtype):
+    parts = linear, activation.silu_and_mul, *layer_of(5, 66, 35, dtype)
+    x, choice = tokens_of(tokens, 66, dtype), chosen_by(tokens, 3, 5)
+    torch.testing.assert_close(fixed_experts(*parts)(x, *choice), Experts(*parts)(x, *choice), **TOLERANCE[dtype])
+
+
+def test_fixed_tiles_refuse_quantised_experts():
+    with pytest.raises(UnsupportedKernel, match="quantised"):
+        fixed_experts(reference_linear.linear_int8, activation.silu_and_mul, [], [])
 
 
 @pytest.mark.parametrize("tokens", [1, 20])

@@ -11,7 +11,7 @@ from tgi_core.kernels.reference import norm as reference_norm
 from tgi_core.kernels.reference.rotary import rotary as reference_rotary
 from tgi_core.kernels.reference.sample import greedy as reference_greedy
 from tgi_core.triton import activation, norm
-from tgi_core.triton.linear import linear
+from tgi_core.triton.linear import fixed_linear, fixed_tile, linear
 from tgi_core.triton.rotary import rotary
 from tgi_core.triton.sample import greedy
 
@@ -92,6 +92,15 @@ def test_activations(name, shape, dtype):
 
 
 @dtypes
+@shapes
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh"])
+def test_activation(name, shape, dtype):
+    x = randn(*shape, dtype=dtype)
+    expected = getattr(reference_activation, name)(x)
+    torch.testing.assert_close(getattr(activation, name)(x), expected, **TOLERANCE[dtype])
+
+
+@dtypes
 @pytest.mark.parametrize("size", [5, 8192, 20000])
 def test_greedy(size, dtype):
     logits = randn(3, size, dtype=dtype)
@@ -106,7 +115,8 @@ def test_greedy(size, dtype):
 @dtypes
 @pytest.mark.parametrize(("outputs", "inputs"), [(5, 64), (33, 3000), (4098, 72)])
 @pytest.mark.parametrize("rows", [1, 3, 33, 65])
-def test_linear(rows, outputs, inputs, dtype):
+@pytest.mark.parametrize("linear", [linear, fixed_linear])
+def test_linear(linear, rows, outputs, inputs, dtype):
     x, weight, bias = (randn(*s, dtype=dtype, seed=s[0]) / 3 for s in ((rows, inputs), (outputs, inputs), (outputs,)))
     for added in (None, bias):
         expected = torch.nn.functional.linear(x.double(), weight.double(), added if added is None else added.double())
@@ -117,7 +127,8 @@ def test_linear(rows, outputs, inputs, dtype):
 @dtypes
 @pytest.mark.parametrize("kind", ["silu", "gelu", "gelu_tanh"])
 @pytest.mark.parametrize(("rows", "outputs", "inputs"), [(1, 33, 72), (1, 9, 2100), (33, 1100, 136)])
-def test_gated_linear(rows, outputs, inputs, kind, dtype):
+@pytest.mark.parametrize("linear", [linear, fixed_linear])
+def test_gated_linear(linear, rows, outputs, inputs, kind, dtype):
     """Gate and up are rounded as if they had been written to memory."""
     x, weight = randn(rows, inputs, dtype=dtype), randn(2 * outputs, inputs, dtype=dtype, seed=1) / inputs**0.5
     activate = getattr(activation, f"{kind}_and_mul")
@@ -134,6 +145,18 @@ def test_linear_of_rows_that_lie_apart():
     x, weight = randn(6, 3, 64, dtype=torch.bfloat16), randn(40, 64, dtype=torch.bfloat16)
     for apart in (x[:, 1], x[:, 1, ::2].repeat(1, 2)[:, :64], x.transpose(1, 2)[:, :, 0]):
         torch.testing.assert_close(linear(apart, weight, None), linear(apart.contiguous(), weight, None))
+
+
+def test_tiles_of_a_weight_fit_into_the_chip():
+    assert fixed_tile(28672, 2, 232448).tile.outputs == 128
+    assert fixed_tile(28672, 2, 65536).tile.outputs == 64
+    assert fixed_tile(576, 2, 232448).tile.outputs == 16
+    for outputs in (16, 576, 4096, 28672):
+        for itemsize in (2, 4):
+            for shared in (65536, 101376, 166912, 232448):
+                rows, tile = fixed_tile(outputs, itemsize, shared)
+                assert (rows + tile.outputs) * tile.inputs * tile.stages * itemsize <= shared
+    assert fixed_linear(torch.zeros(0, 64, device=DEVICE), torch.zeros(8, 64, device=DEVICE), None).shape == (0, 8)
 
 
 def test_linear_leaves_other_activations_to_pytorch():

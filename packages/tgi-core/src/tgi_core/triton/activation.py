@@ -1,4 +1,4 @@
-"""Gated activations."""
+"""Activations of feed-forward layers, gated and not."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ BLOCK = 1024
 
 
 @triton.jit
+def activated(x, KIND: tl.constexpr):
+    """activation(x) of numbers in float32."""
+    if KIND == "silu":
+        return x * tl.sigmoid(x)
+    elif KIND == "gelu":
+        return x * 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
+    else:  # (1 + tanh(z)) / 2 = sigmoid(2 z)
+        return x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+
+
+@triton.jit
 def gated(gate, up, dtype: tl.constexpr, KIND: tl.constexpr):
     """activation(gate) * up of numbers in float32; the activation is rounded to dtype first, as the reference is."""
-    if KIND == "silu":
-        active = gate * tl.sigmoid(gate)
-    elif KIND == "gelu":
-        active = gate * 0.5 * (1.0 + tl.erf(gate * 0.7071067811865476))
-    else:  # (1 + tanh(z)) / 2 = sigmoid(2 z)
-        active = gate * tl.sigmoid(1.5957691216057308 * (gate + 0.044715 * gate * gate * gate))
-    return active.to(dtype).to(tl.float32) * up
+    return activated(gate, KIND).to(dtype).to(tl.float32) * up
 
 
 @triton.jit
@@ -42,25 +47,40 @@ def _activate_and_multiply(
     tl.store(out + row * size + columns, gated(gate, up, dtype, KIND).to(dtype), mask=inside)
 
 
-_ACTIVATE = Kernel(_activate_and_multiply)
+@triton.jit
+def _activate(
+    x, out, size: tl.constexpr, row_stride: tl.constexpr, KIND: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr
+):
+    follow(OVERLAP)
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < size
+    values = tl.load(x + row * row_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * size + columns, activated(values, KIND).to(x.dtype.element_ty), mask=inside)
 
 
-def _gated(kind: str) -> Activation:
-    def run(gate_up: Tensor) -> Tensor:
-        gate_up = gate_up if gate_up.stride(-1) == 1 else gate_up.contiguous()
-        rows, size = gate_up.shape[0], gate_up.shape[1] // 2
-        out = torch.empty((rows, size), dtype=gate_up.dtype, device=gate_up.device)
+_ACTIVATE_AND_MULTIPLY, _ACTIVATE = Kernel(_activate_and_multiply), Kernel(_activate)
+
+
+def _made(kind: str, kernel: Kernel, parts: int) -> Activation:
+    """[T, parts N] -> [T, N]"""
+
+    def run(x: Tensor) -> Tensor:
+        x = x if x.stride(-1) == 1 else x.contiguous()
+        rows, size = x.shape[0], x.shape[1] // parts
+        out = torch.empty((rows, size), dtype=x.dtype, device=x.device)
         if rows:
-            constants = {"size": size, "row_stride": gate_up.stride(0), "KIND": kind, "BLOCK": BLOCK}
-            _ACTIVATE.launch((rows, triton.cdiv(size, BLOCK), 1), (gate_up, out), constants)
+            constants = {"size": size, "row_stride": x.stride(0), "KIND": kind, "BLOCK": BLOCK}
+            kernel.launch((rows, triton.cdiv(size, BLOCK), 1), (x, out), constants)
         return out
 
     return run
 
 
-silu_and_mul = _gated("silu")
-gelu_and_mul = _gated("gelu")
-gelu_tanh_and_mul = _gated("gelu_tanh")
+silu_and_mul, gelu_and_mul, gelu_tanh_and_mul = (
+    _made(kind, _ACTIVATE_AND_MULTIPLY, 2) for kind in ("silu", "gelu", "gelu_tanh")
+)
+gelu, gelu_tanh = (_made(kind, _ACTIVATE, 1) for kind in ("gelu", "gelu_tanh"))
 
 #: what kernels that begin or end with an activation call it
 KINDS: dict[Activation, str] = {

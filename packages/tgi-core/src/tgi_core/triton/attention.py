@@ -22,6 +22,7 @@ from tgi_core.triton import tiles
 from tgi_core.triton.chip import Chip
 from tgi_core.triton.decode import combine, decode
 from tgi_core.triton.fixed import FixedDecodes, FixedMixtures
+from tgi_core.triton.in_order import SPLIT, attend_in_order, combine_in_order
 from tgi_core.triton.launch import Kernel
 from tgi_core.triton.prefill import prefill
 from tgi_core.triton.rotary import rotary
@@ -29,6 +30,7 @@ from tgi_core.triton.step import KeysOf, Metadata, StepBuilder
 from tgi_core.triton.store import store
 
 PREFILL, DECODE, COMBINE = Kernel(prefill), Kernel(decode), Kernel(combine)
+IN_ORDER, COMBINE_IN_ORDER = Kernel(attend_in_order, contracts=False), Kernel(combine_in_order, contracts=False)
 
 PACKED_HEADS = 16  #: heads of a group that share a program
 MOST_SPLITS = 64
@@ -39,10 +41,14 @@ LONG_SPLITS = 4
 #: decodes before which a launch that turns queries and keys is faster than decodes that turn them, as measured on an
 #: H100 at 1, 8, 24 and more rows: kernels that wait for their turn get in the way of products
 APART = range(2, 17)
+MOST_ROW_SPLITS = 1024  #: of all rows of a step, that wait in memory to be taken together in order
 
 
 class TritonAttention(AttentionBackend):
-    """Keeps keys and values as [blocks, block_size, Hkv, D]; sequences with one query are split over programs."""
+    """Keeps keys and values as [blocks, block_size, Hkv, D]; sequences with one query are split over programs.
+
+    If steps are to be deterministic, all queries are attended to by one kernel (see `in_order`).
+    """
 
     gathers = False  #: whether prompts are given the places of all their keys
     rotates = True
@@ -52,10 +58,10 @@ class TritonAttention(AttentionBackend):
         self._chip = Chip(self.device)
         self._caches: dict[CachePart | None, tuple[Tensor, Tensor]] = {}
         self._layers: list[_Layer] = []
-        self._cross = False
+        self._cross, self._in_order = False, query.deterministic
 
     def add_layer(self, spec: AttentionSpec) -> int:
-        self._layers.append(_Layer(spec, self.dtype, self.block_size, self._chip))
+        self._layers.append(_Layer(spec, self.dtype, self.block_size, self._chip, in_order=self._in_order))
         self._cross |= spec.kind == "cross"
         return super().add_layer(spec)
 
@@ -67,22 +73,35 @@ class TritonAttention(AttentionBackend):
                 cache = (torch.zeros(shape, dtype=self.cache_dtype, device=self.device) for _ in range(2))
                 self._caches[part] = (next(cache), next(cache))
         tokens = {layer.tile_tokens for layer in self._layers}
-        self._builder = StepBuilder(self.block_size, self.device, sorted(tokens), gathers=self.gathers)
+        self._builder = StepBuilder(
+            self.block_size, self.device, sorted(tokens), gathers=self.gathers, in_order=self._in_order
+        )
 
     def prepare(self, step: StepInput) -> Metadata:
-        return self._builder.build(step, self.variant(len(step.context_lens), int(step.context_lens.max())))
+        rows = len(step.context_lens)
+        splits = self.variant(rows, int(step.context_lens.max()))
+        return self._builder.build(step, self._splits(splits, has_prompts=step.num_tokens > rows))
+
+    def _splits(self, wanted: int, *, has_prompts: bool) -> int:
+        return 1 if self._in_order and has_prompts else wanted
 
     def variant(self, rows: int, longest: int) -> int:
         """Splits that keep the chip busy and are worth it."""
         programs = rows * min(layer.programs for layer in self._layers)
+        if self._in_order:
+            count = triton.next_power_of_2(-(-longest // SPLIT))
+            return 1 if programs >= self._chip.multiprocessors or rows * count > MOST_ROW_SPLITS else count
         wanted = max(PROGRAMS * self._chip.multiprocessors // programs, LONG_SPLITS if longest >= LONG_KEYS else 1)
         worth = -(-longest // (SPLIT_KEYS if rows == 1 else SPLIT_KEYS_OF_MANY))
         return min(MOST_SPLITS, triton.next_power_of_2(min(wanted, worth)))
 
     def fixed(self, rows: int, tokens: int | None, width: int, variant: int) -> FixedMetadata | None:
-        if tokens is None:
+        if tokens is None and not self._in_order:
             return FixedDecodes(rows, width, variant, self.device, cross=self._cross)
-        return None if self._cross else FixedMixtures(rows, tokens, width, variant, self._builder)
+        if self._cross:
+            return None
+        splits = self._splits(variant, has_prompts=tokens is not None)
+        return FixedMixtures(rows, tokens or rows, width, splits, self._builder)
 
     def forward(
         self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None, meta: Metadata, bias: Tensor | None = None
@@ -130,7 +149,7 @@ Constants = dict[str, int | bool]  #: of a kernel, by name
 class _Layer:
     """How the kernels are launched for one layer."""
 
-    def __init__(self, spec: AttentionSpec, dtype: torch.dtype, block_size: int, chip: Chip) -> None:
+    def __init__(self, spec: AttentionSpec, dtype: torch.dtype, block_size: int, chip: Chip, *, in_order: bool) -> None:
         self.spec, self.group = spec, spec.heads // spec.kv_heads
         packed = min(self.group, PACKED_HEADS)
         padded = max(16, triton.next_power_of_2(spec.head_size))
@@ -139,6 +158,11 @@ class _Layer:
             tiles.fitting(kind, padded, dtype.itemsize, chip.shared_bytes, most_rows)
             for kind in tiles.BY_LANES[chip.lanes]
         )
+        self.in_order = in_order
+        if in_order:
+            most = tiles.IN_ORDER_NUMBERS // padded
+            most_rows = max(tiles.FLOAT32_ROWS, min(most, most_rows or most))
+            self.many = tiles.fitting(tiles.IN_ORDER, padded, dtype.itemsize, chip.shared_bytes, most_rows)
         self.tile_tokens = self.many.rows // packed
         self.multiprocessors = chip.multiprocessors
         self.programs = spec.kv_heads * -(-self.group // packed)  #: of one sequence or tile
@@ -191,10 +215,34 @@ class _Layer:
             PAGED=part.key_starts is None, CAUSAL=self.spec.kind == "causal",
         )  # fmt: skip
         arguments = (
-            q, keys, values, out, cut.sequence, cut.start, part.query_starts, part.lens, part.key_starts, part.tables,
-            part.info, *self._biases(q.device, bias),
+            cut.sequence, cut.start, part.query_starts, part.lens, part.key_starts, part.tables, part.info,
+            *self._biases(q.device, bias),
         )  # fmt: skip
-        PREFILL.launch((cut.count, self.programs, 1), arguments, constants, tile.warps, tile.stages)
+        if self.in_order:
+            self._in_order(q, keys, values, out, part, arguments, constants)
+            return
+        grid = cut.count, self.programs, 1
+        PREFILL.launch(grid, (q, keys, values, out, *arguments), constants, tile.warps, tile.stages)
+
+    def _in_order(
+        self, q: Tensor, keys: Tensor, values: Tensor, out: Tensor, part: KeysOf,
+        arguments: tuple[Tensor | float | None, ...], constants: Constants,
+    ) -> None:  # fmt: skip
+        """As `prefill`; where there are several splits, every tile has one query."""
+        splits = part.splits if self.spec.kind == "causal" else 1
+        cut, tile, (heads, size) = part.tiles[self.tile_tokens], self.many, q.shape[1:]
+        waiting: tuple[Tensor | None, ...] = (None, None, None)
+        if splits > 1:
+            shapes = ((cut.count, heads, splits, size), *((cut.count, heads, splits),) * 2)
+            waiting = tuple(torch.empty(shape, dtype=torch.float32, device=q.device) for shape in shapes)
+        constants = {**constants, "S": splits, "SPLIT": SPLIT}
+        grid = cut.count, self.programs, splits
+        IN_ORDER.launch(grid, (q, keys, values, out, *waiting, *arguments), constants, tile.warps, tile.stages)
+        if splits > 1:
+            names = ("window", "H", "D", "DP", "S", "SPLIT", "CAUSAL", "HAS_WINDOW")
+            grid = cut.count, heads, 1
+            arguments = (*waiting, out, *arguments[:4])
+            COMBINE_IN_ORDER.launch(grid, arguments, {name: constants[name] for name in names}, 2)
 
     def decode(
         self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation | None, cache: tuple[Tensor, Tensor], out: Tensor,

@@ -9,6 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
+from tgi_core.errors import UnsupportedKernel
 from tgi_core.kernels import ops
 from tgi_core.kernels.ops import Activation, LinearKernel
 from tgi_core.kernels.reference import moe as reference
@@ -23,6 +24,7 @@ ROW_PAIRS = 8  #: of a token and an expert, up to which each reads its own weigh
 LONG_ROW = 2048  #: inputs from which on a program takes one row of a weight
 ROW = {"ROWS": 4, "COLUMNS": 512}  #: that a program reads at a time of shorter ones
 SORTED = 1024  #: pairs that are looked at together
+FIXED_PAIRS = 64  #: whose tile `FixedExperts` takes for any number
 MIXED = 1024  #: features of a token that a program sums up
 
 
@@ -53,6 +55,7 @@ class TritonExperts:
     """Keeps the weights of all experts as gate_up [E, 2 M, N] and down [E, N, M]."""
 
     waits_for_device = False
+    most_row_pairs = ROW_PAIRS  #: see there
 
     def __init__(self, kind: str, gate_up: Sequence[Tensor], down: Sequence[Tensor]) -> None:
         self.kind, self.gate_up, self.down = kind, torch.stack(tuple(gate_up)), torch.stack(tuple(down))
@@ -62,7 +65,7 @@ class TritonExperts:
     def __call__(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         x, chosen, weights = x.contiguous(), chosen.contiguous(), weights.contiguous()
         out = torch.empty_like(x)
-        if chosen.numel() <= ROW_PAIRS:
+        if chosen.numel() <= self.most_row_pairs:
             self._by_rows(x, chosen, weights, out)
         else:
             self._by_tiles(x, chosen, weights, out)
@@ -81,10 +84,15 @@ class TritonExperts:
         grid = tokens, triton.cdiv(self.features, row["ROWS"]), 1
         NARROW_ROWS.launch(grid, (wide, chosen, weights, self.down, out), {**shape, **row})
 
+    def _tile(self, pairs: int, itemsize: int) -> Tile:
+        return fitting(pairs / self.count, itemsize, self._chip.shared_bytes)
+
     def _by_tiles(self, x: Tensor, chosen: Tensor, weights: Tensor, out: Tensor) -> None:
         tokens, each = chosen.shape
         pairs, device = chosen.numel(), x.device
-        tile = fitting(pairs / self.count, x.element_size(), self._chip.shared_bytes)
+        if not pairs:
+            return
+        tile = self._tile(pairs, x.element_size())
         most = most_tiles(pairs, self.count, tile.rows)
         sorting = constants_of_sort(pairs, self.count, most, tile.rows)
         order = torch.empty(most * tile.rows, dtype=torch.int32, device=device)
@@ -113,11 +121,33 @@ class TritonExperts:
         MIX.launch(grid, (y, weights, out), {"K": each, "N": self.features, "BLOCK": MIXED})
 
 
+class FixedExperts(TritonExperts):
+    """Adds up in the same order however many pairs there are: each is multiplied in the same tile."""
+
+    most_row_pairs = 0
+
+    def _tile(self, pairs: int, itemsize: int) -> Tile:
+        return fitting(FIXED_PAIRS, itemsize, self._chip.shared_bytes)
+
+
 def experts(linear: LinearKernel, activation: Activation, gate_up: Sequence[Any], down: Sequence[Any]) -> ops.Experts:
     """See `Kernels.experts`; as the reference does it where weights are not stored as they are."""
     if not isinstance(linear, Linear) or activation not in KINDS:
         return reference.Experts(linear, activation, gate_up, down)
     return TritonExperts(KINDS[activation], gate_up, down)
+
+
+def fixed_experts(
+    linear: LinearKernel, activation: Activation, gate_up: Sequence[Any], down: Sequence[Any]
+) -> ops.Experts:
+    """See `Kernels.experts`.
+
+    Raises:
+        UnsupportedKernel: weights are not stored as they are.
+    """
+    if not isinstance(linear, Linear) or activation not in KINDS:
+        raise UnsupportedKernel("--deterministic: experts with quantised weights may depend on the rows beside them")
+    return FixedExperts(KINDS[activation], gate_up, down)
 
 
 def row_of(inputs: int) -> dict[str, int]:

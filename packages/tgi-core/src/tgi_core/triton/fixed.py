@@ -90,7 +90,7 @@ class FixedMixtures:
                 tables=self._memory[places[-1] :],
                 query_starts=starts,
                 members=members,
-                decodes=rows,
+                decodes=0 if builder.in_order else rows,
                 splits=splits,
                 slots=self._slots,
                 tiles=self._tiles,
@@ -103,15 +103,16 @@ class FixedMixtures:
         info = np.zeros(INFO, dtype=np.int32)
         info[CAUSAL_WIDTH] = tables.shape[1]
         slots = self.builder.slots_of(step.query_starts, step.context_lens, tables)
+        singles, in_tiles = self.builder.divided(lengths)
         arrays = [
             info,
             _padded(step.context_lens, self.rows + 1, 0),
             _padded(step.query_starts, self.rows + 2, step.num_tokens),
-            _padded(np.flatnonzero(lengths == 1), self.rows, self.rows),
+            _padded(singles, self.rows, self.rows),
             _padded(slots, self.tokens, -1),
         ]
         for size, own in self._tiles.items():
-            sequence, start = cut_into_tiles(np.where(lengths > 1, lengths, 0), size)
+            sequence, start = cut_into_tiles(in_tiles, size)
             arrays += [_padded(sequence, own.count, self.rows), _padded(start, own.count, 0)]
         _packed(*arrays, tables).copy_to(self.builder.device, self._memory)
 

@@ -19,10 +19,11 @@ class Kernel:
     Args:
         function: whose parameters are pointers, floats and integers, which Triton is told not to specialize on, then
             constants: all that Triton would look at is a key here.  The last one is OVERLAP, for `follow`.
+        contracts: a product and a sum may be rounded once, together, as the compiler likes.
     """
 
-    def __init__(self, function: Any) -> None:
-        self.function = function
+    def __init__(self, function: Any, *, contracts: bool = True) -> None:
+        self.function, self._options = function, {} if contracts else {"enable_fp_fusion": False}
         self.interpreted = not isinstance(function, triton.JITFunction)
         self._names: list[str] = list(function.arg_names)
         self._variants: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
@@ -49,7 +50,7 @@ class Kernel:
         found = self._variants.get(key)
         if found is None:
             constants = {**constants, "OVERLAP": overlaps()}
-            options = {"num_warps": warps, "num_stages": stages}
+            options = {"num_warps": warps, "num_stages": stages, **self._options}
             if overlaps():
                 options["launch_pdl"] = True
             compiled = self.function[grid](*arguments, **constants, **options)

@@ -1,8 +1,9 @@
-"""Matrix products of few rows, which are bound by reading the weight; PyTorch does the others."""
+"""Matrix products of few rows, which are bound by reading the weight; PyTorch does the others, but in `FixedLinear`."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +14,11 @@ from torch import Tensor
 from tgi_core.kernels.ops import Activation
 from tgi_core.kernels.reference.linear import Linear
 from tgi_core.triton.activation import KINDS, gated
-from tgi_core.triton.chip import tiles_were_measured
+from tgi_core.triton.chip import Chip, tiles_were_measured
 from tgi_core.triton.launch import Kernel
 from tgi_core.triton.overlap import follow
 from tgi_core.triton.scores import product
+from tgi_core.triton.tiles import SHARE
 
 COLUMNS, WARPS = 1024, 4  #: of the weight that a program reads at a time for a single row
 LONG_ROW = 2048  #: inputs from which on a program takes one row of the weight
@@ -65,11 +67,14 @@ def _few_rows_product(
     OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, KIND: tl.constexpr, HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """x [T, N], weight [M, N], or with a KIND of activation [2 M, N] -> [T, M]; a program: some outputs of all rows."""
+    """x [T, N], weight [M, N], or with a KIND of activation [2 M, N] -> [T, M]; a program: some outputs and rows."""
     follow(OVERLAP)
-    m = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    first = tl.program_id(0) * ROWS
+    x += first.to(tl.int64) * x_row
+    out += first.to(tl.int64) * M
+    m = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
     row = tl.arange(0, ROWS)
-    there, given = m < M, row < rows
+    there, given = m < M, row < rows - first
     n = tl.arange(0, INPUTS)
     w_there = weight + m.to(tl.int64)[:, None] * N + n[None, :]
     x_there = x + row[None, :] * x_row + n[:, None]
@@ -98,7 +103,7 @@ _ROW_PRODUCT, _FEW_ROWS_PRODUCT = Kernel(_row_product), Kernel(_few_rows_product
 
 
 class Tile(NamedTuple):
-    """Of a weight."""
+    """Of a product."""
 
     outputs: int
     inputs: int  #: at a time
@@ -149,17 +154,78 @@ class FewRowsLinear(Linear):
             _ROW_PRODUCT.launch((triton.cdiv(outputs, at_once), 1, 1), (x, packed, bias, out), constants, WARPS)
             return out
         at_once = tile.outputs // 2 if kind else tile.outputs
-        constants = {
-            **shape,
-            "x_row": x.stride(0),
-            "ROWS": max(16, triton.next_power_of_2(rows)),
-            "OUTPUTS": at_once,
-            "INPUTS": tile.inputs,
-            "UPCAST": _FEW_ROWS_PRODUCT.interpreted,
-        }
-        grid = triton.cdiv(outputs, at_once), 1, 1
-        _FEW_ROWS_PRODUCT.launch(grid, (x, packed, bias, out, rows), constants, tile.warps, tile.stages)
+        constants = {**shape, "ROWS": max(16, triton.next_power_of_2(rows)), "OUTPUTS": at_once, "INPUTS": tile.inputs}
+        _multiply(x, packed, bias, out, constants, tile)
         return out
 
 
-linear = FewRowsLinear()
+def _multiply(
+    x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, constants: dict[str, Any], tile: Tile
+) -> None:
+    rows, outputs = out.shape
+    constants = {**constants, "x_row": x.stride(0), "UPCAST": _FEW_ROWS_PRODUCT.interpreted}
+    grid = triton.cdiv(rows, constants["ROWS"]), triton.cdiv(outputs, constants["OUTPUTS"]), 1
+    _FEW_ROWS_PRODUCT.launch(grid, (x, weight, bias, out, rows), constants, tile.warps, tile.stages)
+
+
+class FixedTile(NamedTuple):
+    """Of all products with a weight, whatever the number of rows."""
+
+    rows: int
+    tile: Tile
+
+
+#: the first that fits into shared memory, for numbers of two bytes
+FIXED = (
+    FixedTile(64, Tile(128, 64, 4, 4)),
+    FixedTile(64, Tile(64, 64, 4, 4)),
+    FixedTile(64, Tile(64, 64, 4, 2)),
+    FixedTile(32, Tile(32, 32, 4, 2)),
+)
+FIXED_FLOAT32 = FixedTile(32, Tile(32, 32, 4, 2))  #: no matrix units multiply it: more only take longer to compile
+NARROW = FixedTile(64, Tile(16, 64, 4, 4))  #: of weights with few outputs, so that there are programs enough
+FEW_OUTPUTS = 2048
+
+
+@cache
+def fixed_tile(outputs: int, itemsize: int, shared_bytes: int) -> FixedTile:
+    """For a weight, on a chip."""
+    if itemsize > 2:
+        return FIXED_FLOAT32
+    candidates = FIXED if outputs >= MANY_OUTPUTS else FIXED[1:] if outputs >= FEW_OUTPUTS else (NARROW, *FIXED[2:])
+    for rows, tile in candidates:
+        if (rows + tile.outputs) * tile.inputs * tile.stages * itemsize <= SHARE * shared_bytes:
+            return FixedTile(rows, tile)
+    return candidates[-1]
+
+
+class FixedLinear(Linear):
+    """Adds up in the same order whatever the number of rows: each is multiplied in the same tile."""
+
+    def __call__(self, x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+        return self._product(x, packed, bias, "")
+
+    def gated(self, x: Tensor, packed: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
+        """See `GatedLinearKernel`."""
+        kind = KINDS.get(activation, "")
+        return self._product(x, packed, None, kind) if kind and bias is None else activation(self(x, packed, bias))
+
+    def _product(self, x: Tensor, packed: Tensor, bias: Tensor | None, kind: str) -> Tensor:
+        outputs, inputs = len(packed) // 2 if kind else len(packed), packed.shape[1]
+        x = x if x.stride(1) == 1 else x.contiguous()
+        out = torch.empty((len(x), outputs), dtype=x.dtype, device=x.device)
+        if len(x):
+            rows, tile = fixed_tile(len(packed), x.dtype.itemsize, _shared_bytes(x.device))
+            shape = {"M": outputs, "N": inputs, "KIND": kind, "HAS_BIAS": bias is not None}
+            at_once = tile.outputs // 2 if kind and tile.outputs > 16 else tile.outputs
+            constants = {**shape, "ROWS": rows, "OUTPUTS": at_once, "INPUTS": tile.inputs}
+            _multiply(x, packed, bias, out, constants, tile)
+        return out
+
+
+@cache
+def _shared_bytes(device: torch.device) -> int:
+    return Chip(device).shared_bytes
+
+
+linear, fixed_linear = FewRowsLinear(), FixedLinear()

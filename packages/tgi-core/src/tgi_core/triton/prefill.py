@@ -16,7 +16,7 @@ from tgi_core.triton.scores import HIDDEN, accumulate, adjust, key_slots, produc
 
 
 @triton.jit
-def _attend(
+def attend_to(
     q, keys, values, tables, best, total, out, begin, end, last, sequence, width, head, positions, kv_head, k_token,
     v_token, first_key, scale, soft_cap, slopes, bias, columns, origin, window,
     D: tl.constexpr, DP: tl.constexpr, N: tl.constexpr, HKV: tl.constexpr, BLOCK_SIZE: tl.constexpr,
@@ -61,18 +61,15 @@ def _attend(
 
 
 @triton.jit
-def prefill(
-    q, keys, values, output, tile_sequence, tile_start, query_starts, lens, key_starts, tables, info,
-    slopes, bias, scale, soft_cap,
-    q_token: tl.constexpr, k_token: tl.constexpr, v_token: tl.constexpr, columns: tl.constexpr, origin: tl.constexpr,
-    window: tl.constexpr, H: tl.constexpr, HKV: tl.constexpr, G: tl.constexpr, P: tl.constexpr, D: tl.constexpr,
-    DP: tl.constexpr,
-    M: tl.constexpr, N: tl.constexpr, BLOCK_SIZE: tl.constexpr, WIDTH_AT: tl.constexpr, PAGED: tl.constexpr,
-    CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFT_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
-    HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr, OVERLAP: tl.constexpr,
+def tile_of_queries(
+    tile_sequence, tile_start, query_starts, lens, G: tl.constexpr, P: tl.constexpr, M: tl.constexpr,
+    CAUSAL: tl.constexpr,
 ):  # fmt: skip
-    """A program: one tile of queries, P heads."""
-    follow(OVERLAP)
+    """What a program's tile is.
+
+    Of its sequence: its number, the tile's first query, its queries in this step, its keys; the key head; for rows [M]
+    whether there is one, and its head; the keys before this step; for rows [M] the position, and the place in q.
+    """
     chunks: tl.constexpr = (G + P - 1) // P
     tile = tl.program_id(0)
     kv_head = tl.program_id(1) // chunks
@@ -88,9 +85,27 @@ def prefill(
     head = tl.where(inside, kv_head * G + in_group, 0)
     before = context - length if CAUSAL else 0
     positions = before + token
+    return sequence, start, length, context, kv_head, inside, head, before, positions, (first + token).to(tl.int64)
+
+
+@triton.jit
+def prefill(
+    q, keys, values, output, tile_sequence, tile_start, query_starts, lens, key_starts, tables, info,
+    slopes, bias, scale, soft_cap,
+    q_token: tl.constexpr, k_token: tl.constexpr, v_token: tl.constexpr, columns: tl.constexpr, origin: tl.constexpr,
+    window: tl.constexpr, H: tl.constexpr, HKV: tl.constexpr, G: tl.constexpr, P: tl.constexpr, D: tl.constexpr,
+    DP: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, BLOCK_SIZE: tl.constexpr, WIDTH_AT: tl.constexpr, PAGED: tl.constexpr,
+    CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFT_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
+    HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """A program: one tile of queries, P heads."""
+    follow(OVERLAP)
+    sequence, start, length, context, kv_head, inside, head, before, positions, rows = tile_of_queries(
+        tile_sequence, tile_start, query_starts, lens, G, P, M, CAUSAL
+    )
     dims = tl.arange(0, DP)
     mask = inside[:, None] & (dims < D)[None, :]
-    rows = (first + token).to(tl.int64)
     queries = tl.load(q + rows[:, None] * q_token + head[:, None] * D + dims[None, :], mask=mask, other=0.0)
 
     best = tl.full([M], HIDDEN, tl.float32)
@@ -112,12 +127,12 @@ def prefill(
         width = tl.load(info + WIDTH_AT)
     else:
         first_key = tl.load(key_starts + sequence).to(tl.int64)
-    best, total, out = _attend(
+    best, total, out = attend_to(
         queries, keys, values, tables, best, total, out, begin, middle, last, sequence, width, head, positions, kv_head,
         k_token, v_token, first_key, scale, soft_cap, slopes, bias, columns, origin, window,
         D, DP, N, HKV, BLOCK_SIZE, PAGED, CAUSAL, HAS_WINDOW, False, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS, UPCAST,
     )  # fmt: skip
-    best, total, out = _attend(
+    best, total, out = attend_to(
         queries, keys, values, tables, best, total, out, middle, last, last, sequence, width, head, positions, kv_head,
         k_token, v_token, first_key, scale, soft_cap, slopes, bias, columns, origin, window,
         D, DP, N, HKV, BLOCK_SIZE, PAGED, CAUSAL, HAS_WINDOW, True, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS, UPCAST,

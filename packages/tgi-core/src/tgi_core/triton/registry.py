@@ -10,13 +10,15 @@ PACKAGE = "tgi_core.triton"
 _OPS = {
     **dict.fromkeys(("rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm"), "norm"),
     "rotary": "rotary",
-    **dict.fromkeys(("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul"), "activation"),
+    **dict.fromkeys(("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu", "gelu_tanh"), "activation"),
     **dict.fromkeys(("greedy", "sample"), "sample"),
     **dict.fromkeys(("top_k", "top_p"), "filters"),
     "penalize": "penalties",
     "linear": "linear",
     "experts": "experts",
 }
+#: what is chosen by the number of rows has an implementation that is not: `fixed_linear`
+_FASTER_BY_ROWS = ("linear", "experts")
 
 
 def triton_kernels(device: str) -> tuple[KernelSpec, ...]:
@@ -28,8 +30,21 @@ def triton_kernels(device: str) -> tuple[KernelSpec, ...]:
             target=f"{PACKAGE}.{module}:{op}",
             device=device,
             supports=f"{PACKAGE}.support:supports",
+            batch_invariant=op not in _FASTER_BY_ROWS,
         )
         for op, module in _OPS.items()
+    )
+    fixed = tuple(
+        KernelSpec(
+            op=op,
+            name="triton-fixed",
+            target=f"{PACKAGE}.{_OPS[op]}:fixed_{op}",
+            device=device,
+            supports=f"{PACKAGE}.support:supports",
+            priority=-1,
+            batch_invariant=True,
+        )
+        for op in _FASTER_BY_ROWS
     )
     attention = KernelSpec(
         op="attention",
@@ -37,5 +52,6 @@ def triton_kernels(device: str) -> tuple[KernelSpec, ...]:
         target=f"{PACKAGE}.attention:TritonAttention",
         device=device,
         supports=f"{PACKAGE}.support:attention_supports",
+        batch_invariant=True,
     )
-    return (*ops, attention)
+    return (*ops, *fixed, attention)

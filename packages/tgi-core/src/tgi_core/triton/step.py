@@ -79,13 +79,20 @@ class StepBuilder:
     Args:
         tile_tokens: the tokens of a tile that layers ask for.
         gathers: prompts get `GatheredKeys`.
+        in_order: single queries are in tiles too.
     """
 
     def __init__(
-        self, block_size: int, device: torch.device, tile_tokens: Iterable[int], *, gathers: bool = False
+        self,
+        block_size: int,
+        device: torch.device,
+        tile_tokens: Iterable[int],
+        *,
+        gathers: bool = False,
+        in_order: bool = False,
     ) -> None:
         self.block_size, self.device, self.tile_tokens = block_size, device, tuple(tile_tokens)
-        self.gathers = gathers
+        self.gathers, self.in_order = gathers, in_order
 
     def build(self, step: StepInput, splits: int) -> Metadata:
         """Everything in one copy to the device."""
@@ -132,7 +139,7 @@ class StepBuilder:
     ) -> dict[str, int | dict[int, int]]:  # fmt: skip
         """`only_prompts`: keys are stored here if there is more than a single query, which stores its own."""
         lengths = np.diff(queries)
-        singles = np.flatnonzero(lengths == 1).astype(np.int32)
+        singles, in_tiles = self.divided(lengths)
         draft: dict[str, int | dict[int, int]] = {
             "lens": packed.add(lens),
             "tables": packed.add(tables),
@@ -142,8 +149,14 @@ class StepBuilder:
         }
         if new[-1] and not (only_prompts and len(singles) == len(lengths)):
             draft["slots"] = packed.add(self.slots_of(new, lens, tables))
-        draft["tiles"] = self._add_tiles(packed, np.where(lengths > 1, lengths, 0))
+        draft["tiles"] = self._add_tiles(packed, in_tiles)
         return draft
+
+    def divided(self, lengths: Int32Array) -> tuple[Int32Array, Int32Array]:
+        """Queries [B] of sequences -> those with a single one, which are split; queries [B] that are cut into tiles."""
+        if self.in_order:
+            return lengths[:0], lengths
+        return np.flatnonzero(lengths == 1).astype(np.int32), np.where(lengths > 1, lengths, 0)
 
     def _add_encoder(self, packed: Packed, source: SourceInput) -> dict[str, int | dict[int, int]]:
         lens = np.diff(source.starts)

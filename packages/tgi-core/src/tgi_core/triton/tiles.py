@@ -21,6 +21,9 @@ PREFILL = (Tile(128, 64, 4, 3), Tile(128, 64, 4, 2), Tile(128, 32, 8, 2), Tile(6
 DECODE = (Tile(16, 32, 1, 3), Tile(16, 32, 2, 2), Tile(16, 16, 4, 1))
 #: for decodes that leave multiprocessors without work: fewer and larger reads
 LONELY_DECODE = (Tile(16, 128, 4, 2), Tile(16, 64, 4, 2), *DECODE[1:])
+#: for queries of every kind of step alike
+IN_ORDER = (Tile(64, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
+IN_ORDER_NUMBERS = 1 << 13  #: of a tile's queries at most, as a program holds sums of a split beside those of all
 
 
 class Kinds(NamedTuple):
