@@ -2,6 +2,10 @@
 
     python benchmarks/gpu.py --shape 8b --rows decode,prefill,batch --profile 32
     python benchmarks/gpu.py --shape 8b --num-shard 2
+    python benchmarks/gpu.py --shape 8b --rows decode,prefill --deterministic
+    python benchmarks/gpu.py --shape 8b --rows decode,batch --kv-cache-dtype fp8_e4m3fn
+
+What --deterministic costs is the difference to the same rows without it.
 
 With --num-shard, limits are those of one GPU divided by the number of GPUs, without what they say to each other.
 
@@ -19,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import torch
 from shapes import SHAPES, Shape
 
@@ -64,12 +69,11 @@ def _median(run: Callable[[], object], repeats: int = 10) -> float:
 class Bench:
     """One engine and its rows."""
 
-    def __init__(self, shape: Shape, folder: Path, chip: Chip, repeats: int, ranks: int) -> None:
+    def __init__(self, shape: Shape, folder: Path, chip: Chip, repeats: int, wishes: EngineConfig) -> None:
         self.shape, self.chip, self.repeats, self.ids = shape, chip, repeats, 0
         torch.cuda.synchronize()
         started = time.perf_counter()
-        wishes = EngineConfig(model_id=str(folder), device="cuda", prefix_caching=True, num_shard=ranks)
-        self.engine = Engine(wishes)
+        self.engine = Engine(msgspec.structs.replace(wishes, model_id=str(folder)))
         gc.freeze()  # as the engine's process does
         self.row("load and first step", time.perf_counter() - started, 0, "s")
         self.row("KV capacity", self.engine.info.max_batch_total_tokens, 0, "tokens")
@@ -215,6 +219,8 @@ def main() -> None:
     parser.add_argument("--profile", type=int, action="append", default=[], metavar="BATCH")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--num-shard", type=int, default=1, metavar="GPUS", help="divide the model over so many")
+    parser.add_argument("--deterministic", action="store_true", help="as `tgi serve` takes it")
+    parser.add_argument("--kv-cache-dtype", help="as `tgi serve` takes it")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "tgi-bench")
     args = parser.parse_args()
     chip = measure_chip()
@@ -224,7 +230,11 @@ def main() -> None:
     print(f"{'shape':5} {'row':44} {'ours':>12} {'limit':>12}")
     for name in args.shape or SHAPES:
         shape = Shape(name)
-        bench = Bench(shape, shape.write(args.folder, "cuda"), chip.times(args.num_shard), args.repeats, args.num_shard)
+        wishes = EngineConfig(
+            device="cuda", prefix_caching=True, num_shard=args.num_shard, deterministic=args.deterministic,
+            kv_cache_dtype=args.kv_cache_dtype,
+        )  # fmt: skip
+        bench = Bench(shape, shape.write(args.folder, "cuda"), chip.times(args.num_shard), args.repeats, wishes)
         for row in filter(None, args.rows.split(",")):
             getattr(bench, row)()
         for batch in args.profile:

@@ -56,6 +56,15 @@ def test_triton_reads_keys_and_values_in_float8(plugins):
     assert choices["attention"].spec.name == "triton"
 
 
+def test_deterministic_steps_have_kernels_of_their_own(plugins):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    _, choices = select_kernels(plugins, query(deterministic=True))
+    chosen = {op: choice.spec.name for op, choice in choices.items()}
+    assert (chosen["linear"], chosen["experts"], chosen["attention"]) == ("triton-fixed", "triton-fixed", "triton")
+    assert (chosen["gelu"], chosen["linear_int4"]) == ("triton", "none")
+    assert "flash-attn-4: a row's result may depend on the rows beside it" in choices["attention"].rejected
+
+
 def test_families_are_registered_for_the_gpu(plugins):
     assert select_model(plugins, "LlamaForCausalLM", "cuda").device == "cuda"
     assert select_model(plugins, "LlamaForCausalLM", "cpu").device == "cpu"

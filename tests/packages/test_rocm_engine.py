@@ -24,7 +24,7 @@ from triton.runtime import interpreter
 from tgi_core.config import EngineConfig
 from tgi_core.engine import place
 from tgi_core.engine.engine import Engine
-from tgi_core.errors import ConfigError, DeviceUnavailable, UnsupportedModel
+from tgi_core.errors import ConfigError, DeviceUnavailable, UnsupportedKernel, UnsupportedModel
 from tgi_core.plugins.libraries import TorchBuild
 from tgi_core.plugins.manager import load_plugins
 from tgi_core.runner.graph import GraphRunner
@@ -220,6 +220,20 @@ def test_layer_norm_models_run_on_the_kernel_of_triton(tmp_path, hip):
     engine = open_engine(folder, "rocm")
     assert engine.info.kernels["layer_norm"] == "triton"
     assert tokens_of(engine, GREEDY) == expected
+
+
+def test_deterministic_steps_give_the_same_bits_alone_and_in_a_crowd(tmp_path, hip):
+    folder = make_checkpoint(tmp_path, "llama")
+    hip("gfx942")
+    engine = open_engine(folder, "rocm", deterministic=True, max_batch_prefill_tokens=16)
+    assert engine.info.kernels["linear"] == engine.info.kernels["experts"] == "triton-fixed"
+    assert engine.info.kernels["linear_int8"] == "none"
+    for params in (GREEDY, SAMPLED):
+        crowd = engine.generate(PROMPTS, params)
+        alone = [engine.generate([prompt], params)[0] for prompt in PROMPTS]
+        assert [(c.token_ids, c.logprobs) for c in crowd] == [(c.token_ids, c.logprobs) for c in alone]
+    with pytest.raises(UnsupportedKernel, match=r"no linear_int8 kernel here .* may depend on the rows beside it"):
+        open_engine(folder, "rocm", deterministic=True, quantize="int8")
 
 
 # ---- refusals -------------------------------------------------------------------------------------------------------

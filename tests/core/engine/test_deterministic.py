@@ -17,8 +17,8 @@ from tgi_core.request import Request
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.testing.tiny import make_checkpoint
 
-DEVICE = "cpu"
 needs_native = pytest.mark.skipif(bool(native.unavailable()), reason=native.unavailable() or "native kernels are there")
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
 FAMILIES = ("llama", "mistral", "gpt_neox", "bloom", "opt", "falcon", "gemma2", "mixtral", "qwen2_moe", "gpt_bigcode")
 TOKENS = 40
 PROMPTS = [[(13 * i + 5 * j * j) % 380 + 3 for j in range(3 + 23 * i)] for i in range(6)]
@@ -33,8 +33,8 @@ WISHES = [
 REQUESTS = [Request(id=number, prompt_ids=PROMPTS[number], params=WISHES[number]) for number in range(6)]
 
 
-def engine_of(folder, **wishes):
-    return Engine(EngineConfig(model_id=str(folder), device=DEVICE, deterministic=True, **wishes))
+def engine_of(folder, device="cpu", **wishes):
+    return Engine(EngineConfig(model_id=str(folder), device=device, deterministic=True, **wishes))
 
 
 def run(engine, requests):
@@ -127,3 +127,32 @@ def test_an_op_that_few_models_need_may_be_absent(monkeypatch):
     assert choices["linear_int8"].spec.name == "none"
     with pytest.raises(UnsupportedKernel, match=r"no linear_int8 kernel here .* may depend on the rows beside it"):
         kernels.linear_int8.pack(torch.zeros(2, 2))
+
+
+@pytest.mark.gpu
+@on_gpu
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_on_a_gpu(tmp_path, family, dtype):
+    check(make_checkpoint(tmp_path, family), device="cuda", dtype=dtype)
+
+
+@pytest.mark.gpu
+@on_gpu
+@pytest.mark.parametrize("kv_cache_dtype", ["fp8_e4m3fn", "fp8_e5m2"])
+def test_keys_and_values_in_float8_on_a_gpu(tmp_path, kv_cache_dtype):
+    if kv_cache_dtype == "fp8_e4m3fn" and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("this GPU does not convert it")
+    check(make_checkpoint(tmp_path, "llama"), device="cuda", dtype="bfloat16", kv_cache_dtype=kv_cache_dtype)
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_long_prompts_beside_many_decodes_on_a_gpu(tmp_path):
+    folder = make_checkpoint(tmp_path, "llama", max_position_embeddings=4096, hidden_size=256, intermediate_size=512)
+    prompts = [[(17 * i + j * j) % 380 + 3 for j in range(3000 if i == 5 else 40 + i)] for i in range(70)]
+    requests = [Request(id=i, prompt_ids=prompt, params=WISHES[i % 2]) for i, prompt in enumerate(prompts)]
+    engine = engine_of(folder, device="cuda", dtype="bfloat16", max_batch_prefill_tokens=1000, prefix_caching=False)
+    found, _ = run(engine, requests)
+    for request in requests[:8]:
+        assert merged(run(engine, [request])[0][request.id]) == merged(found[request.id])
