@@ -70,12 +70,12 @@ def _starts(lengths):
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
 
 
-IN_ORDER_LAYERS = [*SPECS] if DEVICE == "cuda" else ["gqa", "mha, odd head size", "window", "alibi"]
+IN_ORDER_LAYERS = [*SPECS] if DEVICE == "cuda" else ["mha, odd head size", "window"]
 #: formats of keys and values that this device converts
 FLOAT8 = ("fp8_e4m3fn", "fp8_e5m2")
 if DEVICE == "cuda":
     FLOAT8 = FLOAT8[0 if torch.cuda.get_device_capability() >= (8, 9) else 1 :]
-LAYERS_IN_FLOAT8 = ["gqa", "mha, odd head size", "window"]
+LAYERS_IN_FLOAT8 = ["gqa", "mha, odd head size", "window"] if DEVICE == "cuda" else ["mha, odd head size"]
 
 
 def run(backend, spec, steps, dtype, prepare=None):
@@ -132,7 +132,7 @@ def test_deterministic_steps_equal_the_reference(name, steps, dtype, block_size,
     torch.testing.assert_close(found, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("name", ["gqa", "window"])
+@pytest.mark.parametrize("name", ["gqa", "window"] if DEVICE == "cuda" else ["window"])
 def test_deterministic_recorded_steps_give_the_same_bits(name, monkeypatch):
     monkeypatch.setattr(attention, "SPLIT", 64)
     spec = AttentionSpec(scale=0.2, **SPECS[name])
