@@ -128,7 +128,7 @@ def amdgpu_metadata(code_object):
     return kernel
 
 
-def attention(target, dtype, size, cache=None, **options):
+def attention(target, dtype, size, cache=None, *, in_order_too=False, **options):
     known = {"keys": f"*{cache}", "values": f"*{cache}"} if cache else {}
     padded = max(16, triton.next_power_of_2(size))
     flags = {"HAS_WINDOW": False, "HAS_SOFT_CAP": False, "HAS_SLOPES": False, "HAS_BIAS": False, **options}
@@ -151,14 +151,15 @@ def attention(target, dtype, size, cache=None, **options):
     common = {**shape, **flags, **dict.fromkeys(absent)}
     for splits, single in ((1, crowded), (16, lonely)):
         gone = dict.fromkeys(("partial", "sums") if splits == 1 else ())
-        for half in (0, size // 2):
+        for half in (size // 2,) if options or cache else (0, size // 2):
             still = {} if half else {"cos": None, "sin": None}
             tile = {"M": single.rows, "N": single.keys, "S": splits, "HAS_NEW": True, "HALF": half}
             constants = {**common, **gone, **still, **tile}
             compile_one(decode.decode, constants, target, dtype, single.warps, single.stages, known)
     constants = {**common, "M": many.rows, "N": many.keys, "PAGED": True, "CAUSAL": True, "key_starts": None}
     compile_one(prefill.prefill, constants, target, dtype, many.warps, many.stages, known)
-    attention_in_order(target, dtype, common, itemsize, most_rows, known)
+    if in_order_too:
+        attention_in_order(target, dtype, common, itemsize, most_rows, known)
     constants = {
         "window": 64,
         "H": 32,
@@ -288,17 +289,16 @@ def main(target):
     for cache in FLOAT8[target]:
         kept = dict.fromkeys(("keys", "values"), f"*{cache}")
         compile_one(store._store, turned, target, dtype, 1, known=kept)
-        attention(target, dtype, 128, cache)
+        attention(target, dtype, 128, cache, in_order_too=True)
         attention(target, dtype, 80, cache, HAS_WINDOW=True)
-        attention(target, "fp32", 128, cache)
     for kind, size in ((dtype, 14336), (dtype, 1408), ("fp32", 1408)):
         mixtures(target, kind, size)
-    attention(target, dtype, 128)
+    attention(target, dtype, 128, in_order_too=True)
     attention(target, dtype, 128, HAS_WINDOW=True)
-    attention(target, dtype, 80, HAS_WINDOW=True)
+    attention(target, dtype, 80, in_order_too=True, HAS_WINDOW=True)
     attention(target, dtype, 256, HAS_SOFT_CAP=True)
     attention(target, dtype, 64, HAS_SLOPES=True, HAS_BIAS=True)
-    attention(target, "fp32", 128)
+    attention(target, "fp32", 128, in_order_too=True)
 
 
 if __name__ == "__main__":
