@@ -173,9 +173,7 @@ def attention(target, dtype, size, cache=None, *, in_order_too=False, **options)
 
 
 def attention_in_order(target, dtype, common, itemsize, most_rows, known):
-    most = tiles.IN_ORDER_NUMBERS // common["DP"]
-    most = max(tiles.FLOAT32_ROWS, min(most, most_rows or most))
-    tile = tiles.fitting(tiles.IN_ORDER, common["DP"], itemsize, SHARED[target], most)
+    tile = tiles.fitting_in_order(common["DP"], itemsize, SHARED[target], most_rows)
     common = {**common, "M": tile.rows, "N": tile.keys, "SPLIT": in_order.SPLIT, "PAGED": True, "CAUSAL": True}
     common["key_starts"] = None
     known = {**known, **dict.fromkeys(("bests", "totals"), "*fp32")}

@@ -160,9 +160,7 @@ class _Layer:
         )
         self.in_order = in_order
         if in_order:
-            most = tiles.IN_ORDER_NUMBERS // padded
-            most_rows = max(tiles.FLOAT32_ROWS, min(most, most_rows or most))
-            self.many = tiles.fitting(tiles.IN_ORDER, padded, dtype.itemsize, chip.shared_bytes, most_rows)
+            self.many = tiles.fitting_in_order(padded, dtype.itemsize, chip.shared_bytes, most_rows)
         self.tile_tokens = self.many.rows // packed
         self.multiprocessors = chip.multiprocessors
         self.programs = spec.kv_heads * -(-self.group // packed)  #: of one sequence or tile

@@ -38,7 +38,7 @@ class FlashAttention2(GatheredAttention):
             cu_seqlens_q=prompts.starts,
             cu_seqlens_k=gathered.starts,
             max_seqlen_q=prompts.longest,
-            max_seqlen_k=max(gathered.lens),
+            max_seqlen_k=gathered.longest,
             softmax_scale=spec.scale,
             causal=True,
             window_size=(spec.window - 1, 0) if spec.window is not None else (-1, -1),

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from tgi_core.triton.overlap import follow
-from tgi_core.triton.prefill import attend_to, tile_of_queries
+from tgi_core.triton.prefill import attend_to, keys_of_tile, tile_of_queries
 from tgi_core.triton.scores import HIDDEN
 
 SPLIT = 256  #: keys
@@ -50,12 +50,7 @@ def attend_in_order(
     dims = tl.arange(0, DP)
     mask = inside[:, None] & (dims < D)[None, :]
     queries = tl.load(q + rows[:, None] * q_token + head[:, None] * D + dims[None, :], mask=mask, other=0.0)
-    width = 0
-    first_key = 0
-    if PAGED:
-        width = tl.load(info + WIDTH_AT)
-    else:
-        first_key = tl.load(key_starts + sequence).to(tl.int64)
+    width, first_key = keys_of_tile(info, key_starts, sequence, WIDTH_AT, PAGED)
     last = context
     first = 0
     if CAUSAL:

@@ -89,6 +89,18 @@ def tile_of_queries(
 
 
 @triton.jit
+def keys_of_tile(info, key_starts, sequence, WIDTH_AT: tl.constexpr, PAGED: tl.constexpr):
+    """Where a sequence's keys are: the width of block tables, or the first key beside the queries; the other is 0."""
+    width = 0
+    first_key = 0
+    if PAGED:
+        width = tl.load(info + WIDTH_AT)
+    else:
+        first_key = tl.load(key_starts + sequence).to(tl.int64)
+    return width, first_key
+
+
+@triton.jit
 def prefill(
     q, keys, values, output, tile_sequence, tile_start, query_starts, lens, key_starts, tables, info,
     slopes, bias, scale, soft_cap,
@@ -121,12 +133,7 @@ def prefill(
         begin = tl.maximum(before + start - window + 1, 0) // N * N
         whole = begin
     middle = tl.maximum(whole // N * N, begin)
-    width = 0
-    first_key = 0
-    if PAGED:
-        width = tl.load(info + WIDTH_AT)
-    else:
-        first_key = tl.load(key_starts + sequence).to(tl.int64)
+    width, first_key = keys_of_tile(info, key_starts, sequence, WIDTH_AT, PAGED)
     best, total, out = attend_to(
         queries, keys, values, tables, best, total, out, begin, middle, last, sequence, width, head, positions, kv_head,
         k_token, v_token, first_key, scale, soft_cap, slopes, bias, columns, origin, window,

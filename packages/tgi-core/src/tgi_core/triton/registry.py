@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from tgi_core.plugins.specs import KernelSpec
 
 PACKAGE = "tgi_core.triton"
 
-#: op -> (module, what decides whether it can be used)
+#: op -> module
 _OPS = {
     **dict.fromkeys(("rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm"), "norm"),
     "rotary": "rotary",
@@ -23,27 +25,13 @@ _FASTER_BY_ROWS = ("linear", "experts")
 
 def triton_kernels(device: str) -> tuple[KernelSpec, ...]:
     """All of them, for one kind of device."""
+    plain = partial(KernelSpec, device=device, supports=f"{PACKAGE}.support:supports")
     ops = tuple(
-        KernelSpec(
-            op=op,
-            name="triton",
-            target=f"{PACKAGE}.{module}:{op}",
-            device=device,
-            supports=f"{PACKAGE}.support:supports",
-            batch_invariant=op not in _FASTER_BY_ROWS,
-        )
+        plain(op=op, name="triton", target=f"{PACKAGE}.{module}:{op}", batch_invariant=op not in _FASTER_BY_ROWS)
         for op, module in _OPS.items()
     )
     fixed = tuple(
-        KernelSpec(
-            op=op,
-            name="triton-fixed",
-            target=f"{PACKAGE}.{_OPS[op]}:fixed_{op}",
-            device=device,
-            supports=f"{PACKAGE}.support:supports",
-            priority=-1,
-            batch_invariant=True,
-        )
+        plain(op=op, name="triton-fixed", target=f"{PACKAGE}.{_OPS[op]}:fixed_{op}", priority=-1, batch_invariant=True)
         for op in _FASTER_BY_ROWS
     )
     attention = KernelSpec(

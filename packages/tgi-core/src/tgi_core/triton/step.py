@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -34,6 +35,11 @@ class GatheredKeys:
     slots: Tensor  #: [K] where each is in the cache
     lens: tuple[int, ...]  #: [n]
 
+    @cached_property
+    def longest(self) -> int:
+        """Keys of a sequence."""
+        return max(self.lens)
+
 
 @dataclass
 class Prompts:
@@ -46,7 +52,7 @@ class Prompts:
     width: int  #: of the block tables
     gathered: GatheredKeys | None = None  #: if it was asked for
 
-    @property
+    @cached_property
     def longest(self) -> int:
         """Queries of a sequence."""
         return max(self.lens)

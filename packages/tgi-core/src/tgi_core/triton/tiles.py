@@ -56,3 +56,10 @@ def fitting(
             break
     wide = padded_head * itemsize > WIDE_HEAD_BYTES
     return found._replace(warps=max(2, found.warps)) if wide else found
+
+
+def fitting_in_order(padded_head: int, itemsize: int, shared_bytes: int, most_rows: int | None = None) -> Tile:
+    """`fitting` of IN_ORDER's."""
+    most = IN_ORDER_NUMBERS // padded_head
+    most_rows = max(FLOAT32_ROWS, min(most, most_rows or most))
+    return fitting(IN_ORDER, padded_head, itemsize, shared_bytes, most_rows)
