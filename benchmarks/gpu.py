@@ -4,6 +4,7 @@
     python benchmarks/gpu.py --shape 8b --num-shard 2
     python benchmarks/gpu.py --shape 8b --rows decode,prefill --deterministic
     python benchmarks/gpu.py --shape 8b --rows decode,batch --kv-cache-dtype fp8_e4m3fn
+    python benchmarks/gpu.py --shape 8b --rows decode,prefill --quantize int4
 
 What --deterministic costs is the difference to the same rows without it.
 
@@ -33,6 +34,8 @@ from tgi_core.request import Request
 from tgi_core.sampling_params import SamplingParams
 
 BATCHES = (1, 8, 32, 128, 256)
+#: --quantize -> bytes of a weight, with steps and offsets; int4's head is int8, of the 8B shape 3 % of all
+WEIGHT_BYTES = {None: 2.0, "int8": 1.0, "int4": 4.5 / 8}
 
 
 class Chip(NamedTuple):
@@ -71,6 +74,7 @@ class Bench:
 
     def __init__(self, shape: Shape, folder: Path, chip: Chip, repeats: int, wishes: EngineConfig) -> None:
         self.shape, self.chip, self.repeats, self.ids = shape, chip, repeats, 0
+        self.weight_bytes = WEIGHT_BYTES[wishes.quantize]
         torch.cuda.synchronize()
         started = time.perf_counter()
         self.engine = Engine(msgspec.structs.replace(wishes, model_id=str(folder)))
@@ -124,7 +128,7 @@ class Bench:
         return elapsed / count
 
     def decode(self) -> None:
-        weights = 2 * self.shape.read_elements
+        weights = self.weight_bytes * self.shape.read_elements
         for batch in BATCHES:
             step = self.timed(lambda batch=batch: self.decode_steps(batch))
             limit = (weights + batch * 96 * self.shape.token_bytes) / self.chip.bytes_per_s
@@ -144,7 +148,7 @@ class Bench:
 
     def prefill(self) -> None:
         flop = 2 * self.shape.read_elements
-        weights_s = 2 * self.shape.read_elements / self.chip.bytes_per_s
+        weights_s = self.weight_bytes * self.shape.read_elements / self.chip.bytes_per_s
         ttft = self.timed(lambda: self.first_token(128))
         self.row("time to first token, 128", 1e3 * ttft, 1e3 * max(weights_s, 128 * flop / self.chip.flop_per_s), "ms")
         long = min(8000, self.engine.info.max_input_tokens)
@@ -221,6 +225,7 @@ def main() -> None:
     parser.add_argument("--num-shard", type=int, default=1, metavar="GPUS", help="divide the model over so many")
     parser.add_argument("--deterministic", action="store_true", help="as `tgi serve` takes it")
     parser.add_argument("--kv-cache-dtype", help="as `tgi serve` takes it")
+    parser.add_argument("--quantize", choices=[name for name in WEIGHT_BYTES if name], help="as `tgi serve` takes it")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "tgi-bench")
     args = parser.parse_args()
     chip = measure_chip()
@@ -232,7 +237,7 @@ def main() -> None:
         shape = Shape(name)
         wishes = EngineConfig(
             device="cuda", prefix_caching=True, num_shard=args.num_shard, deterministic=args.deterministic,
-            kv_cache_dtype=args.kv_cache_dtype,
+            kv_cache_dtype=args.kv_cache_dtype, quantize=args.quantize,
         )  # fmt: skip
         bench = Bench(shape, shape.write(args.folder, "cuda"), chip.times(args.num_shard), args.repeats, wishes)
         for row in filter(None, args.rows.split(",")):

@@ -28,9 +28,16 @@ def test_triton_is_chosen_where_it_is_installed(plugins, monkeypatch):
     assert (
         choices["attention"].spec.name == choices["add_rms_norm"].spec.name == choices["greedy"].spec.name == "triton"
     )
-    assert choices["linear_int8"].spec.name == "reference"
+    assert {choices[f"linear_{kind}"].spec.name for kind in ("int8", "int4", "affine")} == {"triton"}
     assert any("made for this device" in reason for reason in choices["attention"].rejected)
     assert any("pip install --pre flash-attn-4" in reason for reason in choices["attention"].rejected)
+
+
+def test_float32_is_no_matter_of_weights_in_a_few_bits(plugins):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    _, choices = select_kernels(plugins, query(dtype="float32"))
+    assert choices["linear_int8"].spec.name == "reference"
+    assert any("bfloat16 and float16, not float32" in reason for reason in choices["linear_int8"].rejected)
 
 
 def test_the_reference_serves_what_triton_cannot_and_says_why(plugins, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tgi_core import Engine
 from tgi_core.config import EngineConfig
 from tgi_core.errors import ConfigError, UnsupportedModel, WeightsError
+from tgi_core.kernels.reference.affine import AffineLinear, expand
 from tgi_core.quantization.awq import Awq, AwqReader
 from tgi_core.quantization.gptq import Gptq, GptqReader
 from tgi_core.sampling_params import SamplingParams
@@ -148,6 +150,43 @@ def test_families_say_the_same_as_from_plain_weights(family, tmp_path):
     assert answers(packed) == answers(plain_folder)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "bloom", "falcon", "mixtral", "mpt"])
+def test_families_say_the_same_where_levels_are_kept(family, tmp_path, monkeypatch):
+    packed, plain_folder = quantise(make_checkpoint(tmp_path / family, family), "gptq", any_order=True)
+    expected = answers(plain_folder, kernels={"linear": "reference"})
+    codes = []
+    monkeypatch.setattr(AffineLinear, "keeps_levels", True)
+    pack = AffineLinear.pack
+    monkeypatch.setattr(AffineLinear, "pack", lambda self, *given: codes.append(given) or pack(self, *given))
+    assert answers(packed, kernels={"linear": "reference"}) == expected
+    assert codes
+    assert all(given[0].dtype == torch.int32 for given in codes)
+
+
+def test_memory_is_planned_for_levels_where_they_are_kept():
+    quantization = Gptq({"quant_method": "gptq", "bits": 4, "group_size": 128})
+    quantization.linear(SimpleNamespace(linear_affine=AffineLinear(), linear=None))
+    assert quantization.layer_bits is None
+    quantization.linear(SimpleNamespace(linear_affine=SimpleNamespace(keeps_levels=True), linear=None))
+    assert 4 < quantization.layer_bits < 4.5
+
+
+def test_codes_are_what_was_packed():
+    generator = torch.Generator().manual_seed(0)
+    for reader, packer in ((GptqReader, gptq), (AwqReader, awq)):
+        parts = rounded(torch.randn(48, 64, generator=generator), 4, 32, generator)
+        more = (4,) if packer is gptq else ()
+        found = reader(Tensors(packer("a", *(parts if more else parts[:3]), *more)), 4, 32)
+        assert found.keeps_levels("a.weight")
+        codes = torch.empty(10, 20, dtype=torch.int32)
+        found.copy("a.weight", codes, (7, 32))
+        assert torch.equal(expand(codes, torch.float32), plain(*parts)[7:17, 32:52])
+    tensors = Tensors(gptq("a", *parts, 4) | {"a.scales": parts[2].float(), "b.weight": torch.ones(2, 2)})
+    kept = GptqReader(tensors, 4, 32)
+    assert not kept.keeps_levels("a.weight")
+    assert not kept.keeps_levels("b.weight")
+
+
 def test_awq_says_the_same_as_from_plain_weights(tmp_path):
     packed, plain_folder = quantise(make_checkpoint(tmp_path / "llama"), "awq")
     assert answers(packed, quantize="awq") == answers(plain_folder)
@@ -197,3 +236,21 @@ def test_malformed_tensors_are_named(broken):
     }[broken]  # fmt: skip
     with pytest.raises(WeightsError, match=r"^a"):
         GptqReader(Tensors(tensors), 4, 32).get("a.weight")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "falcon", "mixtral"])
+def test_a_gpu_keeps_levels(family, method, tmp_path):
+    from tgi_core.triton.rounded import Rounded
+
+    folders = quantise(make_checkpoint(tmp_path / family, family), method, any_order=method == "gptq")
+    params, found = SamplingParams(max_new_tokens=8, ignore_eos=True), []
+    for folder in folders:
+        engine = Engine(EngineConfig(model_id=str(folder), device="cuda", dtype="float16"))
+        packed = [module.packed for module in engine.runner.model.modules() if hasattr(module, "packed")]
+        assert any(isinstance(one, Rounded) for one in packed) is (folder is folders[0])
+        found.append([output.logprobs[0] for output in engine.generate([[5, 9, 77, 3], [8] * 200], params)])
+        engine.close()
+    assert found[0] == pytest.approx(found[1], abs=0.02)

@@ -23,6 +23,8 @@ from tgi_core.triton import (
     penalties,
     prefill,
     rotary,
+    rounded,
+    rounded_tiles,
     sample,
     store,
     tiles,
@@ -41,6 +43,7 @@ SHARED = {
 BUDGET = {".vgpr_spill_count": 0, ".private_segment_fixed_size": 0, ".sgpr_spill_count": 0}
 #: scalars of these wait in lanes of a vector register, which costs an instruction each
 BUDGETS = {name: {**BUDGET, ".sgpr_spill_count": 48} for name in ("prefill", "attend_in_order", "_filter")}
+MULTIPROCESSORS = 100
 AMDGPU_NOTE, NT_AMDGPU_METADATA = b"AMDGPU\0\0", 32  #: of ELF, https://llvm.org/docs/AMDGPUUsage.html#note-records
 #: that a KV cache can be of
 FLOAT8 = {
@@ -224,6 +227,37 @@ def products(target, dtype):
                 compile_one(linear._few_rows_product, few, target, dtype, tile.warps, tile.stages, {"rows": "i32"})
 
 
+def rounded_products(target, dtype):
+    """Of weights of 8 and 4 bits: their own groups, a checkpoint's in order and not."""
+    for form, block, halves, ordered, rows, outputs in (
+        ("int8", 128, False, False, 64, 28672),
+        ("int4", 32, True, False, 16, 4096),
+        ("affine", 128, True, False, 64, 28672),
+        ("affine", 64, True, True, 16, 4096),
+        ("affine", 128, False, False, 16, 4096),
+    ):
+        meaning = {"int4": "*u8", "affine": "*fp16"}.get(form)
+        known = {"levels": "*i8" if form == "int8" else "*u8", "first": "*u8", "second": meaning, "order": "*i32"}
+        known |= {"scales": "*fp32", "rows": "i32", "bias": f"*{dtype}"}
+        gone = {"int8": ("first", "second"), "affine": ("scales",)}.get(form, ())
+        gone += () if ordered else ("order",)
+        types = {name: kind for name, kind in known.items() if name not in gone}
+        constants = {"M": outputs, "N": 4096, "BLOCK": block, "FORM": form, "HALVES": halves, "HAS_ORDER": ordered}
+        constants |= dict.fromkeys(gone)
+        expanded = {**constants, "OUTPUTS": rounded.EXPANDED_OUTPUTS}
+        compile_one(rounded_tiles.expand, expanded, target, dtype, known=types)
+        steps = 4096 // rounded.STEP // (1 + halves)
+        tile = rounded.tile_of(rows, outputs, steps, block, MULTIPROCESSORS, SHARED[target])
+        constants |= {"BLOCKS": 4096 // block // (1 + halves), "HAS_BIAS": True}
+        row = {**constants, "OUTPUTS": rounded.ROW_OUTPUTS, "AT_ONCE": rounded.ROW_BYTES // block}
+        compile_one(rounded_tiles.multiply_row, row, target, dtype, known=types)
+        constants |= {"ROWS": tile.rows, "OUTPUTS": tile.outputs, "x_row": 4096, "UPCAST": False}
+        constants |= {"STEPS": triton.cdiv(steps, tile.splits), "AT_ONCE": rounded.STEP // block}
+        compile_one(rounded_tiles.multiply, constants, target, dtype, tile.warps, tile.stages, types)
+    adding = {"SPLITS": 8, "BLOCK": rounded.ADDED}
+    compile_one(rounded_tiles.add_splits, adding, target, dtype, known={"parts": "*fp32", "size": "i32"})
+
+
 def mixtures(target, dtype, size):
     """Of all kinds of tiles, for Mixtral's shape or Qwen2-MoE's."""
     shape = {"M": size, "N": 4096}
@@ -276,6 +310,7 @@ def main(target):
         sampling(target, size)
     products(target, dtype)
     products(target, "fp32")
+    rounded_products(target, dtype)
     for kind in ("gelu", "gelu_tanh"):
         constants = {"size": 14336, "row_stride": 14336, "KIND": kind, "BLOCK": 1024}
         compile_one(activation._activate, constants, target, dtype)

@@ -91,6 +91,22 @@ class GroupedLinearKernel(LinearKernel, Protocol):
         """(weight [M, N], importance of errors at each input [N] float32 or None) -> what `__call__` takes, a copy."""
 
 
+class AffineLinearKernel(Protocol):
+    """A linear kernel for weights that a checkpoint keeps as (level - zero) * scale."""
+
+    keeps_levels: bool  #: in memory; else they are better read as plain weights
+
+    def pack(self, codes: Tensor, dtype: torch.dtype) -> Any:
+        """(codes [M, N] int32, dtype of x) -> what `__call__` takes, a copy.
+
+        A code holds a weight's level in bits 0 to 7, its zero in bits 8 to 15, and its scale, as float16, above them.
+        Groups of inputs share zeros and scales, in any order.
+        """
+
+    def __call__(self, x: Tensor, packed: Any, bias: Tensor | None) -> Tensor:
+        """(x [T, N], packed, bias [M] or None) -> [T, M]"""
+
+
 @dataclass(frozen=True)
 class Kernels:
     """The chosen implementation of every op, fixed before the model is built."""
@@ -136,6 +152,9 @@ class Kernels:
     linear_int4: GroupedLinearKernel
     """As `linear`, but `pack` rounds the weight to int4, in groups of 32 inputs with a step and an offset of their own;
     it may be told the importance of each input."""
+
+    linear_affine: AffineLinearKernel
+    """As `linear`, of weights that a checkpoint keeps in a few bits (GPTQ, arXiv 2210.17323; AWQ, arXiv 2306.00978)."""
 
     experts: Callable[[LinearKernel, Activation, Sequence[Any], Sequence[Any]], Experts]
     """(linear op, gated activation, what it packed of each expert's gate and up [2 M, N], of each one's down [N, M]) ->

@@ -32,6 +32,7 @@ KERNELS = (
             "rotary": ("rotary",),
             "activation": ("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu", "gelu_tanh"),
             "linear": ("linear", "linear_int8", "linear_int4"),
+            "affine": ("linear_affine",),
             "moe": ("experts",),
             "sample": ("greedy", "sample", "penalize", "top_k", "top_p"),
         }.items()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tgi_core.kernels.ops import KernelQuery, Kernels
 
 ABSENT = "none"  #: what an op without a kernel is said to have
-MAY_BE_ABSENT = ("linear_int8", "linear_int4", "experts")
+MAY_BE_ABSENT = ("linear_int8", "linear_int4", "linear_affine", "experts")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class KernelChoice:
 
 class Absent:
     """In place of a kernel that many models do without; those that do not stop when they are loaded."""
+
+    keeps_levels = False  #: see `AffineLinearKernel`
 
     def __init__(self, why: str) -> None:
         self._why = why

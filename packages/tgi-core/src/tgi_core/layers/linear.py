@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tgi_core.kernels.ops import Activation, GatedLinearKernel
+from tgi_core.kernels.ops import Activation, AffineLinearKernel, GatedLinearKernel, LinearKernel
 from tgi_core.layers.build import BuildContext
 from tgi_core.model_config import ModelConfig
 from tgi_core.weights.loader import Source
@@ -61,7 +61,9 @@ class Linear(nn.Module):
         self.transposed, self.arrange = transposed, arrange
         self.in_features, self.names, self.has_bias = in_features, tuple(names), bias
         self.parts = [_parts(rows) for rows in sizes]
-        self.group, self.kernel, self.dtype = build.group, build.linear, build.dtype
+        self.group, self.dtype, self.affine = build.group, build.dtype, build.kernels.linear_affine
+        self.kernel = build.linear
+        self.product: LinearKernel | AffineLinearKernel  # of what was loaded
         self.packed: Any = None
         self.bias: Tensor | None = None
 
@@ -71,7 +73,8 @@ class Linear(nn.Module):
         for name, outputs, _ in stored:
             source.sibling(name).require("weight", *((inputs, outputs) if self.transposed else (outputs, inputs)))
         rows = sum(part.size for parts in self.parts for part in parts)
-        weight = source.staging(rows, self.in_features, self.dtype)
+        in_levels = self.affine.keeps_levels and all(source.sibling(name).keeps_levels("weight") for name in self.names)
+        weight = source.staging(rows, self.in_features, torch.int32 if in_levels else self.dtype)
         bias = source.empty(rows, dtype=self.dtype) if self.has_bias else None
         for name, outputs, blocks in stored:
             sibling = source.sibling(name)
@@ -85,7 +88,11 @@ class Linear(nn.Module):
                     sibling.copy("bias", bias[block.row : block.row + block.size], (outputs,), (block.at,))
         if self.arrange is not None:
             weight, bias = self.arrange(weight), self.arrange(bias) if bias is not None else None
-        self.packed, self.bias = self.kernel.pack(weight), bias
+        if in_levels:
+            self.product, self.packed = self.affine, self.affine.pack(weight, self.dtype)
+        else:
+            self.product, self.packed = self.kernel, self.kernel.pack(weight)
+        self.bias = bias
 
     def _blocks(self) -> tuple[list[int], list[list[_Block]]]:
         """(stored rows, blocks of this rank) of each stored weight."""
@@ -110,7 +117,7 @@ class Linear(nn.Module):
         return 0, 1
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.kernel(x, self.packed, self.bias)
+        y: Tensor = self.product(x, self.packed, self.bias)
         return y
 
 
@@ -119,8 +126,8 @@ class ColumnLinear(Linear):
 
     def gated(self, x: Tensor, activation: Activation) -> Tensor:
         """x [T, N], with two equal sizes -> activation(y) [T, M / 2]"""
-        if isinstance(self.kernel, GatedLinearKernel):
-            return self.kernel.gated(x, self.packed, self.bias, activation)
+        if isinstance(self.product, GatedLinearKernel):
+            return self.product.gated(x, self.packed, self.bias, activation)
         return activation(self(x))
 
     def output_share(self, part: Part) -> tuple[int, int]:
@@ -137,7 +144,7 @@ class RowLinear(Linear):
     def forward(self, x: Tensor) -> Tensor:
         if self.group.size == 1:
             return super().forward(x)
-        y: Tensor = self.group.all_reduce(self.kernel(x, self.packed, None))
+        y: Tensor = self.group.all_reduce(self.product(x, self.packed, None))
         return y if self.bias is None else y + self.bias
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tgi_core.errors import UnsupportedModel
 from tgi_core.quantization.packed import WORD_BITS, Packed, PackedReader, unpack
 
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  #: the output, of eight, that each four bits of a word belong to
+PLACES = tuple(sorted(range(len(ORDER)), key=ORDER.__getitem__))  #: of outputs in a word
 VERSION = "gemm"
 
 
@@ -26,7 +26,7 @@ class AwqReader(PackedReader):
     def levels(self, stored: Tensor, rows: slice) -> Tensor:
         words = slice(rows.start // len(ORDER), -(-rows.stop // len(ORDER)))
         found = unpack(stored[:, words], self.bits, 1)
-        in_order = found.view(len(found), -1, len(ORDER))[:, :, torch.tensor(ORDER).argsort()].flatten(1)
+        in_order = found.view(len(found), -1, len(ORDER))[:, :, PLACES].flatten(1)
         return in_order[:, rows.start - words.start * len(ORDER) :][:, : rows.stop - rows.start]
 
     def zeros(self, stored: Tensor, rows: slice) -> Tensor:

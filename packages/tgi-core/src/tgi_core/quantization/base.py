@@ -18,10 +18,9 @@ class Quantization(ABC):
         stored: the checkpoint's own `quantization_config`; empty where weights are quantised while they load.
     """
 
-    layer_bits: ClassVar[float | None] = (
-        None  #: that a weight takes, with its share of scales; None: those of the dtype
-    )
-    head_bits: ClassVar[float | None] = None  #: the same in the matrix that makes logits
+    #: that a weight takes, with its share of scales; None: those of the dtype.  Known once `linear` was called
+    layer_bits: float | None = None
+    head_bits: float | None = None  #: the same in the matrix that makes logits
     calibration_tokens: ClassVar[int] = 0  #: that the model reads within `calibrating`, before it is loaded again
 
     def __init__(self, stored: Mapping[str, Any]) -> None:

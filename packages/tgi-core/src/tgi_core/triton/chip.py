@@ -26,6 +26,9 @@ class Chip:
         self.lanes = int(getattr(properties, "warp_size", 32))  #: of a warp
 
 
+chip_of = cache(Chip)  #: of a device
+
+
 @cache
 def tiles_were_measured(device: torch.device) -> bool:
     """Whether this is a chip on which products of few rows were found to be faster than PyTorch's."""

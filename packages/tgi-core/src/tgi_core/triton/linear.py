@@ -14,7 +14,7 @@ from torch import Tensor
 from tgi_core.kernels.ops import Activation
 from tgi_core.kernels.reference.linear import Linear
 from tgi_core.triton.activation import KINDS, gated
-from tgi_core.triton.chip import Chip, tiles_were_measured
+from tgi_core.triton.chip import chip_of, tiles_were_measured
 from tgi_core.triton.launch import Kernel
 from tgi_core.triton.overlap import follow
 from tgi_core.triton.scores import product
@@ -215,17 +215,12 @@ class FixedLinear(Linear):
         x = x if x.stride(1) == 1 else x.contiguous()
         out = torch.empty((len(x), outputs), dtype=x.dtype, device=x.device)
         if len(x):
-            rows, tile = fixed_tile(len(packed), x.dtype.itemsize, _shared_bytes(x.device))
+            rows, tile = fixed_tile(len(packed), x.dtype.itemsize, chip_of(x.device).shared_bytes)
             shape = {"M": outputs, "N": inputs, "KIND": kind, "HAS_BIAS": bias is not None}
             at_once = tile.outputs // 2 if kind and tile.outputs > 16 else tile.outputs
             constants = {**shape, "ROWS": rows, "OUTPUTS": at_once, "INPUTS": tile.inputs}
             _multiply(x, packed, bias, out, constants, tile)
         return out
-
-
-@cache
-def _shared_bytes(device: torch.device) -> int:
-    return Chip(device).shared_bytes
 
 
 linear, fixed_linear = FewRowsLinear(), FixedLinear()

@@ -19,27 +19,31 @@ _OPS = {
     "linear": "linear",
     "experts": "experts",
 }
+_ROUNDED = ("linear_int8", "linear_int4", "linear_affine")
 #: what is chosen by the number of rows has an implementation that is not: `fixed_linear`
 _FASTER_BY_ROWS = ("linear", "experts")
 
 
 def triton_kernels(device: str) -> tuple[KernelSpec, ...]:
     """All of them, for one kind of device."""
-    plain = partial(KernelSpec, device=device, supports=f"{PACKAGE}.support:supports")
+    offer = partial(KernelSpec, device=device, name="triton")
+    plain = partial(offer, supports=f"{PACKAGE}.support:supports")
     ops = tuple(
-        plain(op=op, name="triton", target=f"{PACKAGE}.{module}:{op}", batch_invariant=op not in _FASTER_BY_ROWS)
+        plain(op=op, target=f"{PACKAGE}.{module}:{op}", batch_invariant=op not in _FASTER_BY_ROWS)
         for op, module in _OPS.items()
+    )
+    rounded = tuple(
+        offer(op=op, target=f"{PACKAGE}.rounded:{op}", supports=f"{PACKAGE}.support:rounded_supports")
+        for op in _ROUNDED
     )
     fixed = tuple(
         plain(op=op, name="triton-fixed", target=f"{PACKAGE}.{_OPS[op]}:fixed_{op}", priority=-1, batch_invariant=True)
         for op in _FASTER_BY_ROWS
     )
-    attention = KernelSpec(
+    attention = offer(
         op="attention",
-        name="triton",
         target=f"{PACKAGE}.attention:TritonAttention",
-        device=device,
         supports=f"{PACKAGE}.support:attention_supports",
         batch_invariant=True,
     )
-    return (*ops, *fixed, attention)
+    return (*ops, *rounded, *fixed, attention)

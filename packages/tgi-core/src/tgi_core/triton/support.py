@@ -16,6 +16,13 @@ def supports(query: KernelQuery) -> str:
     return "" if find_spec("triton") else "Triton is not installed; it comes with PyTorch for GPUs"
 
 
+def rounded_supports(query: KernelQuery) -> str:
+    """Why Triton's products with weights of a few bits cannot run."""
+    if query.dtype == "float32":
+        return "multiplies bfloat16 and float16, not float32"
+    return supports(query)
+
+
 def attention_supports(query: KernelQuery) -> str:
     """Why Triton's paged attention cannot run."""
     if query.head_size > LARGEST_HEAD:

@@ -113,6 +113,11 @@ class Source:
         """Whether the checkpoint has this tensor."""
         return self.checkpoint.find(f"{self.path}.{name}") is not None
 
+    def keeps_levels(self, name: str) -> bool:
+        """Whether this matrix can be copied as int32 codes; see `WeightReader.keeps_levels`."""
+        found = self.checkpoint.find(f"{self.path}.{name}")
+        return found is not None and self.checkpoint.reader.keeps_levels(found)
+
     def staging(self, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
         """See `Checkpoint.staging`."""
         return self.checkpoint.staging(rows, columns, dtype)

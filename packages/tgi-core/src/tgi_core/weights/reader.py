@@ -50,6 +50,10 @@ class WeightReader(ABC):
             WeightsError: the checkpoint has no such tensor.
         """
 
+    def keeps_levels(self, name: str) -> bool:
+        """Whether a matrix can be copied as int32 codes too; see `AffineLinearKernel.pack`."""
+        return False
+
     def copy(
         self,
         name: str,

@@ -5,6 +5,7 @@ import torch
 
 from tgi_core.kernels.ops import GatedLinearKernel, Penalties, TokenTables
 from tgi_core.kernels.reference.activation import silu_and_mul
+from tgi_core.kernels.reference.affine import encode
 from tgi_core.kernels.reference.linear import linear as plain_linear
 from tgi_core.plugins.specs import resolve
 from tgi_core.testing.vendor import reference_of
@@ -141,6 +142,26 @@ def test_does_not_keep_the_weight_that_it_packed(vendor, kernel, dtype):
     before = function(x, packed, None).clone()
     weight.zero_()
     assert torch.equal(function(x, packed, None), before)
+
+
+@pytest.mark.ops("linear_affine")
+@pytest.mark.parametrize("group", [32, 128, 1024])
+@pytest.mark.parametrize("order", ["in order", "any order"])
+def test_multiplies_weights_as_a_checkpoint_stores_them(vendor, kernel, dtype, group, order):
+    function, draw, device = serving(vendor, kernel, dtype), Draw(dtype), vendor.backend.torch_device
+    outputs, inputs = 96, 1024
+    groups = torch.arange(inputs) // group
+    groups = groups if order == "in order" else groups[torch.randperm(inputs, generator=draw.generator)]
+    zeros = torch.randint(1, 16, (outputs, inputs // group), generator=draw.generator).int()[:, groups]
+    scales = (draw(outputs, inputs // group, dtype=torch.float32) * 0.01).half()[:, groups]
+    levels = torch.randint(0, 16, (outputs, inputs), generator=draw.generator).int()
+    codes = encode(levels, zeros, scales)
+    packed = function.pack(codes.to(device), draw.dtype)
+    weight = ((levels - zeros) * scales.double()).float()
+    for rows in (1, 3, 40, 300):
+        x, bias = draw(rows, inputs), draw(outputs)
+        expected = torch.nn.functional.linear(x.float(), weight, bias.float())
+        assert_near(function(x.to(device), packed, bias.to(device)), expected, TOLERANCE[dtype])
 
 
 @pytest.mark.ops("linear")
