@@ -294,6 +294,19 @@ def test_what_pads_a_fixed_mixture_touches_nothing(splits):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.parametrize(("rows", "width"), [(1, 7), (3, 5), (2, 16)])
+@pytest.mark.parametrize("tokens", [None, 9])
+def test_fixed_buffers_take_sequences_as_long_as_they_may_be(rows, width, tokens):
+    backend = make(TritonAttention, AttentionSpec(heads=2, kv_heads=1, head_size=16, scale=1.0), "float32", 16)
+    lens = np.full(rows, 16 * width, dtype=np.int32)
+    tables = np.arange(rows * width, dtype=np.int32).reshape(rows, width)
+    buffers = backend.fixed(rows, tokens, width, 1)
+    buffers.fill(StepInput(np.arange(rows + 1, dtype=np.int32), lens, tables))
+    kept = buffers.metadata["causal"]
+    assert kept.tables[: tables.size].tolist() == tables.reshape(-1).tolist()
+    assert kept.lens[:rows].tolist() == lens.tolist()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_what_a_poisoned_sequence_left_in_a_block_does_not_leak_into_the_next(dtype):
     backend = make(TritonAttention, AttentionSpec(heads=2, kv_heads=1, head_size=16, scale=1.0), dtype, 32, layers=1)

@@ -74,7 +74,7 @@ class FixedMixtures:
         sizes = [INFO, rows + 1, rows + 2, rows, tokens]
         sizes += [count for count in tiles.values() for _ in range(2)]
         places = np.cumsum([0, *map(aligned, sizes)])
-        self._memory = torch.zeros(places[-1] + rows * width, dtype=torch.int32, device=builder.device)
+        self._memory = torch.zeros(places[-1] + aligned(rows * width), dtype=torch.int32, device=builder.device)
         info, lens, starts, members, self._slots, *cuts = (
             self._memory[place : place + size] for place, size in zip(places[:-1].tolist(), sizes, strict=True)
         )

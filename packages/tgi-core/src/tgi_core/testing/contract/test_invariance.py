@@ -123,7 +123,8 @@ def test_choices(vendor, kernel, dtype):
     share = torch.rand(ROWS, generator=generator).to(device)
     if kernel.op == "penalize":
         tables = TokenTables(*(torch.randint(0, 3, (ROWS, VOCABULARY)).to(device, torch.int32) for _ in range(2)))
-        check(lambda x, at, s: function(x, tables, at, Penalties(s + 0.5, s, s)), logits, torch.arange(ROWS), share)
+        slots = torch.arange(ROWS, device=device)
+        check(lambda x, at, s: function(x, tables, at, Penalties(s + 0.5, s, s)), logits, slots, share)
         return
     more = {
         "greedy": (),
