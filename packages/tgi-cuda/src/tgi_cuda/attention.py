@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import metadata
 
+from tgi_core.device.capabilities import MODEL_DTYPE
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.triton import support
 from tgi_cuda.probe import compute_capability
@@ -22,13 +23,9 @@ def flash_attention_4_supports(query: KernelQuery) -> str:
         return "not installed; `pip install --pre flash-attn-4` makes long prompts faster on Hopper"
     if (found := compute_capability()) != HOPPER:
         return f"was run on Hopper (compute capability 9.0) only, this GPU has {_name(found)}"
-    rules = (
-        (query.dtype == "float32", "takes bfloat16 and float16, not float32"),
-        (query.kv_dtype != "model", f"takes keys and values in the model's dtype, not in {query.kv_dtype}"),
-        (query.head_size % MULTIPLE, f"takes heads of a multiple of {MULTIPLE} features, not {query.head_size}"),
-        (query.relative_bias, "knows no bias by distance"),
-    )
-    return next((why for broken, why in rules if broken), "") or support.attention_supports(query)
+    if query.kv_dtype != MODEL_DTYPE:
+        return f"takes keys and values in the model's dtype, not in {query.kv_dtype}"
+    return support.library_supports(query, MULTIPLE)
 
 
 def flash_attention_2_supports(query: KernelQuery) -> str:

@@ -26,6 +26,7 @@ from tgi_core.attention.tiles import cut_into_tiles
 from tgi_core.cpu import kernels
 from tgi_core.cpu.memory import lazy_zeros
 from tgi_core.cpu.native import Layer, Step, library
+from tgi_core.device.capabilities import MODEL_DTYPE
 from tgi_core.kernels.ops import KernelQuery
 
 TILE = 32  #: features, and tokens of a block, that the kernel handles at a time
@@ -36,7 +37,7 @@ def supports(query: KernelQuery) -> str:
     """Why this backend cannot serve a model."""
     if query.block_size % TILE:
         return f"takes blocks of a multiple of {TILE} tokens, not {query.block_size}"
-    if query.kv_dtype != "model":
+    if query.kv_dtype != MODEL_DTYPE:
         return f"keeps keys and values in the model's dtype, not in {query.kv_dtype}"
     return kernels.supports(query)
 

@@ -36,10 +36,15 @@ def flash_attention_2_supports(query: KernelQuery) -> str:
         metadata.version("flash-attn")
     except metadata.PackageNotFoundError:
         return "not installed; a wheel of flash-attn for this PyTorch makes long prompts faster"
+    return library_supports(query, FLASH_ATTENTION_2_MULTIPLE)
+
+
+def library_supports(query: KernelQuery, multiple: int) -> str:
+    """Why a FlashAttention cannot take prompts, whose heads have a multiple of so many features."""
     if query.dtype == "float32":
         return "takes bfloat16 and float16, not float32"
-    if query.head_size % FLASH_ATTENTION_2_MULTIPLE:
-        return f"takes heads of a multiple of {FLASH_ATTENTION_2_MULTIPLE} features, not {query.head_size}"
+    if query.head_size % multiple:
+        return f"takes heads of a multiple of {multiple} features, not {query.head_size}"
     if query.relative_bias:
         return "knows no bias by distance"
     return attention_supports(query)
