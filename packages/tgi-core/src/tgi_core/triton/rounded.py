@@ -23,7 +23,8 @@ BLOCKS = (128, 64, 32, 16)  #: inputs that a run can have, of which the first is
 STEP = 128  #: bytes of an output that a program takes at a time, of one block or several
 ROW_OUTPUTS, ROW_BYTES = 4, 512  #: that a program takes of each at a time for a single row
 MOST_ROWS_OF_TILE = 64
-MOST_SPLITS = 8  #: of the inputs, so that there are programs enough
+#: programs for each multiprocessor up to which inputs are divided; more where a step is several small products
+PROGRAMS, SMALL_PROGRAMS, MOST_SPLITS = 5, 14, 8
 ADDED = 1024  #: numbers of each split that a program adds up
 EXPANDED_OUTPUTS = 32  #: of a program
 
@@ -85,7 +86,7 @@ def tile_of(rows: int, outputs: int, steps: int, block: int, multiprocessors: in
     short, few = block < STEP, taken < MOST_ROWS_OF_TILE
     at_once, warps = (32, 2) if few and not short else (64, 4)
     programs = triton.cdiv(rows, taken) * triton.cdiv(outputs, at_once)
-    wanted = (14 if few and short else 5) * multiprocessors // programs
+    wanted = (SMALL_PROGRAMS if few and short else PROGRAMS) * multiprocessors // programs
     splits = max(1, min(wanted, steps // 2, MOST_SPLITS))
     stage_bytes = STEP * at_once + 2 * STEP * taken * 2
     stages = max(1, min(2 if short else 3, int(SHARE * shared_bytes) // stage_bytes))
