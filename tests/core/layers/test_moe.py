@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tgi_core.errors import UnsupportedModel, WeightsError
-from tgi_core.kernels.reference import activation, linear
+from tgi_core.kernels.reference import activation, affine, linear
 from tgi_core.kernels.reference.moe import Experts
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.moe import SparseMoE
@@ -42,7 +42,7 @@ class Tensors(WeightReader):
 class Kernels:
     """The reference, which counts the rows of each product."""
 
-    experts = Experts
+    experts, linear_affine = Experts, affine.linear_affine
 
     silu_and_mul, gelu_and_mul, gelu_tanh_and_mul = (
         staticmethod(activation.silu_and_mul),

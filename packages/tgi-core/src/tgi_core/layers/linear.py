@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tgi_core.kernels.ops import Activation, AffineLinearKernel, GatedLinearKernel, LinearKernel
+from tgi_core.kernels.ops import Activation, GatedLinearKernel, Product
 from tgi_core.layers.build import BuildContext
+from tgi_core.layers.packing import packing_of
 from tgi_core.model_config import ModelConfig
 from tgi_core.weights.loader import Source
 
@@ -63,7 +64,7 @@ class Linear(nn.Module):
         self.parts = [_parts(rows) for rows in sizes]
         self.group, self.dtype, self.affine = build.group, build.dtype, build.kernels.linear_affine
         self.kernel = build.linear
-        self.product: LinearKernel | AffineLinearKernel  # of what was loaded
+        self.product: Product  # of what was loaded
         self.packed: Any = None
         self.bias: Tensor | None = None
 
@@ -73,8 +74,9 @@ class Linear(nn.Module):
         for name, outputs, _ in stored:
             source.sibling(name).require("weight", *((inputs, outputs) if self.transposed else (outputs, inputs)))
         rows = sum(part.size for parts in self.parts for part in parts)
-        in_levels = self.affine.keeps_levels and all(source.sibling(name).keeps_levels("weight") for name in self.names)
-        weight = source.staging(rows, self.in_features, torch.int32 if in_levels else self.dtype)
+        in_levels = (source.sibling(name).keeps_levels("weight") for name in self.names)
+        packing = packing_of(self.kernel, self.affine, self.dtype, in_levels)
+        weight = source.staging(rows, self.in_features, packing.staged)
         bias = source.empty(rows, dtype=self.dtype) if self.has_bias else None
         for name, outputs, blocks in stored:
             sibling = source.sibling(name)
@@ -88,11 +90,7 @@ class Linear(nn.Module):
                     sibling.copy("bias", bias[block.row : block.row + block.size], (outputs,), (block.at,))
         if self.arrange is not None:
             weight, bias = self.arrange(weight), self.arrange(bias) if bias is not None else None
-        if in_levels:
-            self.product, self.packed = self.affine, self.affine.pack(weight, self.dtype)
-        else:
-            self.product, self.packed = self.kernel, self.kernel.pack(weight)
-        self.bias = bias
+        self.product, self.packed, self.bias = packing.kernel, packing.pack(weight), bias
 
     def _blocks(self) -> tuple[list[int], list[list[_Block]]]:
         """(stored rows, blocks of this rank) of each stored weight."""

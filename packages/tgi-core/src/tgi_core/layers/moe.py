@@ -10,6 +10,7 @@ from tgi_core.errors import UnsupportedModel
 from tgi_core.kernels.ops import Experts
 from tgi_core.layers.activation import gated_activation
 from tgi_core.layers.build import BuildContext
+from tgi_core.layers.packing import packing_of
 from tgi_core.layers.shard import share
 from tgi_core.model_config import ModelConfig
 from tgi_core.weights.loader import Source
@@ -37,7 +38,7 @@ class SparseMoE(nn.Module):
         self.sums_to_one = bool(raw.get("norm_topk_prob", False))
         self.hidden, self.size, self.dtype = config.hidden_size, share(size, build.group, "inner features"), build.dtype
         self.group = build.group
-        self.kernel, self.plain_kernel = build.linear, build.kernels.linear
+        self.kernel, self.plain_kernel, self.affine = build.linear, build.kernels.linear, build.kernels.linear_affine
         self.activation = gated_activation(config.activation, build.kernels)
         self.router: Any = None
         self.experts_kernel = build.kernels.experts
@@ -46,15 +47,17 @@ class SparseMoE(nn.Module):
         place = next(name for name in LAYOUTS if name == "mlp" or source.sibling(name).has("gate.weight"))
         source, names = source.sibling(place), LAYOUTS[place]
         self.router = self.plain_kernel.pack(source.read("gate.weight", self.experts, self.hidden, dtype=self.dtype))
+        every = (f"experts.{expert}.{name}.weight" for expert in range(self.experts) for name in names)
+        packing = packing_of(self.kernel, self.affine, self.dtype, map(source.keeps_levels, every))
         all_gate_up, all_down = [], []
         for expert in range(self.experts):
-            gate_up = source.staging(2 * self.size, self.hidden, self.dtype)
+            gate_up = source.staging(2 * self.size, self.hidden, packing.staged)
             self._copy_gate_up(source, expert, names, gate_up)
-            all_gate_up.append(self.kernel.pack(gate_up))
-            down = source.staging(self.hidden, self.size, self.dtype)
+            all_gate_up.append(packing.pack(gate_up))
+            down = source.staging(self.hidden, self.size, packing.staged)
             self._copy_down(source, expert, names, down)
-            all_down.append(self.kernel.pack(down))
-        self.run_experts = self.experts_kernel(self.kernel, self.activation, all_gate_up, all_down)
+            all_down.append(packing.pack(down))
+        self.run_experts = self.experts_kernel(packing.kernel, self.activation, all_gate_up, all_down)
 
     def _copy_gate_up(self, source: Source, expert: int, names: tuple[str, str, str], out: Tensor) -> None:
         whole, first = self.size * self.group.size, self.size * self.group.rank
