@@ -95,6 +95,13 @@ def test_tokens_are_those_of_transformers_in_shapes_that_were_compiled_once(chec
     assert sum(compiled.replays.values()) > 50
 
 
+@pytest.mark.parametrize("name", sorted(set(CHECKPOINTS) - BY_CORE))
+def test_sequences_may_be_as_long_as_the_model_knows_positions(checkpoints, make, name):
+    engine = make(name, {"PAD_SEQUENCE_TO_MULTIPLE_OF": "128"}, max_input_tokens=None, max_total_tokens=None)
+    assert engine.info.max_total_tokens >= 512
+    assert serve(engine) == checkpoints[1][name]
+
+
 @pytest.mark.parametrize("name", ["falcon", "falcon-40b", "llama", "mixtral", "mpt", "qwen3", "starcoder2"])
 def test_flash_attention_changes_no_token(checkpoints, make, name):
     engine = make(name, FLASH)

@@ -73,6 +73,7 @@ class SlotModel(LanguageModel):
     def allocate(self, slots: int, tokens: int) -> None:
         step = self.settings.pad_sequence_to_multiple_of or SLACK
         self.columns = up_to_multiple(tokens, step) + step  #: the more beyond the longest sequence, the rarer are rolls
+        widen_tables(self.own, self.columns)
         #: of each layer, then of its keys and values: [slots + 1, Hkv, columns, D]; the last slot is spare
         self.cache = tuple(
             tuple(self._zeros(slots + 1, heads, self.columns, size) for heads, size in pair)
@@ -133,3 +134,17 @@ class SlotModel(LanguageModel):
         if any(tuple(part.shape) != (1, heads, TRIED, size) for part, (heads, size) in zip(found, shapes, strict=True)):
             raise UnsupportedModel(f"optimum-habana's {name} keeps its past in another layout")
         return shapes
+
+
+def widen_tables(own: Any, columns: int) -> None:
+    """Let what a model looks up by column reach over all of them: MPT's distances, GPT-2's causal masks.
+
+    Both are made for as many columns as the model knows positions, and the cache has some more.
+    """
+    if getattr(own.config, "max_seq_len", columns) < columns:
+        own.config.max_seq_len = columns
+    mask = torch.ones(columns, columns, dtype=torch.bool).tril()[None, None].to(own.device)
+    for module in own.modules():
+        found = dict(module.named_buffers(recurse=False)).get("bias")
+        if found is not None and found.dtype == torch.bool and found.shape[-1] < columns:
+            module.bias = mask
