@@ -6,13 +6,17 @@ Letters: B rows, Q tokens of each, K keys of each, H query heads, Hkv key and va
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tgi_core.attention.base import AttentionBackend, AttentionSpec, CachePart, StepInput, bias_origin
+from tgi_core.attention.base import AttentionBackend, AttentionSpec, CachePart, Int32Array, StepInput, bias_origin
 from tgi_core.kernels.ops import KernelQuery
+
+IntArray = npt.NDArray[np.signedinteger[Any]]
 
 
 @dataclass(frozen=True)
@@ -24,13 +28,23 @@ class Pages:
 
 
 @dataclass(frozen=True)
+class Padding:
+    """How T tokens without padding become B rows of Q, and back."""
+
+    tokens: Tensor  #: [B Q] the token that stands at each place; any one at places that pad
+    places: Tensor  #: [T] the place of each token
+
+
+@dataclass(frozen=True)
 class PaddedMetadata:
-    """One step of B rows, each with as many tokens.  Rows that read prompts begin at position 0."""
+    """One step of B rows, each with as many tokens.  Where no tables are given, rows begin at position 0."""
 
     positions: Tensor  #: [B, Q] of the queries
     own: Pages
     source: Pages | None = None  #: of encoder-decoders
     source_lens: Tensor | None = None  #: [B] tokens of each source, at least 1
+    own_padding: Padding | None = None  #: of tokens that come without padding
+    source_padding: Padding | None = None  #: the same of a source's
     _scores: dict[Any, Tensor] = field(default_factory=dict)
 
     def once(self, key: Any, compute: Any) -> Tensor:
@@ -43,7 +57,7 @@ class PaddedMetadata:
 class PaddedAttention(AttentionBackend):
     """Keeps keys and values as [blocks * block size, Hkv, D]; the last block is spare.
 
-    `prepare` is not its business: the runner that pads steps makes `PaddedMetadata`.
+    A runner that pads steps makes `PaddedMetadata` itself; `prepare` is for steps as they come, of any shape.
     """
 
     def __init__(self, query: KernelQuery) -> None:
@@ -62,7 +76,38 @@ class PaddedAttention(AttentionBackend):
             self._slopes[slopes] = torch.tensor(slopes, dtype=torch.float32, device=self.device)
 
     def prepare(self, step: StepInput) -> PaddedMetadata:
-        raise TypeError("steps for this attention are padded by tgi_gaudi.runner:PaddedRunner; use that runner")
+        lengths = np.diff(step.query_starts)
+        own = pad_rows(step.query_starts, step.context_lens - lengths)
+        has_past = bool((step.context_lens > lengths).any())
+        pages = self._pages(own, step.block_tables, step.context_lens, has_past=has_past)
+        positions, padding = self._upload(own.positions), self._padding(own)
+        if step.source is None:
+            return PaddedMetadata(positions, pages, own_padding=padding)
+        read, source = step.source, pad_rows(step.source.starts, np.zeros_like(step.source.lens))
+        return PaddedMetadata(
+            positions,
+            pages,
+            self._pages(source, read.block_tables, read.lens, has_past=True),
+            self._upload(read.lens),
+            padding,
+            self._padding(source),
+        )
+
+    def _pages(self, rows: PaddedRows, tables: Int32Array, lens: Int32Array, *, has_past: bool) -> Pages:
+        """Where padded rows write, and the blocks that they read; what tables have too much is undefined."""
+        used = np.arange(tables.shape[1]) < -(-lens[:, None] // self.block_size)
+        tables = np.where(used, tables, 0)
+        blocks = np.take_along_axis(tables, rows.positions // self.block_size, axis=1).astype(np.int64)
+        places = blocks * self.block_size + rows.positions % self.block_size
+        spare = self.spare + np.arange(places.size).reshape(places.shape) % self.block_size
+        write = self._upload(np.where(rows.is_token, places, spare).ravel())
+        return Pages(write, self._upload(tables) if has_past else None)
+
+    def _padding(self, rows: PaddedRows) -> Padding:
+        return Padding(self._upload(rows.tokens.ravel()), self._upload(np.flatnonzero(rows.is_token)))
+
+    def _upload(self, array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(self.device)
 
     def forward(
         self,
@@ -74,6 +119,12 @@ class PaddedAttention(AttentionBackend):
         bias: Tensor | None = None,
     ) -> Tensor:
         spec, rows = self.specs[layer], len(meta.positions)
+        of_queries = meta.source_padding if spec.kind == "encoder" else meta.own_padding
+        of_keys = meta.own_padding if spec.kind == "causal" else meta.source_padding
+        if of_queries is not None:
+            q = q.index_select(0, of_queries.tokens)
+        if of_keys is not None and k is not None and v is not None:
+            k, v = k.index_select(0, of_keys.tokens), v.index_select(0, of_keys.tokens)
         if spec.kind == "encoder":
             keys, values = _rows(k, rows), _rows(v, rows)
         else:
@@ -83,7 +134,8 @@ class PaddedAttention(AttentionBackend):
         key = (spec.kind, spec.window, spec.alibi_slopes, id(bias))
         added = meta.once(key, lambda: self._added(spec, meta, queries.shape[1], keys.shape[1], bias))
         seen = meta.once((spec.kind, "seen"), lambda: _seen(spec, meta, keys.shape[1]))
-        return attend(spec, queries, keys, values.masked_fill(~seen, 0), added)
+        out = attend(spec, queries, keys, values.masked_fill(~seen, 0), added)
+        return out if of_queries is None else out.index_select(0, of_queries.places)
 
     def _stored(
         self, layer: int, k: Tensor | None, v: Tensor | None, pages: Pages | None, rows: int
@@ -125,6 +177,29 @@ class PaddedAttention(AttentionBackend):
             places = (distance + bias_origin(spec, reach)).clamp(0, reach - 1)
             added = added + bias.index_select(1, places.flatten()).view(-1, *distance.shape).transpose(0, 1)
         return added.masked_fill(hidden.unsqueeze(1), float("-inf"))
+
+
+class PaddedRows(NamedTuple):
+    """Rows of a step on the host, as long as the longest."""
+
+    tokens: npt.NDArray[np.int64]  #: [B, Q] among the step's T
+    positions: npt.NDArray[np.int64]  #: [B, Q]; those of padding are that of the row's last token
+    is_token: npt.NDArray[np.bool_]  #: [B, Q]
+
+
+def pad_rows(starts: IntArray, first: IntArray) -> PaddedRows:
+    """Rows whose tokens lie one after the other.
+
+    Args:
+        starts: [B + 1] the first token of each row; the last entry is T.
+        first: [B] its position.
+    """
+    starts, first = starts.astype(np.int64), first.astype(np.int64)
+    lengths = np.diff(starts)[:, None]
+    columns = np.arange(max(1, int(lengths.max())))
+    places = np.minimum(columns, np.maximum(lengths - 1, 0))
+    tokens = np.minimum(starts[:-1, None] + places, max(0, int(starts[-1]) - 1))
+    return PaddedRows(tokens, first[:, None] + places, columns < lengths)
 
 
 def _seen(spec: AttentionSpec, meta: PaddedMetadata, keys: int) -> Tensor:

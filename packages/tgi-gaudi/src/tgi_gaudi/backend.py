@@ -15,6 +15,7 @@ from tgi_core.device.backend import DeviceBackend
 from tgi_core.device.capabilities import Capabilities
 from tgi_core.errors import ConfigError
 from tgi_gaudi.settings import GaudiSettings, read_settings
+from tgi_gaudi.shapes import multiples
 
 BATCH_BUCKETS = 4  #: shapes of decodes, unless a person asks for more with --max-batch-size
 PACKED = "there is no kernel for it on Gaudi here; use the original checkpoint in bfloat16, or QUANT_CONFIG for float8"
@@ -60,10 +61,12 @@ class StaticBackend(DeviceBackend):
 
 def capabilities_for(settings: GaudiSettings) -> Capabilities:
     """What the settings make of the device."""
+    most = BATCH_BUCKETS * settings.batch_bucket_size
     return replace(
         CAPABILITIES,
+        batch_buckets=multiples(settings.batch_bucket_size, most),
         prefill_rows=settings.prefill_batch_bucket_size,
-        batch_size=BATCH_BUCKETS * settings.batch_bucket_size,
+        batch_size=most,
     )
 
 
