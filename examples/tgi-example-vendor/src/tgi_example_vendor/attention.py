@@ -94,16 +94,23 @@ class ExampleVendorAttention(AttentionBackend):
         v_all = values[tables].transpose(1, 2).flatten(2, 3)  # [T, Hkv, W block_size, D]
         grouped = q.unflatten(1, (spec.kv_heads, -1))  # [T, Hkv, G, D]
         scores = grouped.float() @ k_all.float() * spec.scale  # [T, Hkv, G, W block_size]
-        weights = (scores + self._added(spec, meta, scores.shape[-1], bias)).softmax(-1)
-        return (weights @ v_all.float()).flatten(1, 2).to(q.dtype)
+        hidden = self._hidden(spec, meta, scores.shape[-1])  # left there by another sequence, maybe not numbers
+        scores = scores + self._added(spec, meta, hidden, bias)
+        weights = scores.masked_fill(hidden[:, None, None], -math.inf).softmax(-1)
+        return (weights @ v_all.float().masked_fill(hidden[:, None, :, None], 0)).flatten(1, 2).to(q.dtype)
 
-    def _added(self, spec: AttentionSpec, meta: Step, keys: int, bias: Tensor | None) -> Tensor:
-        """What is added to scores: ALiBi, a bias by distance, and minus infinity for keys that a token does not see."""
-        distance = torch.arange(keys) - meta.positions[:, None]  # [T, keys]
+    def _hidden(self, spec: AttentionSpec, meta: Step, keys: int) -> Tensor:
+        """Whether a token does not see a key: [T, keys]"""
+        distance = torch.arange(keys) - meta.positions[:, None]
         hidden = distance > 0
         if spec.window:
             hidden |= distance <= -spec.window
-        added = torch.zeros(distance.shape).masked_fill(hidden, -math.inf)[:, None]  # [T, 1, keys]
+        return hidden
+
+    def _added(self, spec: AttentionSpec, meta: Step, hidden: Tensor, bias: Tensor | None) -> Tensor:
+        """What is added to scores: ALiBi, and a bias by distance."""
+        distance = torch.arange(hidden.shape[1]) - meta.positions[:, None]
+        added = torch.zeros(distance.shape)[:, None]  # [T, 1, keys]
         if spec.alibi_slopes:
             added = added + torch.tensor(spec.alibi_slopes)[:, None] * distance[:, None]
         if bias is not None:

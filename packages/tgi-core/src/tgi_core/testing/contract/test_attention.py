@@ -58,9 +58,14 @@ def pair(vendor, attention, dtype, specs, **asked):
     return backends
 
 
-def inputs(steps, block_size, seed=0):
-    """Steps whose sequences have their blocks anywhere; what a table has more than a sequence needs is undefined."""
-    order = np.random.default_rng(seed).permutation(NUM_BLOCKS).astype(np.int32)
+def anywhere():
+    """Blocks in any order."""
+    return np.random.default_rng(0).permutation(NUM_BLOCKS).astype(np.int32)
+
+
+def inputs(steps, block_size, order=None):
+    """Steps whose sequences have their blocks in this order; what tables have more than is needed is undefined."""
+    order = anywhere() if order is None else order
     width = NUM_BLOCKS // SEQUENCES
     for step in steps:
         lengths, before = (np.array(x, dtype=np.int32) for x in zip(*step, strict=True))
@@ -193,7 +198,8 @@ def test_what_pads_recorded_steps_touches_nothing(vendor, attention):
     if fixed is None:
         pytest.skip("has no metadata for recorded steps")
     generator, device = torch.Generator().manual_seed(0), vendor.backend.torch_device
-    *first, last = inputs(DECODE, own.block_size)
+    in_order = np.arange(NUM_BLOCKS, dtype=np.int32)  # so that zeros name a place that is in use
+    *first, last = inputs(DECODE, own.block_size, in_order)
     for step in first:
         meta, expected_meta = own.prepare(step), reference.prepare(step)
         parts = draw(generator, dtype, step.num_tokens, 4, 2, 2, 64)
