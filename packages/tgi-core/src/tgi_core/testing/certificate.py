@@ -7,12 +7,12 @@ import platform
 from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
 
+from tgi_core.plugins.libraries import installed_version
 from tgi_core.testing.vendor import Vendor
 
 OUTCOMES = ("passed", "failed", "skipped")
@@ -59,7 +59,7 @@ class Certificate:
             "products": list(probe.products),
             "date": datetime.now(UTC).date().isoformat(),
             "plugins": [f"{status.name}: {status.distribution}" for status in self.vendor.plugins.statuses],
-            "tgi-core": metadata.version("tgi-core"),
+            "tgi-core": installed_version("tgi-core") or "not installed",
             "torch": torch.__version__,
             "python": platform.python_version(),
             "machine": f"{platform.system()} {platform.machine()}",

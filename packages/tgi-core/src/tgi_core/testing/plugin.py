@@ -10,6 +10,7 @@ import pytest
 
 from tgi_core.errors import TGIError
 from tgi_core.testing.certificate import Certificate
+from tgi_core.testing.expected import Checkpoints, make_checkpoints
 from tgi_core.testing.vendor import Vendor, find_vendor
 
 _VENDOR = pytest.StashKey[Vendor]()
@@ -51,6 +52,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def vendor(pytestconfig: pytest.Config) -> Vendor:
     """The device that is certified."""
     return pytestconfig.stash[_VENDOR]
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    """Tiny models, and transformers' tokens."""
+    return make_checkpoints(tmp_path_factory.mktemp("checkpoints"))
 
 
 @pytest.hookimpl(wrapper=True)
