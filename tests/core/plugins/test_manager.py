@@ -8,8 +8,10 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from tgi_core import builtin
+from tgi_core.deprecation import deprecated
+from tgi_core.engine.explain import plugins_report
 from tgi_core.errors import PluginFailed
-from tgi_core.plugins import ENTRY_POINT_GROUP, hookimpl, hookspec
+from tgi_core.plugins import ENTRY_POINT_GROUP, hookimpl, hookspec, manager
 from tgi_core.plugins.manager import installed_entry_points, load_plugins
 from tgi_core.plugins.specs import DeviceProbe, KernelSpec
 
@@ -38,29 +40,78 @@ def test_a_plugin_that_exits_on_import_is_reported(tmp_path, monkeypatch):
 def test_a_plugin_of_another_api_version_is_never_imported():
     status = load(EntryPoint("old", "would_crash_on_import", "tgi.v99")).statuses[0]
     assert status.state == "incompatible"
-    assert "speaks plugin API tgi.v99, this core speaks tgi.v0; install releases of it and of tgi-core" in status.detail
+    assert f"speaks plugin API tgi.v99, this core speaks {ENTRY_POINT_GROUP}; install releases of it" in status.detail
 
 
-def two_groups(tmp_path, monkeypatch, own):
-    """The entry points of a distribution for the next API and for these, all of one name."""
+def distribution(tmp_path, monkeypatch, groups, wanted=()):
+    """The entry points of a distribution in these groups, all of one name."""
     module, info = tmp_path / "both.py", tmp_path / "both-1.0.dist-info"
     module.write_text("from tgi_core.plugins import hookimpl\n@hookimpl\ndef tgi_register_models(): return []")
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: both\nVersion: 1.0\n")
-    groups = "".join(f"[{group}]\nboth = both\n" for group in ("tgi.v98", "tgi.v99", *own))
-    (info / "entry_points.txt").write_text(groups)
+    requires = "".join(f"Requires-Dist: {line}\n" for line in wanted)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: both\nVersion: 1.0\n{requires}")
+    (info / "entry_points.txt").write_text("".join(f"[{group}]\nboth = both\n" for group in groups))
     monkeypatch.syspath_prepend(tmp_path)
-    (distribution,) = metadata.distributions(path=[str(tmp_path)])
-    return distribution.entry_points
+    monkeypatch.delitem(sys.modules, "both", raising=False)
+    (found,) = metadata.distributions(path=[str(tmp_path)])
+    return found.entry_points
 
 
 def test_a_plugin_for_several_api_versions_is_loaded_with_the_one_that_is_spoken(tmp_path, monkeypatch):
-    plugins = load(*two_groups(tmp_path, monkeypatch, [ENTRY_POINT_GROUP]))
+    plugins = load(*distribution(tmp_path, monkeypatch, ["tgi.v98", "tgi.v99", ENTRY_POINT_GROUP]))
     assert states(plugins) == [("both", "loaded")]
 
 
 def test_a_plugin_for_several_api_versions_of_which_none_is_spoken_is_incompatible(tmp_path, monkeypatch):
-    assert set(states(load(*two_groups(tmp_path, monkeypatch, [])))) == {("both", "incompatible")}
+    plugins = load(*distribution(tmp_path, monkeypatch, ["tgi.v98", "tgi.v99"]))
+    assert set(states(plugins)) == {("both", "incompatible")}
+
+
+@pytest.mark.parametrize("running", ["0.2.0", "0.1.9", ""])
+def test_a_plugin_made_for_this_version_is_just_loaded(tmp_path, monkeypatch, running):
+    monkeypatch.setattr(manager, "installed_version", lambda name: running)
+    wanted = ["tgi_core>=0.1,<0.3", "tgi-core[testing]>=9; extra == 'testing'", "numpy<1", "not a requirement at all"]
+    (status,) = load(*distribution(tmp_path, monkeypatch, [ENTRY_POINT_GROUP], wanted)).statuses
+    assert (status.state, status.detail) == ("loaded", "")
+
+
+@pytest.mark.parametrize("running", ["0.3.0", "0.0.9", "0.3.0.dev1", "1.0"])
+def test_a_plugin_made_for_another_version_is_loaded_and_named(tmp_path, monkeypatch, running):
+    monkeypatch.setattr(manager, "installed_version", lambda name: running)
+    plugins = load(*distribution(tmp_path, monkeypatch, [ENTRY_POINT_GROUP], ["tgi-core<0.3,>=0.1"]))
+    (status,) = plugins.statuses
+    assert status.state == "loaded"
+    assert status.detail == (
+        f"made for tgi-core <0.3,>=0.1, and this is {running}: it may fail; "
+        "install releases of it and of tgi-core that fit"
+    )
+    assert status.detail in plugins_report(plugins)
+
+
+def test_a_plugin_that_fails_says_that_it_was_made_for_another_version(tmp_path, monkeypatch):
+    monkeypatch.setattr(manager, "installed_version", lambda name: "0.3.0")
+    found = distribution(tmp_path, monkeypatch, [ENTRY_POINT_GROUP], ["tgi-core<0.3"])
+    (tmp_path / "both.py").write_text("from tgi_core.plugins import gone")
+    (status,) = load(*found).statuses
+    assert status.state == "failed"
+    assert "cannot import name 'gone'" in status.detail
+    assert "made for tgi-core <0.3, and this is 0.3.0" in status.detail
+
+
+def test_a_hook_that_goes_away_works_and_says_what_to_use(make_plugin):
+    @hookspec
+    @deprecated(since="1.2", use="tgi_register_kernels")
+    def tgi_old_kernels(settings): ...
+
+    specs = types.ModuleType("specs")
+    specs.tgi_old_kernels = tgi_old_kernels
+    plugin = make_plugin("aged", tgi_old_kernels=lambda settings: [settings])
+    said = "tgi_old_kernels is deprecated since tgi-core 1.2; use tgi_register_kernels"
+    with pytest.warns(DeprecationWarning, match=f"plugin aged: .*{said}"):
+        plugins = load_plugins([builtin], [plugin], more_hookspecs=[specs])
+    assert list(plugins.collect("tgi_old_kernels", settings=7)) == [("aged", [7])]
+    assert plugins.statuses[0].state == "loaded"
+    assert said in plugins_report(plugins)
 
 
 def test_a_module_without_hooks_is_no_plugin(monkeypatch):

@@ -30,8 +30,9 @@ def plugins_report(plugins: Plugins | None = None) -> str:
     plugins = plugins or load_plugins([builtin])
     rows = [("PLUGIN", "DISTRIBUTION", "STATE", "WHY"), ("cpu", "tgi-core (built in)", "loaded", "")]
     rows += [
-        (status.name, status.distribution, status.state, status.detail or plugins.complaint(status.name))
+        (status.name, status.distribution, status.state, "; ".join(filter(None, said)))
         for status in plugins.statuses
+        for said in [(status.detail, plugins.complaint(status.name))]
     ]
     return "\n\n".join((_table(rows), _devices(plugins), _device_choice(plugins)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,9 +14,12 @@ from typing import Any, TypeVar
 
 import pluggy
 
+from tgi_core.deprecation import deprecation
 from tgi_core.errors import PluginFailed
 from tgi_core.plugins import ENTRY_POINT_GROUP, PROJECT, hookspecs
+from tgi_core.plugins.libraries import installed_version
 from tgi_core.plugins.specs import KernelSpec, LogitsProcessorSpec, ModelSpec, QuantizationSpec
+from tgi_core.plugins.versions import CORE, made_for_another
 
 log = logging.getLogger(__name__)
 Record = TypeVar("Record")
@@ -35,7 +39,7 @@ class PluginStatus:
     name: str
     distribution: str  #: "tgi-cuda 1.4.0"
     state: str  #: loaded | blocked | incompatible | failed
-    detail: str = ""  #: for a person, why it is not loaded
+    detail: str = ""  #: for a person, why it is not loaded, or what may go wrong with it
 
 
 class Plugins:
@@ -187,8 +191,23 @@ def _load(manager: pluggy.PluginManager, entry_point: metadata.EntryPoint, block
         log.debug("plugin %s (%s) did not load", name, dist, exc_info=True)
         if manager.has_plugin(name):
             manager.unregister(name=name)
-        return PluginStatus(name, dist, "failed", f"{type(error).__name__}: {error}{_hint(error)}")
-    return PluginStatus(name, dist, "loaded")
+        why = f"{type(error).__name__}: {error}{_hint(error)}"
+        return PluginStatus(name, dist, "failed", "; ".join(filter(None, (why, _out_of_range(entry_point)))))
+    old = list(_deprecated_hooks(manager, plugin))
+    for said in old:
+        warnings.warn(f"plugin {name}: {said}", DeprecationWarning, stacklevel=2)
+    return PluginStatus(name, dist, "loaded", "; ".join(filter(None, (_out_of_range(entry_point), *old))))
+
+
+def _out_of_range(entry_point: metadata.EntryPoint) -> str:
+    return made_for_another(entry_point.dist, installed_version(CORE)) if entry_point.dist else ""
+
+
+def _deprecated_hooks(manager: pluggy.PluginManager, plugin: object) -> Iterator[str]:
+    """What is said of the hooks that a plugin implements although they are going away."""
+    for caller in manager.get_hookcallers(plugin) or ():
+        if caller.spec and (said := deprecation(caller.spec.function)):
+            yield said
 
 
 def _hint(error: BaseException) -> str:
