@@ -84,7 +84,7 @@ def installed(folder, name):
     info = folder / "package/src" / f"{module}-0.1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: tgi-{name}\nVersion: 0.1.0\n")
-    (info / "entry_points.txt").write_text(f"[tgi.v0]\n{name} = {module}.plugin\n")
+    (info / "entry_points.txt").write_text(f"[tgi.v1]\n{name} = {module}.plugin\n")
     return folder / "package/src"
 
 

@@ -12,19 +12,19 @@ FOUND = "return DeviceProbe(kind='{name}', backend='tgi_core.cpu.backend:CpuBack
 MISSING = "return DeviceProbe(kind='absent', backend='', reason='no card in a slot')\n"
 GOOD = HOOKIMPL + PROBE + FOUND
 PLUGINS = {  # name -> (group, module)
-    "good": ("tgi.v0", GOOD.format(name="good")),
-    "no-import": ("tgi.v0", "import driver_that_is_not_there\n"),
-    "misspelt": ("tgi.v0", HOOKIMPL + "@hookimpl\ndef tgi_register_kernel(): return []\n"),
-    "raising": ("tgi.v0", HOOKIMPL + PROBE + "raise OSError('no permission for /dev/chip')\n"),
+    "good": ("tgi.v1", GOOD.format(name="good")),
+    "no-import": ("tgi.v1", "import driver_that_is_not_there\n"),
+    "misspelt": ("tgi.v1", HOOKIMPL + "@hookimpl\ndef tgi_register_kernel(): return []\n"),
+    "raising": ("tgi.v1", HOOKIMPL + PROBE + "raise OSError('no permission for /dev/chip')\n"),
     "later": ("tgi.v9", "import would_crash_on_import\n"),
     "absent": (
-        "tgi.v0",
+        "tgi.v1",
         HOOKIMPL + PROBE + MISSING,
     ),
-    "lazy": ("tgi.v0", HOOKIMPL + "@hookimpl\ndef tgi_register_models(): return None\n"),
-    "unmarked": ("tgi.v0", "def tgi_register_models(): return []\n"),
+    "lazy": ("tgi.v1", HOOKIMPL + "@hookimpl\ndef tgi_register_models(): return None\n"),
+    "unmarked": ("tgi.v1", "def tgi_register_models(): return []\n"),
     "commands": (
-        "tgi.v0",
+        "tgi.v1",
         HOOKIMPL + "@hookimpl(optionalhook=True)\ndef tgi_register_commands(): raise RuntimeError('no click')\n",
     ),
 }
@@ -33,7 +33,7 @@ SAID = {  # name -> what a person reads of it
     "no-import": "No module named 'driver_that_is_not_there'",
     "misspelt": "is it misspelt? A hook of the server is marked with hookimpl(optionalhook=True)",
     "raising": "its probe raised OSError: no permission for /dev/chip; install a release that works",
-    "later": "speaks plugin API tgi.v9, this core speaks tgi.v0; install releases of it and of tgi-core that speak",
+    "later": "speaks plugin API tgi.v9, this core speaks tgi.v1; install releases of it and of tgi-core that speak",
     "absent": "no card in a slot",
     "lazy": "plugin lazy failed in tgi_register_models: TypeError: 'NoneType' object is not iterable",
     "unmarked": "it has no hook; mark its functions with tgi_core.plugins.hookimpl",
@@ -95,7 +95,7 @@ def test_a_plugin_that_fails_to_register_models_stops_with_its_name(tgi):
 
 
 def test_two_vendors_of_one_device_are_told_apart(tgi):
-    both = {"other": ("tgi.v0", GOOD.format(name="good")), "good": PLUGINS["good"]}
+    both = {"other": ("tgi.v1", GOOD.format(name="good")), "good": PLUGINS["good"]}
     status, said, _ = tgi(both, "plugins")
     assert status == 0
     assert "device 'good' is offered by good and other; uninstall one, or pass --disable-plugin good or" in said
@@ -105,7 +105,7 @@ def test_two_vendors_of_one_device_are_told_apart(tgi):
 
 
 def test_two_devices_that_can_be_used_need_a_choice(tgi):
-    plugins = {name: ("tgi.v0", GOOD.format(name=name)) for name in ("one", "two")}
+    plugins = {name: ("tgi.v1", GOOD.format(name=name)) for name in ("one", "two")}
     _, said, _ = tgi(plugins, "plugins")
     assert "`tgi serve` would stop: several devices can be used; choose with --device" in said
 

@@ -3,7 +3,7 @@
 import pluggy
 
 PROJECT = "tgi"
-API_VERSION = 0
+API_VERSION = 1
 ENTRY_POINT_GROUP = f"{PROJECT}.v{API_VERSION}"
 
 hookspec = pluggy.HookspecMarker(PROJECT)
