@@ -70,3 +70,28 @@ def test_sums_are_taken_in_the_order_of_ranks_where_asked_for(tmp_path):
     command = [sys.executable, "-c", SUM_IN_ORDER]
     ranks = [subprocess.Popen([*command, str(rank), f"file://{tmp_path}/store"]) for rank in range(3)]
     assert [rank.wait(100) for rank in ranks] == [0, 0, 0]
+
+
+class OnTheHost:
+    """A tensor that a group has to bring to its device."""
+
+    def to(self, device):
+        assert device.type == "cpu"
+        return torch.tensor([1, 2])
+
+    def copy_(self, other):
+        self.tokens = other.tolist()
+        return self
+
+
+def test_what_is_elsewhere_is_brought_to_the_device_of_the_group_and_back(tmp_path, monkeypatch):
+    """As where tokens are chosen on the host, and ranks meet on their cards."""
+    monkeypatch.setattr(dist, "broadcast", lambda x, source: x.copy_(torch.tensor([7, 8])))
+    group = TorchGroup(1, 2, f"file://{tmp_path}/store")
+    group._device = torch.device("cpu")
+    host = OnTheHost()
+    assert group.from_first(host) is host
+    assert host.tokens == [7, 8]
+    here = torch.tensor([1, 2])
+    assert group.from_first(here) is here
+    assert here.tolist() == [7, 8]

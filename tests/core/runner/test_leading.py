@@ -21,6 +21,10 @@ class Noting(Runner, Handle):
         self.notes.append(("submit", plan))
         return self
 
+    def warm_up(self, info, progress):
+        self.notes.append(("warm up", info))
+        progress(1.0, "all")
+
     def prepare(self):
         self.notes.append("prepare")
         return True
@@ -66,6 +70,13 @@ def test_results_may_be_waited_for(own, leading):
     own.notes.clear()
     assert handle.result() == StepResult([])
     assert own.notes == ["waiting", "result", "waited"]
+
+
+def test_all_warm_up_for_the_same_engine(own, leading):
+    told, info = [], object()
+    leading.warm_up(info, lambda fraction, detail: told.append(detail))
+    assert own.notes == ["waiting", ("tell", info), ("warm up", info), "waited"]
+    assert told == ["all"]
 
 
 def test_all_prepare_at_the_same_place(own, leading):

@@ -139,8 +139,9 @@ class TorchGroup(Group):
         return out
 
     def from_first(self, x: Tensor) -> Tensor:
-        dist.broadcast(x, 0)
-        return x
+        there = x.to(self._device)  # libraries of collectives know the memory of their own device only
+        dist.broadcast(there, 0)
+        return x if there is x else x.copy_(there)
 
     def least(self, value: int) -> int:
         values = torch.tensor([value], dtype=torch.int64, device=self._device)

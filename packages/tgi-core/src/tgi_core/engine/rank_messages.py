@@ -11,6 +11,7 @@ from typing import IO
 import msgspec
 
 from tgi_core.config import EngineConfig
+from tgi_core.stats import EngineInfo
 from tgi_core.step import StepPlan
 
 LENGTH_BYTES = 4  #: of a frame's length, little-endian, in front of it
@@ -28,6 +29,12 @@ class Run(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Rank 0: run this step, as I do."""
 
     plan: StepPlan
+
+
+class WarmUp(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Rank 0: make ready for all shapes that steps of this engine may have, as I do."""
+
+    info: EngineInfo
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -60,7 +67,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
     error: str  #: for a person
 
 
-ToRank = Begin | Run | Prepare | Calibrate | Calibrated | End
+ToRank = Begin | Run | WarmUp | Prepare | Calibrate | Calibrated | End
 FromRank = Built | Loaded | Failed
 
 encode = msgspec.msgpack.Encoder().encode

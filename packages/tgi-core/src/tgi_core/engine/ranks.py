@@ -35,12 +35,14 @@ from tgi_core.engine.rank_messages import (
     Prepare,
     Run,
     ToRank,
+    WarmUp,
     decode_from_rank,
     encode,
     read_frame,
     write_frame,
 )
 from tgi_core.errors import RankLost, RanksApart, TGIError
+from tgi_core.stats import EngineInfo
 from tgi_core.step import StepPlan
 from tgi_core.weights.source import ModelFiles
 
@@ -124,13 +126,16 @@ class Ranks:
         for member in self._members:
             self._send_frame(member, frame)
 
-    def lead(self, plan: StepPlan | None) -> None:
-        """Let every rank run a plan, or with None prepare for more.
+    def lead(self, what: StepPlan | EngineInfo | None) -> None:
+        """Let every rank run a plan, warm up for an engine, or with None prepare for more.
 
         Raises:
             RankLost: one is gone.
         """
-        self.tell(Run(plan) if plan else Prepare())
+        if isinstance(what, StepPlan):
+            self.tell(Run(what))
+        else:
+            self.tell(WarmUp(what) if what else Prepare())
 
     def check(self) -> None:
         """Look whether all ranks live.

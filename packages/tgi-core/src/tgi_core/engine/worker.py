@@ -29,6 +29,7 @@ from tgi_core.engine.rank_messages import (
     Prepare,
     Run,
     ToRank,
+    WarmUp,
     decode_to_rank,
     encode,
     read_frame,
@@ -134,6 +135,8 @@ def obey(rank0: RankZero, parts: Parts) -> None:
     while not isinstance(order := rank0.next_order(), End | Calibrated):
         if isinstance(order, Run):
             in_flight.append(parts.runner.submit(order.plan))
+        elif isinstance(order, WarmUp):
+            parts.runner.warm_up(order.info, lambda fraction, detail: None)
         elif isinstance(order, Prepare):
             parts.runner.prepare()
         elif isinstance(order, Calibrate):

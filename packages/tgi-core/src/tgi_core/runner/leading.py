@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from tgi_core.runner.base import Handle, Runner
+from tgi_core.stats import EngineInfo
 from tgi_core.step import StepPlan, StepResult
 
 
@@ -13,12 +14,16 @@ class LeadingRunner(Runner):
     """Runs what another runner does, on all ranks at the same time.
 
     Args:
-        tell: sends a plan to the other ranks, or with None that they prepare; does not wait for them.
+        tell: sends a plan to the other ranks, with what the engine is that they warm up for it, or with None that they
+            prepare; does not wait for them.
         waiting: around all that may wait for other ranks; raises what became of them in place of other errors.
     """
 
     def __init__(
-        self, own: Runner, tell: Callable[[StepPlan | None], None], waiting: Callable[[], AbstractContextManager[None]]
+        self,
+        own: Runner,
+        tell: Callable[[StepPlan | EngineInfo | None], None],
+        waiting: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self.own, self._tell, self._waiting = own, tell, waiting
 
@@ -26,6 +31,11 @@ class LeadingRunner(Runner):
         with self._waiting():
             self._tell(plan)
             return _LedHandle(self.own.submit(plan), self._waiting)
+
+    def warm_up(self, info: EngineInfo, progress: Callable[[float, str], None]) -> None:
+        with self._waiting():
+            self._tell(info)
+            self.own.warm_up(info, progress)
 
     def prepare(self) -> bool:
         with self._waiting():
