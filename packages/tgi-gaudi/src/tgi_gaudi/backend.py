@@ -77,6 +77,10 @@ class GaudiBackend(StaticBackend):
         ConfigError: an environment variable says what cannot be.
     """
 
+    collectives = "hccl"
+    #: without it sums over cards are no part of a graph
+    collectives_environment = {"PT_HPU_ENABLE_LAZY_COLLECTIVES": "true"}  # noqa: RUF012 - never written
+
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.settings = read_settings()
         if self.settings.enable_hpu_graph and self.settings.lazy_mode:
@@ -85,6 +89,9 @@ class GaudiBackend(StaticBackend):
             raise ConfigError(
                 "QUANT_CONFIG: float8 needs Intel Neural Compressor; pip install neural_compressor_pt, or leave it out"
             )
+        if size > 1:  # before the process takes a card
+            hccl = importlib.import_module("habana_frameworks.torch.distributed.hccl")
+            hccl.initialize_distributed_hpu(world_size=size, rank=rank, local_rank=rank)
         self._core = importlib.import_module("habana_frameworks.torch.core")
         self._hpu = importlib.import_module("habana_frameworks.torch.hpu")
         self.capabilities = capabilities_for(self.settings)

@@ -129,6 +129,11 @@ def why_core(config: ModelConfig, settings: GaudiSettings) -> str:
     return next((f"{exemption.where}: optimum-habana's {exemption.wrong}" for exemption in found), "")
 
 
+def why_divided(cards: int) -> str:
+    """Why core's model runs any one over so many cards; "" on one."""
+    return f"divided over {cards} cards: optimum-habana's is whole" if cards > 1 else ""
+
+
 def gaudi_models() -> tuple[ModelSpec, ...]:
     """Core's families, as they run here."""
     return tuple(spec for family in FAMILIES for spec in _on_gaudi(family))

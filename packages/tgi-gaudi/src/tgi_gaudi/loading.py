@@ -15,7 +15,7 @@ from tgi_core.model_config import ModelConfig
 from tgi_core.models.base import LanguageModel
 from tgi_core.models.families import FAMILIES
 from tgi_core.plugins.specs import resolve
-from tgi_gaudi.families import why_core
+from tgi_gaudi.families import why_core, why_divided
 from tgi_gaudi.float8 import quantize
 from tgi_gaudi.optimum.model import SlotModel
 from tgi_gaudi.settings import read_settings
@@ -31,7 +31,7 @@ def load_model(config: ModelConfig, build: BuildContext) -> LanguageModel:
         DeviceUnavailable: optimum-habana cannot be imported.
     """
     settings = read_settings()
-    if why := why_core(config, settings):
+    if why := why_core(config, settings) or why_divided(build.group.size):
         return _core_model(config, build, why)
     adapt_transformers()
     try:
