@@ -8,7 +8,16 @@ from tgi_core.models.select import select_model
 from tgi_core.plugins.manager import load_plugins
 from tgi_core.plugins.specs import DeviceProbe
 from tgi_gaudi import plugin
-from tgi_gaudi.families import EXEMPTIONS, OPTIMUM_ARCHITECTURES, WRONG, gaudi_models, why_core
+from tgi_gaudi.families import (
+    EXEMPTIONS,
+    FLOAT8_ARCHITECTURES,
+    OPTIMUM_ARCHITECTURES,
+    WRONG,
+    gaudi_models,
+    why_core,
+    why_divided,
+    why_not_float8,
+)
 from tgi_gaudi.settings import GaudiSettings
 
 KNOWN = {name: spec for spec in FAMILIES for name in spec.architectures}
@@ -35,6 +44,7 @@ def test_every_architecture_of_core_has_one_way():
 def test_the_table_names_what_there_is_and_nothing_twice():
     assert set(OPTIMUM_ARCHITECTURES) <= set(KNOWN)
     assert set(WRONG) <= set(KNOWN) - set(OPTIMUM_ARCHITECTURES)
+    assert set(FLOAT8_ARCHITECTURES) <= set(OPTIMUM_ARCHITECTURES)
     assert {name for exemption in EXEMPTIONS for name in exemption.architectures} <= set(OPTIMUM_ARCHITECTURES)
 
 
@@ -73,6 +83,25 @@ def test_configurations_that_core_runs(architecture, raw, settings, why):
     found = why_core(config(architecture, **raw), settings)
     assert found.startswith(why)
     assert bool(found) == bool(why)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings", "why"),
+    [
+        ("LlamaForCausalLM", GaudiSettings(), ""),
+        ("LlamaForCausalLM", FLASH, "flash attention in float8 has not been compared"),
+        ("MixtralForCausalLM", GaudiSettings(), "MixtralForCausalLM in float8 has not been compared"),
+    ],
+)
+def test_what_runs_in_float8(architecture, settings, why):
+    found = why_not_float8(config(architecture), settings)
+    assert found.startswith(why)
+    assert bool(found) == bool(why)
+
+
+def test_a_model_over_several_cards_is_core_s():
+    assert why_divided(1) == ""
+    assert why_divided(2) == "divided over 2 cards: optimum-habana's is whole"
 
 
 def test_the_report_says_how_each_family_runs_and_calls_none_optimised(plugins):

@@ -16,6 +16,7 @@ from tgi_gaudi.settings import GaudiSettings
 
 TARGET = "tgi_gaudi.loading:load_model"
 OTHERWISE = "says something else than transformers"
+NOT_COMPARED_IN_FLOAT8 = "has not been compared with the compressor's own"
 NOT_COMPARED = "has no such name, or has not been compared with transformers"
 
 #: architectures that optimum-habana runs; of all others core's models are run
@@ -23,6 +24,12 @@ OPTIMUM_ARCHITECTURES = (
     "FalconForCausalLM", "GPT2LMHeadModel", "GPTNeoXForCausalLM", "LlamaForCausalLM", "MistralForCausalLM",
     "MixtralForCausalLM", "MptForCausalLM", "PhiForCausalLM", "Qwen2ForCausalLM", "Qwen2MoeForCausalLM",
     "Qwen3ForCausalLM", "Qwen3MoeForCausalLM", "StableLmForCausalLM", "Starcoder2ForCausalLM",
+)  # fmt: skip
+
+#: those of them whose tokens in float8 were compared with Intel Neural Compressor's own
+FLOAT8_ARCHITECTURES = (
+    "GPTNeoXForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "MptForCausalLM", "PhiForCausalLM",
+    "Qwen2ForCausalLM", "Qwen3ForCausalLM",
 )  # fmt: skip
 
 #: architecture -> what is wrong with optimum-habana's model
@@ -132,6 +139,17 @@ def why_core(config: ModelConfig, settings: GaudiSettings) -> str:
 def why_divided(cards: int) -> str:
     """Why core's model runs any one over so many cards; "" on one."""
     return f"divided over {cards} cards: optimum-habana's is whole" if cards > 1 else ""
+
+
+def why_not_float8(config: ModelConfig, settings: GaudiSettings) -> str:
+    """Why optimum-habana's model is not run in float8; "" if it is."""
+    if config.architecture not in FLOAT8_ARCHITECTURES:
+        return f"{config.architecture} in float8 {NOT_COMPARED_IN_FLOAT8}; leave it out, or serve one of " + ", ".join(
+            FLOAT8_ARCHITECTURES
+        )
+    if settings.use_flash_attention:
+        return f"flash attention in float8 {NOT_COMPARED_IN_FLOAT8}; leave USE_FLASH_ATTENTION out"
+    return ""
 
 
 def gaudi_models() -> tuple[ModelSpec, ...]:

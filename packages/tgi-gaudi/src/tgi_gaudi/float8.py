@@ -8,12 +8,17 @@ from typing import Any
 
 from tgi_core.errors import ConfigError
 
+MEASURES = (
+    "QUANT_CONFIG={}: it measures, which is done before a model is served, with optimum-habana's "
+    "examples/text-generation/run_lm_eval.py; then serve with a configuration whose mode is QUANTIZE"
+)
+
 
 def quantize(model: Any, config: Path) -> Any:
-    """The model with layers that multiply in float8, or that measure for it, as the configuration's mode says.
+    """The model with layers that multiply in float8, by what was measured before.
 
     Raises:
-        ConfigError: the compressor is missing, or does not take the configuration.
+        ConfigError: the compressor is missing, does not take the configuration, or is asked to measure.
     """
     try:
         compressor = importlib.import_module("neural_compressor.torch.quantization")
@@ -24,7 +29,11 @@ def quantize(model: Any, config: Path) -> Any:
         ) from error
     try:
         settings = compressor.FP8Config.from_json_file(str(config))
-        model = compressor.prepare(model, settings) if settings.measure else compressor.convert(model, settings)
+        if settings.measure:
+            raise ConfigError(MEASURES.format(config))
+        model = compressor.convert(model, settings)
+    except ConfigError:
+        raise
     except Exception as error:  # anything may go wrong in another package's code
         raise ConfigError(f"QUANT_CONFIG={config}: {type(error).__name__}: {error}") from error
     importlib.import_module("habana_frameworks.torch.core").hpu_initialize(model, mark_only_scales_as_const=True)

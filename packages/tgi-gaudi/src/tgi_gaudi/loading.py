@@ -15,7 +15,7 @@ from tgi_core.model_config import ModelConfig
 from tgi_core.models.base import LanguageModel
 from tgi_core.models.families import FAMILIES
 from tgi_core.plugins.specs import resolve
-from tgi_gaudi.families import why_core, why_divided
+from tgi_gaudi.families import why_core, why_divided, why_not_float8
 from tgi_gaudi.float8 import quantize
 from tgi_gaudi.optimum.model import SlotModel
 from tgi_gaudi.settings import read_settings
@@ -27,12 +27,14 @@ def load_model(config: ModelConfig, build: BuildContext) -> LanguageModel:
     """The model of a folder: optimum-habana's, or core's where that is wrong for such a configuration.
 
     Raises:
-        ConfigError: QUANT_CONFIG asks for float8, which core's has not.
+        ConfigError: QUANT_CONFIG asks for float8, which such a model has not.
         DeviceUnavailable: optimum-habana cannot be imported.
     """
     settings = read_settings()
     if why := why_core(config, settings) or why_divided(build.group.size):
         return _core_model(config, build, why)
+    if settings.quant_config is not None and (why := why_not_float8(config, settings)):
+        raise ConfigError(f"QUANT_CONFIG: {why}")
     adapt_transformers()
     try:
         own = _load(config, build)

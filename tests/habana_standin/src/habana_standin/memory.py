@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+BYTES = torch.uint8
 HPU, HOST = torch.device("hpu"), torch.device("cpu")
 #: may have tensors of both
 CROSSING = {"to", "copy_", "cpu", "__set__", "__getitem__", "__setitem__", "_has_compatible_shallow_copy_type"}
@@ -30,6 +31,9 @@ class HostMemory(TorchFunctionMode):
         tensors = _tensors((args, kwargs))
         if name not in CROSSING:
             _check(name, tensors)
+        if name == "index_copy_" and args[0].dtype.itemsize == 1:  # of float8 too, which the host does not copy so
+            args[0].view(BYTES).index_copy_(*args[1:3], args[3].view(BYTES))
+            return args[0]
         result = func(*_hosted(args), **_hosted(kwargs))
         if name == "__set__":
             _flag(args[0], is_on_hpu(args[1]))

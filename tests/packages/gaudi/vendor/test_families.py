@@ -190,13 +190,6 @@ def test_a_step_that_fails_costs_its_sequence_only(checkpoints, make, monkeypatc
     assert tokens[1] == checkpoints[1]["llama"][1][:4]
 
 
-def test_float8_without_the_compressor_is_refused(checkpoints, make, tmp_path):
-    config = tmp_path / "quant.json"
-    config.write_text("{}")
-    with pytest.raises(ConfigError, match="float8 needs Intel Neural Compressor"):
-        make("llama", {"QUANT_CONFIG": str(config)})
-
-
 def test_slots_that_do_not_fit_into_memory_are_refused(make):
     with pytest.raises(ConfigError, match="lower --max-total-tokens or --max-batch-size"):
         make("llama", max_total_tokens=500, max_batch_size=2000)

@@ -46,3 +46,5 @@ CHECKPOINTS = {
 }
 PROMPTS = [[(7 * i + j * j) % VOCABULARY for j in range(length)] for i, length in enumerate((3, 12, 33, 17, 40, 16, 7))]
 LENGTHS = (30, 9, 50, 3, 21, 1, 40)
+FLOAT8 = ("gpt_neox", "llama", "mistral", "mpt", "phi", "qwen2", "qwen3")
+FLOAT8_TOKENS = 8  #: after each prompt

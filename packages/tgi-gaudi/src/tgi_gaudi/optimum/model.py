@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,14 @@ from tgi_gaudi.shapes import up_to_multiple
 
 TRIED = 4  #: tokens
 SLACK = 128  #: columns, where prompts are padded to the longest
+
+
+class Part(NamedTuple):
+    """What a layer keeps of a token as keys, or as values."""
+
+    heads: int
+    size: int  #: of each
+    dtype: torch.dtype  #: float8 where the model quantises them
 
 
 class SlotModel(LanguageModel):
@@ -55,8 +63,8 @@ class SlotModel(LanguageModel):
         }
         self._options = {name: value for name, value in wanted.items() if name in known}
         self._takes_positions = "position_ids" in known
-        self._heads = self._tried()
-        self.token_bytes = sum(heads * size for heads, size in self._heads) * build.dtype.itemsize
+        self._parts = self._tried()
+        self.token_bytes = sum(part.heads * part.size * part.dtype.itemsize for part in self._parts)
         self.note = f"optimum-habana's {type(own).__name__}"
 
     def load_weights(self, reader: WeightReader, progress: Callable[[float], None] = lambda fraction: None) -> None:
@@ -76,8 +84,8 @@ class SlotModel(LanguageModel):
         widen_tables(self.own, self.columns)
         #: of each layer, then of its keys and values: [slots + 1, Hkv, columns, D]; the last slot is spare
         self.cache = tuple(
-            tuple(self._zeros(slots + 1, heads, self.columns, size) for heads, size in pair)
-            for pair in zip(self._heads[::2], self._heads[1::2], strict=True)
+            tuple(self._zeros(part, slots + 1) for part in pair)
+            for pair in zip(self._parts[::2], self._parts[1::2], strict=True)
         )
 
     def read(self, ids: Tensor, mask: Tensor, positions: Tensor, **options: Any) -> tuple[Tensor, Any]:
@@ -116,24 +124,25 @@ class SlotModel(LanguageModel):
         output = self.own(input_ids=ids, attention_mask=mask, **given)
         return output.logits, output.past_key_values
 
-    def _zeros(self, *shape: int) -> Tensor:
-        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+    def _zeros(self, part: Part, slots: int) -> Tensor:
+        return torch.zeros(slots, part.heads, self.columns, part.size, dtype=part.dtype, device=self.device)
 
     @torch.inference_mode()
-    def _tried(self) -> list[tuple[int, int]]:
-        """(heads, their size) of each layer's keys, and of its values, in turn."""
+    def _tried(self) -> list[Part]:
+        """Of each layer's keys, and of its values, in turn."""
         ids = torch.ones(1, TRIED, dtype=torch.int64, device=self.device)
         positions = torch.arange(TRIED, device=self.device)[None]
         name = type(self.own).__name__
         try:
             _, past = self.read(ids, ids, positions)
             found = [part for layer in past for part in layer[:2]]
-            shapes = [(int(part.shape[1]), int(part.shape[3])) for part in found]
+            parts = [Part(int(part.shape[1]), int(part.shape[3]), part.dtype) for part in found]
         except Exception as error:  # anything may go wrong in another package's code
             raise UnsupportedModel(f"optimum-habana's {name} does not run on a few tokens: {error}") from error
-        if any(tuple(part.shape) != (1, heads, TRIED, size) for part, (heads, size) in zip(found, shapes, strict=True)):
+        expected = [(1, part.heads, TRIED, part.size) for part in parts]
+        if [tuple(part.shape) for part in found] != expected:
             raise UnsupportedModel(f"optimum-habana's {name} keeps its past in another layout")
-        return shapes
+        return parts
 
 
 def widen_tables(own: Any, columns: int) -> None:

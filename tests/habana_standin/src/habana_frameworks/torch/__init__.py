@@ -3,8 +3,11 @@
 Names and signatures are those of HabanaAI's gaudi-pytorch-bridge, which is public (Apache-2.0).
 """
 
+import torch
 from habana_standin.memory import take_over
 
 take_over()
 
 from . import operators, core, hpu, utils  # noqa: E402, F401, I001
+
+torch.hpu = hpu

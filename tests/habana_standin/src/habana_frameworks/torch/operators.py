@@ -2,6 +2,8 @@
 
 import torch
 
+from . import float8
+
 _library = torch.library.Library("hpu", "DEF")
 _MOE = (
     "Tensor hidden_states, Tensor expert_routing_table, Tensor router_weights, {}Tensor[] w3, bool permuted_weights, "
@@ -42,3 +44,5 @@ for _name, _function in {
     "rotary_pos_embedding": _rotary,
 }.items():
     _library.impl(_name, _function, "CompositeExplicitAutograd")
+
+float8.define(_library)
