@@ -18,6 +18,7 @@ from tgi_neuron.families import OWN_MODELS, longest, why_not_on_device, why_unfi
 from tgi_neuron.probe import probe
 
 LLAMA = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "max_position_embeddings": 512}
+LLAMA4 = {"model_type": "llama4_text", "num_hidden_layers": 4}
 
 
 @pytest.fixture
@@ -58,6 +59,12 @@ def test_the_matrix_says_which_run(plugins, monkeypatch, host):
         ({"rope_scaling": {"type": "longrope"}}, "rotary embeddings that change with the length"),
         ({"model_type": "qwen2", "rope_parameters": {"rope_type": "yarn"}}, "scaled rotary embeddings"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantised weights"),
+        (LLAMA4, "layers without rotary embeddings"),
+        ({**LLAMA4, "no_rope_layers": [1, 1, 1, 0]}, "layers without rotary embeddings"),
+        ({**LLAMA4, "no_rope_layers": [1, 1, 1, 1]}, ""),
+        ({**LLAMA4, "no_rope_layers": [], "no_rope_layer_interval": 8}, ""),
+        ({**LLAMA4, "no_rope_layers": [1], "rope_scaling": {"rope_type": "llama3"}}, ""),
+        ({**LLAMA4, "no_rope_layers": [1], "rope_scaling": {"rope_type": "yarn"}}, "scaled rotary embeddings"),
         ({"model_type": "qwen3_moe"}, "weights of experts that are not normalised"),
     ],
 )
@@ -69,6 +76,8 @@ def test_windows_bound_the_length():
     assert longest(LLAMA) == 512
     assert longest({**LLAMA, "model_type": "phi3", "sliding_window": 128}) == 128
     assert longest({**LLAMA, "model_type": "qwen2", "sliding_window": 128, "use_sliding_window": False}) == 512
+    assert longest({**LLAMA, **LLAMA4, "attention_chunk_size": 128}) == 128
+    assert longest({**LLAMA, **LLAMA4, "max_position_embeddings": 10**6}) == 8192
     assert longest({**LLAMA, "model_type": "qwen2", "sliding_window": 128, "use_sliding_window": True}) == 128
 
 

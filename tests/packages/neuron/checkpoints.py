@@ -11,8 +11,12 @@ from tgi_core.testing import tiny
 from tgi_core.testing.tiny import VOCABULARY, make_checkpoint
 
 tiny.FAMILIES["smollm3"] = {**tiny.FAMILIES["llama"], "num_hidden_layers": 4, "pad_token_id": 0}
+tiny.FAMILIES["llama4_text"] = {
+    **tiny.FAMILIES["llama"], "num_hidden_layers": 4, "head_dim": 16, "pad_token_id": 0, "num_local_experts": 4,
+    "intermediate_size_mlp": 96, "attention_chunk_size": 512,
+}  # fmt: skip
 #: what tiny configurations lack of the families' real ones
-SETTINGS = {"qwen3_moe": {"norm_topk_prob": True}}
+SETTINGS = {"qwen3_moe": {"norm_topk_prob": True}, "llama4_text": {"no_rope_layers": [1] * 4}}
 
 
 def checkpoint(folder, family="llama", **settings):

@@ -12,9 +12,10 @@ from neuronx_distributed.trace.model_builder import CompiledModel
 
 from tgi_core.errors import ConfigError, InvalidRequest, UnsupportedModel
 from tgi_core.sampling_params import SamplingParams
+from tgi_neuron import plan
 from tgi_neuron.runner import NeuronRunner
 
-FAMILIES = ("granite", "llama", "mixtral", "phi3", "qwen2", "qwen3", "qwen3_moe", "smollm3")
+FAMILIES = ("granite", "llama", "llama4_text", "mixtral", "phi3", "qwen2", "qwen3", "qwen3_moe", "smollm3")
 PROMPTS = [prompt_of(seed, length) for seed, length in enumerate((1, 2, 5, 30, 17, 9))]
 
 
@@ -42,6 +43,45 @@ def test_tokens_are_those_of_transformers(tmp_path, monkeypatch, family, samplin
 def test_variants_of_a_family(tmp_path, settings):
     folder = checkpoint(tmp_path, **settings)
     assert texts(open_engine(folder), greedy(8)) == said_by_transformers(folder, PROMPTS, 8)
+
+
+LLAMA4 = {
+    "dense layers among those of experts": {"interleave_moe_layer_step": 2},
+    "two experts": {"num_experts_per_tok": 2},
+    "queries and keys without a norm": {"use_qk_norm": False},
+    "heads of a size of their own": {"head_dim": 32},
+    "biases": {"attention_bias": True},
+}
+
+
+@pytest.mark.parametrize("settings", LLAMA4.values(), ids=LLAMA4)
+def test_variants_of_llama_4(tmp_path, settings):
+    folder = checkpoint(tmp_path, "llama4_text", **settings)
+    assert texts(open_engine(folder), greedy(8)) == said_by_transformers(folder, PROMPTS, 8)
+
+
+def test_scaled_rotary_embeddings_of_llama_4(tmp_path):
+    scaling = {name: value for name, value in LLAMA3.items() if name != "rope_theta"}
+    folder = checkpoint(tmp_path / "scaled", "llama4_text", rope_scaling=scaling)
+    expected = said_by_transformers(folder, PROMPTS, 12)
+    assert expected != said_by_transformers(checkpoint(tmp_path / "plain", "llama4_text"), PROMPTS, 12)
+    assert texts(open_engine(folder), greedy(12)) == expected
+
+
+def test_a_llama_4_with_layers_that_are_not_rotated_would_say_something_else_and_is_refused(tmp_path, monkeypatch):
+    """As all that Meta has published."""
+    folder = checkpoint(tmp_path, "llama4_text", no_rope_layers=[1, 1, 1, 0])
+    with pytest.raises(UnsupportedModel, match="layers without rotary embeddings, which optimum-neuron does not look"):
+        open_engine(folder)
+    monkeypatch.setattr(plan, "why_unfit", lambda config: "")
+    assert texts(open_engine(folder), greedy(8)) != said_by_transformers(folder, PROMPTS, 8)
+
+
+def test_chunks_bound_the_length_of_a_llama_4(tmp_path):
+    folder = checkpoint(tmp_path, "llama4_text", attention_chunk_size=32)
+    engine = open_engine(folder, max_total_tokens=None)
+    assert engine.info.max_total_tokens == 32
+    assert texts(engine, greedy(2)) == said_by_transformers(folder, PROMPTS, 2)
 
 
 LLAMA3 = {

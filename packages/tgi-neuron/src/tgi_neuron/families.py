@@ -16,7 +16,7 @@ OWN_MODELS = "the graphs that are compiled for it are optimum-neuron's, which ha
 FAMILIES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "Granite": (("GraniteForCausalLM",), ""),
     "Llama, Llama 2, Code Llama": (("LlamaForCausalLM", "LLaMAForCausalLM"), ""),
-    "Llama 4": (("Llama4ForCausalLM",), "text only; not tried"),
+    "Llama 4": (("Llama4ForCausalLM",), "text only, of which all layers have rotary embeddings; Meta's have others"),
     "Mixtral": (("MixtralForCausalLM",), ""),
     "Phi-3": (("Phi3ForCausalLM",), "without longrope"),
     "Qwen2": (("Qwen2ForCausalLM",), ""),
@@ -55,13 +55,31 @@ def _rope_type(config: Config) -> str:
     return scaling.get("rope_type", scaling.get("type", "default"))
 
 
+def _computed_by_itself(config: Config) -> tuple[str, ...]:
+    """Kinds of rotary embeddings that a family computes itself."""
+    return ("default", "llama3") if config["model_type"] == "llama4_text" else ("default",)
+
+
 def _window(config: Config) -> int:
-    """Tokens that attention looks back; 0 = all."""
+    """Tokens that attention looks back, or that it has in one chunk; 0 = all."""
+    if config["model_type"] == "llama4_text":
+        return config.get("attention_chunk_size") or LLAMA4_CHUNK
     if config["model_type"].startswith("qwen") and not config.get("use_sliding_window"):
         return 0
     return config.get("sliding_window") or 0
 
 
+def _leaves_some_unrotated(config: Config) -> bool:
+    """Whether layers of a Llama 4 have no rotary embeddings; where nobody says, each fourth has none."""
+    if config["model_type"] != "llama4_text":
+        return False
+    if marks := config.get("no_rope_layers"):
+        return not all(marks)
+    return bool(config["num_hidden_layers"] >= config.get("no_rope_layer_interval", LLAMA4_INTERVAL))
+
+
+LLAMA4_CHUNK, LLAMA4_INTERVAL = 8192, 4  #: what its config.json need not say
+SCALED = frozenset({"granite", "llama", "phi3"})  #: whose rotary embeddings are transformers'
 LLAMA_LIKE = frozenset({"granite", "llama", "mixtral", "phi3", "qwen2"})
 
 #: (what optimum-neuron 0.4.5 does not look at in a checkpoint's config.json, whether it is there)
@@ -76,8 +94,9 @@ UNFIT: tuple[tuple[str, Callable[[Config], object]], ...] = (
     ("rotary embeddings that change with the length", lambda c: _rope_type(c) in {"longrope", "dynamic"}),
     (
         "scaled rotary embeddings",
-        lambda c: c["model_type"] not in {"llama", "granite", "phi3"} and _rope_type(c) != "default",
+        lambda c: c["model_type"] not in SCALED and _rope_type(c) not in _computed_by_itself(c),
     ),
+    ("layers without rotary embeddings", _leaves_some_unrotated),
     (
         "weights of experts that are not normalised",
         lambda c: c["model_type"] == "qwen3_moe" and not c.get("norm_topk_prob"),

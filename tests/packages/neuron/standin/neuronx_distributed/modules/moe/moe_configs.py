@@ -1,3 +1,12 @@
+from dataclasses import dataclass
+
+
+@dataclass
 class RoutedExpertsMLPOpsConfig:
-    def __init__(self, **kwargs):
-        raise NotImplementedError("Llama 4's experts have no stand-in")
+    num_experts: int
+    hidden_size: int
+    intermediate_size: int
+    top_k: int
+    hidden_act: str
+    glu_mlp: bool
+    early_expert_affinity_modulation: bool = False
