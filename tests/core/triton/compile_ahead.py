@@ -251,6 +251,8 @@ def rounded_products(target, dtype):
         constants |= {"BLOCKS": 4096 // block // (1 + halves), "HAS_BIAS": True}
         row = {**constants, "OUTPUTS": rounded.ROW_OUTPUTS, "AT_ONCE": rounded.ROW_BYTES // block}
         compile_one(rounded_tiles.multiply_row, row, target, dtype, known=types)
+        if target == "sm_75":  # whose matrix units Triton does not use: PyTorch multiplies more rows than one
+            continue
         constants |= {"ROWS": tile.rows, "OUTPUTS": tile.outputs, "x_row": 4096, "UPCAST": False}
         constants |= {"STEPS": triton.cdiv(steps, tile.splits), "AT_ONCE": rounded.STEP // block}
         compile_one(rounded_tiles.multiply, constants, target, dtype, tile.warps, tile.stages, types)

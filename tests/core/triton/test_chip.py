@@ -31,6 +31,13 @@ def test_shared_memory_is_what_amd_has_where_properties_do_not_say(properties):
     assert found.shared_bytes == getattr(properties, "shared_memory_per_block_optin", 65536)
 
 
+@pytest.mark.parametrize(("major", "has"), [(7, False), (8, True), (9, True)])
+def test_matrix_units_are_used_from_ampere_on(major, has, monkeypatch):
+    properties = SimpleNamespace(**vars(H100), major=major)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert chip.Chip(torch.device("cuda", 0)).has_matrix_units is has
+
+
 def test_no_decode_is_a_lone_warp_of_64_lanes():
     assert min(tile.warps for tile in (*tiles.BY_LANES[64].decode, *tiles.BY_LANES[64].lonely)) == 2
 

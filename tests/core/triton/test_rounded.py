@@ -1,5 +1,7 @@
 """Products with weights of 4 and 8 bits, in Triton's interpreter."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from tgi_core.kernels.reference import affine
 from tgi_core.kernels.reference import linear as reference
 from tgi_core.triton import rounded
+from tgi_core.triton.chip import Chip
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROWS = (1, 5, 40)
@@ -86,6 +89,18 @@ def test_inputs_are_divided_where_outputs_are_few(rows):
     tile = rounded.tile_of(rows, 512, 86, 128, 132, 1 << 17)
     assert 1 < tile.splits <= rounded.MOST_SPLITS
     assert rounded.tile_of(rows, 1 << 17, 86, 128, 132, 1 << 17).splits == 1
+
+
+@pytest.mark.parametrize(("has", "tiles"), [(True, 1), (False, 0)])
+def test_tiles_are_left_to_chips_whose_matrix_units_triton_uses(has, tiles, monkeypatch):
+    launched = []
+    chip = SimpleNamespace(**{**vars(Chip(torch.device(DEVICE))), "has_matrix_units": has})
+    monkeypatch.setattr(rounded, "chip_of", lambda device: chip)
+    monkeypatch.setattr(rounded.MULTIPLY, "launch", lambda *given: launched.append(given))
+    packed = rounded.linear_int8.pack(drawn(40, 64, dtype=torch.float16))
+    for rows in (1, 5):
+        rounded.linear_int8(drawn(rows, 64, dtype=torch.float16), packed, None)
+    assert len(launched) == tiles
 
 
 def test_rows_of_int8_are_found():

@@ -9,6 +9,7 @@ import torch
 import triton
 
 MEASURED_ARCHITECTURE = 90  #: of CUDA: Hopper
+AMPERE = 8  #: the first compute capability whose matrix units Triton uses; AMD's count higher
 ROW_LANES = 512  #: of a program that has a row of logits to itself
 
 
@@ -18,12 +19,13 @@ class Chip:
     def __init__(self, device: torch.device) -> None:
         if device.type == "cpu":  # Triton's interpreter
             self.multiprocessors, self.shared_bytes, self.interprets = 4, 1 << 18, True
-            self.lanes = 32
+            self.lanes, self.has_matrix_units = 32, True
             return
         properties: Any = torch.cuda.get_device_properties(device)
         self.multiprocessors, self.interprets = int(properties.multi_processor_count), False
         self.shared_bytes = int(getattr(properties, "shared_memory_per_block_optin", 1 << 16))
         self.lanes = int(getattr(properties, "warp_size", 32))  #: of a warp
+        self.has_matrix_units = int(getattr(properties, "major", AMPERE)) >= AMPERE  #: that Triton uses
 
 
 chip_of = cache(Chip)  #: of a device

@@ -97,7 +97,7 @@ class _RoundedLinear:
     """A product with a weight of a few bits."""
 
     def __call__(self, x: Tensor, packed: Rounded, bias: Tensor | None) -> Tensor:
-        if not 0 < len(x) <= MOST_ROWS:
+        if not 0 < len(x) <= (MOST_ROWS if chip_of(x.device).has_matrix_units else 1):
             return F.linear(x, packed.expand(x.dtype), bias)
         x = x if x.stride(1) == 1 else x.contiguous()
         out = torch.empty((len(x), packed.outputs), dtype=x.dtype, device=x.device)
