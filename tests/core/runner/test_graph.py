@@ -62,8 +62,11 @@ def serve(folder, wishes, **settings):
     return engine, found
 
 
-@pytest.mark.parametrize("family", ["llama", "t5"])
-@pytest.mark.parametrize("wishes", [[WISHES[0]] * 3, WISHES], ids=["greedy", "mixed"])
+@pytest.mark.parametrize(
+    ("family", "wishes"),
+    [("llama", [WISHES[0]] * 3), ("llama", WISHES), ("t5", WISHES)],
+    ids=["llama-greedy", "llama-mixed", "t5-mixed"],
+)
 def test_tokens_are_those_of_the_plain_runner(tmp_path, family, wishes, request):
     folder = make_checkpoint(tmp_path, family)
     _, expected = serve(folder, wishes)
