@@ -29,7 +29,9 @@ from tgi_core.plugins.libraries import TorchBuild
 from tgi_core.plugins.manager import load_plugins
 from tgi_core.runner.graph import GraphRunner
 from tgi_core.sampling_params import SamplingParams
+from tgi_core.testing.packed import quantise
 from tgi_core.testing.tiny import VOCABULARY, make_checkpoint
+from tgi_core.triton.rounded import Rounded
 from tgi_rocm import plugin
 from tgi_rocm.probe import probe
 
@@ -188,7 +190,8 @@ def _infinite_numbers():
 
 
 def open_engine(folder, device, **wishes):
-    return Engine(EngineConfig(model_id=str(folder), device=device, dtype="float32", max_batch_size=4, **wishes))
+    wishes = {"dtype": "float32", **wishes}
+    return Engine(EngineConfig(model_id=str(folder), device=device, max_batch_size=4, **wishes))
 
 
 def tokens_of(engine, params):
@@ -234,6 +237,20 @@ def test_deterministic_steps_give_the_same_bits_alone_and_in_a_crowd(tmp_path, h
         assert [(c.token_ids, c.logprobs) for c in crowd] == [(c.token_ids, c.logprobs) for c in alone]
     with pytest.raises(UnsupportedKernel, match=r"no linear_int8 kernel here .* may depend on the rows beside it"):
         open_engine(folder, "rocm", deterministic=True, quantize="int8")
+
+
+@pytest.mark.parametrize("gfx", ["gfx90a", "gfx942"])
+def test_gptq_keeps_its_bits_and_says_the_same(tmp_path, hip, gfx):
+    packed, plain = quantise(make_checkpoint(tmp_path / "llama"), "gptq", any_order=True)
+    hip(gfx)
+    found = []
+    for folder, kept in ((packed, True), (plain, False)):
+        engine = open_engine(folder, "rocm", dtype="float16")
+        weights = [module.packed for module in engine.runner.model.modules() if hasattr(module, "packed")]
+        assert any(isinstance(weight, Rounded) for weight in weights) is kept
+        outputs = engine.generate(PROMPTS, SamplingParams(max_new_tokens=2, ignore_eos=True))
+        found.append([output.logprobs[0] for output in outputs])
+    assert found[0] == pytest.approx(found[1], abs=0.02)
 
 
 # ---- refusals -------------------------------------------------------------------------------------------------------

@@ -1,13 +1,11 @@
 """GPTQ and AWQ checkpoints: tensors packed as their formats say, and the same text as from plain weights."""
 
 import json
-import shutil
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from tgi_core import Engine
 from tgi_core.config import EngineConfig
@@ -16,11 +14,9 @@ from tgi_core.kernels.reference.affine import AffineLinear, expand
 from tgi_core.quantization.awq import Awq, AwqReader
 from tgi_core.quantization.gptq import Gptq, GptqReader
 from tgi_core.sampling_params import SamplingParams
+from tgi_core.testing.packed import awq, gptq, quantise, rounded
 from tgi_core.testing.tiny import make_checkpoint
 from tgi_core.weights.reader import WeightReader
-
-AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]  # of AutoAWQ's packer
-KEPT = ("embed", "wte", "wpe", "lm_head", "norm", "ln_", "gate.weight", "shared")  #: not linear layers, or kept plain
 
 
 class Tensors(WeightReader):
@@ -37,69 +33,21 @@ class Tensors(WeightReader):
         return tensor if dtype is None else tensor.to(dtype)
 
 
-def rounded(weight, bits, group, generator, *, any_order=False):
-    """(levels [N, M], zeros [G, M], scales [G, M] float16, group of each input [N]) of a weight [M, N]."""
-    inputs = weight.shape[1]
-    g_idx = torch.arange(inputs) // (inputs if group == -1 else group)
-    if any_order:
-        g_idx = g_idx[torch.randperm(inputs, generator=generator)]
-    count, most = int(g_idx.max()) + 1, (1 << bits) - 1
-    w = weight.T.float()
-    low, high = (torch.stack([op(w[g_idx == g], 0).values for g in range(count)]) for op in (torch.min, torch.max))
-    scales = ((high - low) / most).clamp(min=1e-4).half()
-    zeros = (-low / scales.float()).round().clamp(1, most).int()
-    levels = (w / scales.float()[g_idx] + zeros[g_idx]).round().clamp(0, most).int()
-    return levels, zeros, scales, g_idx.int()
-
-
-def plain(levels, zeros, scales, g_idx):
-    return ((levels - zeros[g_idx.long()]) * scales.float()[g_idx.long()]).T.contiguous()
-
-
-def pack_words(numbers, bits, order=None):
-    """[n, m] -> [n * bits / 32, m] int32, as the loops of the packers do it."""
-    each = 32 // bits
-    words = np.zeros((len(numbers) // each, numbers.shape[1]), dtype=np.uint32)
-    for word in range(len(words)):
-        for place in range(each):
-            number = numbers[word * each + (order or range(each))[place]].numpy().astype(np.uint32)
-            words[word] |= number << np.uint32(bits * place)
-    return torch.from_numpy(words.view(np.int32).copy())
-
-
-def gptq(layer, levels, zeros, scales, g_idx, bits, *, version=1, ordered=True):
-    stored = zeros - 1 if version == 1 else zeros
-    found = {
-        f"{layer}.qweight": pack_words(levels, bits),
-        f"{layer}.qzeros": pack_words(stored.T, bits).T.contiguous(),
-        f"{layer}.scales": scales,
-    }
-    return found if ordered else {**found, f"{layer}.g_idx": g_idx}
-
-
-def awq(layer, levels, zeros, scales):
-    return {
-        f"{layer}.qweight": pack_words(levels.T, 4, AWQ_ORDER).T.contiguous(),
-        f"{layer}.qzeros": pack_words(zeros.T, 4, AWQ_ORDER).T.contiguous(),
-        f"{layer}.scales": scales,
-    }
-
-
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("any_order", [False, True])
 @pytest.mark.parametrize(("bits", "group"), [(4, 32), (4, -1), (8, 16), (2, 64)])
 def test_gptq_weights_are_what_was_packed(bits, group, any_order, version):
     generator = torch.Generator().manual_seed(0)
     parts = rounded(torch.randn(48, 64, generator=generator), bits, group, generator, any_order=any_order)
-    tensors = Tensors(gptq("a", *parts, bits, version=version, ordered=not any_order) | {"a.bias": torch.ones(48)})
+    tensors = Tensors(gptq("a", parts, bits, version=version, ordered=not any_order) | {"a.bias": torch.ones(48)})
     reader = GptqReader(tensors, bits, group, zeros_less_one=version == 1)
     assert reader.names == {"a.weight", "a.bias"}
     assert reader.shape("a.weight") == (48, 64)
-    assert torch.equal(reader.get("a.weight"), plain(*parts))
-    assert torch.equal(reader.get("a.weight", rows=slice(5, 23)), plain(*parts)[5:23])
+    assert torch.equal(reader.get("a.weight"), parts.plain())
+    assert torch.equal(reader.get("a.weight", rows=slice(5, 23)), parts.plain()[5:23])
     block = torch.empty(10, 20, dtype=torch.bfloat16)
     reader.copy("a.weight", block, (7, 32))
-    assert torch.equal(block, plain(*parts)[7:17, 32:52].bfloat16())
+    assert torch.equal(block, parts.plain()[7:17, 32:52].bfloat16())
     assert torch.equal(reader.get("a.bias", dtype=torch.float64), torch.ones(48).double())
 
 
@@ -107,35 +55,11 @@ def test_gptq_weights_are_what_was_packed(bits, group, any_order, version):
 def test_awq_weights_are_what_was_packed(group):
     generator = torch.Generator().manual_seed(0)
     parts = rounded(torch.randn(48, 64, generator=generator), 4, group, generator)
-    reader = AwqReader(Tensors(awq("a", *parts[:3])), 4, group)
+    reader = AwqReader(Tensors(awq("a", parts)), 4, group)
     assert reader.shape("a.weight") == (48, 64)
-    assert torch.equal(reader.get("a.weight"), plain(*parts))
+    assert torch.equal(reader.get("a.weight"), parts.plain())
     for rows in (slice(0, 8), slice(3, 5), slice(7, 30)):
-        assert torch.equal(reader.get("a.weight", rows=rows), plain(*parts)[rows])
-
-
-def quantise(path, method, *, any_order=False):
-    """Beside a checkpoint, (the same packed, the same rounded and plain)."""
-    generator = torch.Generator().manual_seed(1)
-    packed, plain_folder = path.with_name(f"{path.name}-{method}"), path.with_name(f"{path.name}-plain")
-    for folder in (packed, plain_folder):
-        shutil.copytree(path, folder)
-    tensors = load_file(path / "model.safetensors")
-    stored, unpacked = {}, {}
-    for name, tensor in tensors.items():
-        if tensor.dim() != 2 or any(kept in name for kept in KEPT):
-            stored[name] = unpacked[name] = tensor
-            continue
-        parts, layer = rounded(tensor, 4, 32, generator, any_order=any_order), name.removesuffix(".weight")
-        stored |= gptq(layer, *parts, 4, ordered=False) if method == "gptq" else awq(layer, *parts[:3])
-        unpacked[name] = plain(*parts)
-    assert len(stored) > len(unpacked)
-    save_file(stored, packed / "model.safetensors", {"format": "pt"})
-    save_file(unpacked, plain_folder / "model.safetensors", {"format": "pt"})
-    config = json.loads((path / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": method, "bits": 4, "group_size": 32, "desc_act": any_order}
-    (packed / "config.json").write_text(json.dumps(config))
-    return packed, plain_folder
+        assert torch.equal(reader.get("a.weight", rows=rows), parts.plain()[rows])
 
 
 def answers(path, **wishes):
@@ -180,13 +104,12 @@ def test_codes_are_what_was_packed():
     generator = torch.Generator().manual_seed(0)
     for reader, packer in ((GptqReader, gptq), (AwqReader, awq)):
         parts = rounded(torch.randn(48, 64, generator=generator), 4, 32, generator)
-        more = (4,) if packer is gptq else ()
-        found = reader(Tensors(packer("a", *(parts if more else parts[:3]), *more)), 4, 32)
+        found = reader(Tensors(packer("a", parts, 4) if packer is gptq else packer("a", parts)), 4, 32)
         assert found.keeps_levels("a.weight")
         codes = torch.empty(10, 20, dtype=torch.int32)
         found.copy("a.weight", codes, (7, 32))
-        assert torch.equal(expand(codes, torch.float32), plain(*parts)[7:17, 32:52])
-    tensors = Tensors(gptq("a", *parts, 4) | {"a.scales": parts[2].float(), "b.weight": torch.ones(2, 2)})
+        assert torch.equal(expand(codes, torch.float32), parts.plain()[7:17, 32:52])
+    tensors = Tensors(gptq("a", parts, 4) | {"a.scales": parts.scales.float(), "b.weight": torch.ones(2, 2)})
     kept = GptqReader(tensors, 4, 32)
     assert not kept.keeps_levels("a.weight")
     assert not kept.keeps_levels("b.weight")
@@ -235,7 +158,7 @@ def test_what_cannot_be_read_is_refused_with_a_reason(kind, changes, reason):
 def test_malformed_tensors_are_named(broken):
     generator = torch.Generator().manual_seed(0)
     parts = rounded(torch.randn(32, 64, generator=generator), 4, 32, generator)
-    tensors = gptq("a", *parts, 4, ordered=False)
+    tensors = gptq("a", parts, 4, ordered=False)
     tensors[f"a.{broken}"] = {
         "scales": torch.ones(3, 32), "g_idx": torch.full((64,), 9), "qweight": torch.ones(8, 32)
     }[broken]  # fmt: skip
