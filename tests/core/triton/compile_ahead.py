@@ -244,7 +244,7 @@ def rounded_products(target, dtype):
         types = {name: kind for name, kind in known.items() if name not in gone}
         constants = {"M": outputs, "N": 4096, "BLOCK": block, "FORM": form, "HALVES": halves, "HAS_ORDER": ordered}
         constants |= dict.fromkeys(gone)
-        expanded = {**constants, "OUTPUTS": rounded.EXPANDED_OUTPUTS}
+        expanded = {**constants, "COLUMNS": 4096, "OUTPUTS": rounded.EXPANDED_OUTPUTS}
         compile_one(rounded_tiles.expand, expanded, target, dtype, known=types)
         steps = 4096 // rounded.STEP // (1 + halves)
         tile = rounded.tile_of(rows, outputs, steps, block, MULTIPROCESSORS, SHARED[target])

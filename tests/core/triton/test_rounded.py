@@ -76,12 +76,17 @@ def test_weights_take_as_many_bits_as_they_have():
         assert packed.levels.nbytes * 8 == bits * codes.numel()
 
 
-def test_groups_that_make_no_runs_are_expanded():
-    codes = stored(32, 120, 24, any_order=True)
+@pytest.mark.parametrize(("inputs", "group"), [(120, 24), (1000, 128), (512, 7)])
+def test_groups_of_any_size_keep_their_levels(inputs, group):
+    codes = stored(33, inputs, group, any_order=True)
     packed = rounded.linear_affine.pack(codes, torch.float16)
-    assert torch.equal(packed, affine.expand(codes, torch.float16))
-    x = drawn(3, 120, dtype=torch.float16)
-    assert error(rounded.linear_affine(x, packed, None), F.linear(x.float(), packed.float())) < 1e-3
+    assert packed.block == 16
+    assert sorted(packed.order[packed.order >= 0].tolist()) == list(range(inputs))
+    assert torch.equal(packed.expand(torch.float16), affine.expand(codes, torch.float16))
+    for rows in (1, 3):
+        x = drawn(rows, inputs, dtype=torch.float16)
+        expected = F.linear(x.float(), affine.expand(codes, torch.float32))
+        assert error(rounded.linear_affine(x, packed, None), expected) < 1e-3
 
 
 @pytest.mark.parametrize("rows", [2, 128])

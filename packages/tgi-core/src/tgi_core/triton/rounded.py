@@ -15,7 +15,6 @@ from tgi_core.kernels.reference.linear import GROUP, quantize_groups, quantize_r
 from tgi_core.triton import rounded_tiles
 from tgi_core.triton.chip import chip_of
 from tgi_core.triton.launch import Kernel
-from tgi_core.triton.linear import linear as plain_linear
 from tgi_core.triton.tiles import SHARE
 
 MOST_ROWS = 128  #: from which on expanding a weight costs less than multiplying it in tiles
@@ -53,7 +52,7 @@ class Rounded(NamedTuple):
     first: Tensor | None = None
     second: Tensor | None = None
     scales: Tensor | None = None
-    order: Tensor | None = None  #: [N] int32, the input at each place; None = in order
+    order: Tensor | None = None  #: int32, the input at each place, -1 = none; None = in order
 
     @property
     def block(self) -> int:
@@ -61,9 +60,14 @@ class Rounded(NamedTuple):
         return self.levels.shape[2]
 
     @property
+    def places(self) -> int:
+        """Of inputs, with those that have none."""
+        return self.inputs if self.order is None else len(self.order)
+
+    @property
     def constants(self) -> dict[str, Any]:
         """What kernels are compiled for."""
-        shape = {"M": self.outputs, "N": self.inputs, "BLOCK": self.block}
+        shape = {"M": self.outputs, "N": self.places, "BLOCK": self.block}
         return {**shape, "FORM": self.form, "HALVES": self.halves, "HAS_ORDER": self.order is not None}
 
     @property
@@ -74,8 +78,9 @@ class Rounded(NamedTuple):
     def expand(self, dtype: torch.dtype) -> Tensor:
         """[M, N]"""
         out = torch.empty((self.outputs, self.inputs), dtype=dtype, device=self.levels.device)
-        grid = triton.cdiv(self.inputs, self.block), triton.cdiv(self.outputs, EXPANDED_OUTPUTS), 1
-        EXPAND.launch(grid, (*self.tensors, out), {**self.constants, "OUTPUTS": EXPANDED_OUTPUTS})
+        grid = triton.cdiv(self.places, self.block), triton.cdiv(self.outputs, EXPANDED_OUTPUTS), 1
+        constants = {**self.constants, "COLUMNS": self.inputs, "OUTPUTS": EXPANDED_OUTPUTS}
+        EXPAND.launch(grid, (*self.tensors, out), constants)
         return out
 
 
@@ -166,31 +171,25 @@ class Int4Linear(_RoundedLinear):
 
 
 class AffineLinear(_RoundedLinear):
-    """See `Kernels.linear_affine`; a weight whose groups do not make runs is expanded."""
+    """See `Kernels.linear_affine`."""
 
     keeps_levels: ClassVar[bool] = True
 
-    def pack(self, codes: Tensor, dtype: torch.dtype) -> Rounded | Tensor:
-        found = affine.decode(codes)
+    def pack(self, codes: Tensor, dtype: torch.dtype) -> Rounded:
         meaning = codes & ~255
         block, order = _block(meaning), None
         if block is None:
-            order = _by_meaning(meaning)
-            block = _block(meaning[:, order])
-        if block is None:
-            return affine.expand(codes, dtype)
-        levels, zeros, scales = found if order is None else (part[:, order] for part in found)
-        halves = int(levels.max()) < 16
-        packed = _in_halves(levels, block) if halves else _in_runs(levels, block)
-        zeros, scales = (_of_runs(part[:, ::block], packed) for part in (zeros, scales))
+            sorted_inputs = _by_meaning(meaning)
+            block = _block(meaning[:, sorted_inputs])
+            order = sorted_inputs if block else _with_gaps(meaning, sorted_inputs, BLOCKS[-1])
+            block = block or BLOCKS[-1]
+        found = affine.decode(codes if order is None else codes[:, order.clamp(min=0)])
+        halves = int(found.levels.max()) < 16
+        packed = _in_halves(found.levels, block) if halves else _in_runs(found.levels, block)
+        zeros, scales = (_of_runs(part[:, ::block], packed) for part in (found.zeros, found.scales))
         outputs, inputs = codes.shape
         order = None if order is None else order.int()
         return Rounded("affine", outputs, inputs, packed, halves, zeros, scales, order=order)
-
-    def __call__(self, x: Tensor, packed: Rounded | Tensor, bias: Tensor | None) -> Tensor:
-        if isinstance(packed, Tensor):
-            return plain_linear(x, packed, bias)
-        return super().__call__(x, packed, bias)
 
 
 def _in_runs(levels: Tensor, block: int, step: int = STEP) -> Tensor:
@@ -220,6 +219,18 @@ def _by_meaning(meaning: Tensor) -> Tensor:
     generator = torch.Generator("cpu").manual_seed(0)
     mixed = torch.randint(1, 1 << 62, (len(meaning), 1), generator=generator, device="cpu").to(meaning.device)
     return (meaning.long() * mixed).sum(0).argsort(stable=True)
+
+
+def _with_gaps(meaning: Tensor, order: Tensor, block: int) -> Tensor:
+    """An order by meaning, with -1 behind the inputs of each so that the next ones begin at a multiple of block."""
+    changes = (meaning[:, order[1:]] != meaning[:, order[:-1]]).any(0)
+    group = F.pad(changes.cumsum(0), (1, 0))
+    sizes = group.bincount()
+    taken = -(-sizes // block) * block
+    shift = (taken.cumsum(0) - taken) - (sizes.cumsum(0) - sizes)
+    out = torch.full((int(taken.sum()),), -1, device=order.device)
+    out[torch.arange(len(order), device=order.device) + shift[group]] = order
+    return out
 
 
 linear_int8, linear_int4, linear_affine = Int8Linear(), Int4Linear(), AffineLinear()

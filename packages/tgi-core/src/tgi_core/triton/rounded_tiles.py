@@ -8,6 +8,7 @@ A run is BLOCK neighbouring inputs, which share what their levels mean:
 
 Levels lie run by run [R, M, BLOCK]; those of 4 bits two runs together [R / 2, M, BLOCK], the first in the low bits.
 What they mean lies beside them, two tensors [R, M]; int8 and int4 are multiplied by a scale of each output at the end.
+Where inputs have another order, it names the one at each of N places; -1 = none, where runs are longer than groups.
 """
 
 from __future__ import annotations
@@ -20,6 +21,16 @@ from tgi_core.triton.scores import product
 
 TWO_TO_23 = tl.constexpr(8388608.0)  #: whose last bit is worth 1 in float32
 TWO_TO_23_BITS = tl.constexpr(0x4B000000)
+
+
+@triton.jit
+def inputs_at(order, n, N: tl.constexpr, HAS_ORDER: tl.constexpr):
+    """Places n -> the inputs there, and whether there are any."""
+    column, there = n, n < N
+    if HAS_ORDER:
+        column = tl.load(order + n, mask=there, other=-1)
+        there = column >= 0
+    return column, there
 
 
 @triton.jit
@@ -57,9 +68,7 @@ def row_runs(
     FORM: tl.constexpr, HAS_ORDER: tl.constexpr,
 ):  # fmt: skip
     """levels [M', R', BLOCK] of some runs [R'] -> each multiplied with its number of x [N]: [M', R', BLOCK]"""
-    n = run[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
-    inside = n < N
-    column = tl.load(order + n, mask=inside, other=0) if HAS_ORDER else n
+    column, inside = inputs_at(order, run[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :], N, HAS_ORDER)
     a = tl.load(x + column, mask=inside, other=0.0).to(tl.float32)
     at = run[None, :] * M + m[:, None]
     seen = there[:, None] & (run * BLOCK < N)[None, :]
@@ -114,9 +123,7 @@ def run_product(
     BLOCK: tl.constexpr, FORM: tl.constexpr, HAS_ORDER: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """levels [M', BLOCK] of a run -> their product with x [ROWS, N]: [M', ROWS]"""
-    n = run * BLOCK + tl.arange(0, BLOCK)
-    inside = n < N
-    column = tl.load(order + n, mask=inside, other=0) if HAS_ORDER else n
+    column, inside = inputs_at(order, run * BLOCK + tl.arange(0, BLOCK), N, HAS_ORDER)
     a = tl.load(x + row[None, :] * x_row + column[:, None], mask=inside[:, None] & given[None, :], other=0.0)
     one, other = meaning(first, second, run * M + m, there, FORM)
     w = numbers(levels, one[:, None], other[:, None], FORM)
@@ -188,15 +195,14 @@ def add_splits(parts, out, size, SPLITS: tl.constexpr, BLOCK: tl.constexpr, OVER
 @triton.jit
 def expand(
     levels, first, second, scales, order, out, M: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr,
-    OUTPUTS: tl.constexpr, FORM: tl.constexpr, HALVES: tl.constexpr, HAS_ORDER: tl.constexpr, OVERLAP: tl.constexpr,
+    COLUMNS: tl.constexpr, OUTPUTS: tl.constexpr, FORM: tl.constexpr, HALVES: tl.constexpr, HAS_ORDER: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """The weight itself [M, N]; a program: some outputs of a run."""
+    """The weight itself [M, COLUMNS]; a program: some outputs of a run."""
     follow(OVERLAP)
     run = tl.program_id(0)
     m = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
     there, wide = m < M, m.to(tl.int64)
-    n = run * BLOCK + tl.arange(0, BLOCK)
-    inside = n < N
     at = (run // 2 if HALVES else run).to(tl.int64) * M * BLOCK
     found = tl.load(levels + at + wide[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :], mask=there[:, None], other=0)
     if HALVES:
@@ -204,6 +210,6 @@ def expand(
     one, other = meaning(first, second, run * M + m, there, FORM)
     scale = other if FORM == "affine" else tl.load(scales + m, mask=there, other=0.0)
     w = numbers(found, one[:, None], other[:, None], FORM) * scale[:, None]
-    column = tl.load(order + n, mask=inside, other=0) if HAS_ORDER else n
-    w_there = out + wide[:, None] * N + column[None, :]
+    column, inside = inputs_at(order, run * BLOCK + tl.arange(0, BLOCK), N, HAS_ORDER)
+    w_there = out + wide[:, None] * COLUMNS + column[None, :]
     tl.store(w_there, w.to(out.dtype.element_ty), mask=there[:, None] & inside[None, :])
