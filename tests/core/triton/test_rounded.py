@@ -59,7 +59,7 @@ def test_multiplies_what_the_reference_rounded(name, outputs, inputs, dtype):
 @pytest.mark.parametrize("group", [16, 32, 64, 128, 512])
 def test_multiplies_what_a_checkpoint_stores(group, levels, any_order):
     codes, dtype = stored(48, 512, group, levels=levels, any_order=any_order), torch.float16
-    packed = rounded.linear_affine.pack(codes, dtype)
+    packed = rounded.linear_affine.pack(codes)
     assert packed.block == min(group, rounded.BLOCKS[0])
     assert packed.halves == (levels <= 16)
     assert (packed.order is not None) == (any_order and group < 512)
@@ -72,14 +72,14 @@ def test_multiplies_what_a_checkpoint_stores(group, levels, any_order):
 
 def test_weights_take_as_many_bits_as_they_have():
     for codes, bits in ((stored(64, 1024, 128), 4), (stored(64, 1024, 128, levels=256), 8)):
-        packed = rounded.linear_affine.pack(codes, torch.bfloat16)
+        packed = rounded.linear_affine.pack(codes)
         assert packed.levels.nbytes * 8 == bits * codes.numel()
 
 
 @pytest.mark.parametrize(("inputs", "group"), [(120, 24), (1000, 128), (512, 7)])
 def test_groups_of_any_size_keep_their_levels(inputs, group):
     codes = stored(33, inputs, group, any_order=True)
-    packed = rounded.linear_affine.pack(codes, torch.float16)
+    packed = rounded.linear_affine.pack(codes)
     assert packed.block == 16
     assert sorted(packed.order[packed.order >= 0].tolist()) == list(range(inputs))
     assert torch.equal(packed.expand(torch.float16), affine.expand(codes, torch.float16))

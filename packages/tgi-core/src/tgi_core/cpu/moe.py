@@ -13,7 +13,7 @@ from tgi_core.cpu import kernels
 from tgi_core.cpu.kernels import is_bf16
 from tgi_core.cpu.linear import Packed, native_linear, native_linear_int4, native_linear_int8
 from tgi_core.cpu.native import Expert, library
-from tgi_core.kernels.ops import Activation, Experts, Product
+from tgi_core.kernels.ops import Activation, Experts, LinearKernel
 from tgi_core.kernels.reference import moe as reference
 
 KINDS: dict[Any, int] = {native_linear: 0, native_linear_int8: 1, native_linear_int4: 2}  # of native/moe.cpp
@@ -57,7 +57,7 @@ class NativeExperts:
         return out
 
 
-def experts(linear: Product, activation: Activation, gate_up: Sequence[Any], down: Sequence[Any]) -> Experts:
+def experts(linear: LinearKernel, activation: Activation, gate_up: Sequence[Any], down: Sequence[Any]) -> Experts:
     """See `Kernels.experts`; as the reference does it where products or activation are not compiled."""
     linear = getattr(linear, "direct", linear)
     if linear not in KINDS or activation not in ACTIVATIONS:

@@ -34,18 +34,14 @@ class KernelQuery:
     kv_dtype: str = "model"  #: that keys and values are kept in: "model" | "fp8_e4m3fn" | "fp8_e5m2"
 
 
-class Product(Protocol):
+class LinearKernel(Protocol):
     """A matrix product with a weight that may be stored in the kernel's own layout."""
-
-    def __call__(self, x: Tensor, packed: Any, bias: Tensor | None) -> Tensor:
-        """(x [T, N], packed, bias [M] or None) -> [T, M]"""
-
-
-class LinearKernel(Product, Protocol):
-    """A product with plain weights."""
 
     def pack(self, weight: Tensor) -> Any:
         """weight [M, N] -> what `__call__` takes, a copy: the argument's memory is used again."""
+
+    def __call__(self, x: Tensor, packed: Any, bias: Tensor | None) -> Tensor:
+        """(x [T, N], packed, bias [M] or None) -> [T, M]"""
 
 
 @runtime_checkable
@@ -95,13 +91,13 @@ class GroupedLinearKernel(LinearKernel, Protocol):
         """(weight [M, N], importance of errors at each input [N] float32 or None) -> what `__call__` takes, a copy."""
 
 
-class AffineLinearKernel(Product, Protocol):
-    """A product with weights that a checkpoint keeps as (level - zero) * scale."""
+class AffineLinearKernel(LinearKernel, Protocol):
+    """A linear kernel for weights that a checkpoint keeps as (level - zero) * scale."""
 
     keeps_levels: bool  #: in memory; else they are better read as plain weights
 
-    def pack(self, codes: Tensor, dtype: torch.dtype) -> Any:
-        """(codes [M, N] int32, dtype of x) -> what `__call__` takes, a copy.
+    def pack(self, weight: Tensor) -> Any:
+        """codes [M, N] int32 -> what `__call__` takes, a copy.
 
         A code holds a weight's level in bits 0 to 7, its zero in bits 8 to 15, and its scale, as float16, above them.
         Groups of inputs share zeros and scales, in any order.
@@ -157,9 +153,9 @@ class Kernels:
     linear_affine: AffineLinearKernel
     """As `linear`, of weights that a checkpoint keeps in a few bits (GPTQ, arXiv 2210.17323; AWQ, arXiv 2306.00978)."""
 
-    experts: Callable[[Product, Activation, Sequence[Any], Sequence[Any]], Experts]
-    """(any linear op, gated activation, what it packed of each expert's gate and up [2 M, N], of each one's down
-    [N, M]) -> Experts: down(activation(gate_up(x))) of each (arXiv 2101.03961)."""
+    experts: Callable[[LinearKernel, Activation, Sequence[Any], Sequence[Any]], Experts]
+    """(linear op, gated activation, what it packed of each expert's gate and up [2 M, N], of each one's down [N, M]) ->
+    Experts: down(activation(gate_up(x))) of each (arXiv 2101.03961)."""
 
     greedy: Callable[[Tensor], tuple[Tensor, Tensor]]
     """(logits [B, V]) -> (most likely ids [B] int64, their log-probabilities [B] float32); NaN in a row gives NaN."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tgi_core.kernels.ops import Activation, GatedLinearKernel, Product
+from tgi_core.kernels.ops import Activation, GatedLinearKernel, LinearKernel
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.packing import packing_of
 from tgi_core.model_config import ModelConfig
@@ -64,7 +64,7 @@ class Linear(nn.Module):
         self.parts = [_parts(rows) for rows in sizes]
         self.group, self.dtype, self.affine = build.group, build.dtype, build.kernels.linear_affine
         self.kernel = build.linear
-        self.product: Product  # of what was loaded
+        self.product: LinearKernel  # of what was loaded
         self.packed: Any = None
         self.bias: Tensor | None = None
 
@@ -90,7 +90,7 @@ class Linear(nn.Module):
                     sibling.copy("bias", bias[block.row : block.row + block.size], (outputs,), (block.at,))
         if self.arrange is not None:
             weight, bias = self.arrange(weight), self.arrange(bias) if bias is not None else None
-        self.product, self.packed, self.bias = packing.kernel, packing.pack(weight), bias
+        self.product, self.packed, self.bias = packing.kernel, packing.kernel.pack(weight), bias
 
     def _blocks(self) -> tuple[list[int], list[list[_Block]]]:
         """(stored rows, blocks of this rank) of each stored weight."""

@@ -53,10 +53,10 @@ class SparseMoE(nn.Module):
         for expert in range(self.experts):
             gate_up = source.staging(2 * self.size, self.hidden, packing.staged)
             self._copy_gate_up(source, expert, names, gate_up)
-            all_gate_up.append(packing.pack(gate_up))
+            all_gate_up.append(packing.kernel.pack(gate_up))
             down = source.staging(self.hidden, self.size, packing.staged)
             self._copy_down(source, expert, names, down)
-            all_down.append(packing.pack(down))
+            all_down.append(packing.kernel.pack(down))
         self.run_experts = self.experts_kernel(packing.kernel, self.activation, all_gate_up, all_down)
 
     def _copy_gate_up(self, source: Source, expert: int, names: tuple[str, str, str], out: Tensor) -> None:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from tgi_core.kernels.ops import AffineLinearKernel, LinearKernel, Product
+from tgi_core.kernels.ops import AffineLinearKernel, LinearKernel
 
 
 class Packing(NamedTuple):
     """For matrices that a kernel multiplies."""
 
-    kernel: Product
-    staged: torch.dtype  #: of `pack`'s argument: the model's, or int32 for codes
-    pack: Callable[[Tensor], Any]
+    kernel: LinearKernel
+    staged: torch.dtype  #: of what it packs: the model's, or int32 for codes
 
 
 def packing_of(
@@ -30,6 +27,4 @@ def packing_of(
         dtype: the model's.
         in_levels: of each matrix; see `Source.keeps_levels`.
     """
-    if affine.keeps_levels and all(in_levels):
-        return Packing(affine, torch.int32, partial(affine.pack, dtype=dtype))
-    return Packing(kernel, dtype, kernel.pack)
+    return Packing(affine, torch.int32) if affine.keeps_levels and all(in_levels) else Packing(kernel, dtype)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tgi_core.errors import UnsupportedKernel
 from tgi_core.kernels import ops
-from tgi_core.kernels.ops import Activation, Product
+from tgi_core.kernels.ops import Activation, LinearKernel
 from tgi_core.kernels.reference import moe as reference
 from tgi_core.kernels.reference.linear import Linear
 from tgi_core.triton import expert_rows, expert_tiles
@@ -130,14 +130,16 @@ class FixedExperts(TritonExperts):
         return fitting(FIXED_PAIRS, itemsize, self._chip.shared_bytes)
 
 
-def experts(linear: Product, activation: Activation, gate_up: Sequence[Any], down: Sequence[Any]) -> ops.Experts:
+def experts(linear: LinearKernel, activation: Activation, gate_up: Sequence[Any], down: Sequence[Any]) -> ops.Experts:
     """See `Kernels.experts`; as the reference does it where weights are not stored as they are."""
     if not isinstance(linear, Linear) or activation not in KINDS:
         return reference.Experts(linear, activation, gate_up, down)
     return TritonExperts(KINDS[activation], gate_up, down)
 
 
-def fixed_experts(linear: Product, activation: Activation, gate_up: Sequence[Any], down: Sequence[Any]) -> ops.Experts:
+def fixed_experts(
+    linear: LinearKernel, activation: Activation, gate_up: Sequence[Any], down: Sequence[Any]
+) -> ops.Experts:
     """See `Kernels.experts`.
 
     Raises:

@@ -175,19 +175,19 @@ class AffineLinear(_RoundedLinear):
 
     keeps_levels: ClassVar[bool] = True
 
-    def pack(self, codes: Tensor, dtype: torch.dtype) -> Rounded:
-        meaning = codes & ~255
+    def pack(self, weight: Tensor) -> Rounded:
+        meaning = weight & ~255
         block, order = _block(meaning), None
         if block is None:
             sorted_inputs = _by_meaning(meaning)
             block = _block(meaning[:, sorted_inputs])
             order = sorted_inputs if block else _with_gaps(meaning, sorted_inputs, BLOCKS[-1])
             block = block or BLOCKS[-1]
-        found = affine.decode(codes if order is None else codes[:, order.clamp(min=0)])
+        found = affine.decode(weight if order is None else weight[:, order.clamp(min=0)])
         halves = int(found.levels.max()) < 16
         packed = _in_halves(found.levels, block) if halves else _in_runs(found.levels, block)
         zeros, scales = (_of_runs(part[:, ::block], packed) for part in (found.zeros, found.scales))
-        outputs, inputs = codes.shape
+        outputs, inputs = weight.shape
         order = None if order is None else order.int()
         return Rounded("affine", outputs, inputs, packed, halves, zeros, scales, order=order)
 

@@ -44,11 +44,11 @@ class AffineLinear:
 
     keeps_levels = False
 
-    def pack(self, codes: Tensor, dtype: torch.dtype) -> Tensor:
-        return expand(codes, dtype)
+    def pack(self, weight: Tensor) -> Tensor:
+        return expand(weight, torch.float32)
 
     def __call__(self, x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-        return F.linear(x, packed, bias)
+        return F.linear(x, packed.to(x.dtype), bias)
 
 
 linear_affine = AffineLinear()

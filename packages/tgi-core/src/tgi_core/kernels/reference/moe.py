@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tgi_core.kernels.ops import Activation, Product
+from tgi_core.kernels.ops import Activation, LinearKernel
 
 
 class Experts:
@@ -16,7 +16,9 @@ class Experts:
 
     waits_for_device = True  #: for the number of tokens of each expert
 
-    def __init__(self, linear: Product, activation: Activation, gate_up: Sequence[Any], down: Sequence[Any]) -> None:
+    def __init__(
+        self, linear: LinearKernel, activation: Activation, gate_up: Sequence[Any], down: Sequence[Any]
+    ) -> None:
         self.linear, self.activation, self.gate_up, self.down = linear, activation, gate_up, down
 
     def __call__(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:

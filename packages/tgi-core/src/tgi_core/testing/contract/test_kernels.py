@@ -156,7 +156,7 @@ def test_multiplies_weights_as_a_checkpoint_stores_them(vendor, kernel, dtype, g
     scales = (draw(outputs, inputs // group, dtype=torch.float32) * 0.01).half()[:, groups]
     levels = torch.randint(0, 16, (outputs, inputs), generator=draw.generator).int()
     codes = encode(levels, zeros, scales)
-    packed = function.pack(codes.to(device), draw.dtype)
+    packed = function.pack(codes.to(device))
     weight = ((levels - zeros) * scales.double()).float()
     for rows in (1, 3, 40, 300):
         x, bias = draw(rows, inputs), draw(outputs)
