@@ -19,6 +19,11 @@ def contract(*arguments):
     return subprocess.run([*COMMAND, *arguments], env=environment, capture_output=True, text=True, check=False)
 
 
+def findings(folder):
+    certificate = json.loads((folder / "certificate.json").read_text())
+    return certificate, [(finding["part"], finding["name"]) for finding in certificate["findings"]]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_cpu_is_certified(tmp_path):
@@ -29,6 +34,17 @@ def test_the_cpu_is_certified(tmp_path):
     passed = [finding["name"] for finding in certificate["findings"] if finding["outcome"] == "passed"]
     assert any("attention-native" in name for name in passed)
     assert any("linear_int4-native" in name for name in passed)
+
+
+def test_several_processes_write_one_report(tmp_path):
+    chosen = ("--device", "cpu", "-k", "test_scheduler or test_plugin")
+    for folder, processes in (("one", "0"), ("two", "2")):
+        done = contract(*chosen, "-n", processes, "--report", str(tmp_path / folder))
+        assert done.returncode == 0, done.stdout
+    (one, alone), (two, together) = findings(tmp_path / "one"), findings(tmp_path / "two")
+    assert len(set(alone)) == len(alone) > 10
+    assert alone == together
+    assert one["certified"] is two["certified"] is True
 
 
 def test_a_device_that_is_not_there_is_named():

@@ -18,7 +18,7 @@ from tgi_core.testing.vendor import Vendor
 OUTCOMES = ("passed", "failed", "skipped")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Finding:
     """One test."""
 
@@ -69,6 +69,7 @@ class Certificate:
     def write(self, folder: Path) -> None:
         """certificate.json and certificate.md."""
         folder.mkdir(parents=True, exist_ok=True)
+        self.findings.sort()  # several processes end in any order
         facts = self.facts()
         document = {**facts, "findings": [asdict(finding) for finding in self.findings]}
         (folder / "certificate.json").write_text(json.dumps(document, indent=2), encoding="utf-8")

@@ -1,10 +1,11 @@
-"""A plugin of pytest's for vendors: `--device`, `--report`, and what the tests of `tgi_core.testing.contract` need."""
+"""A plugin of pytest's for vendors: `--device`, `--report`, and what the tests of `tgi_core.testing.contract` need.
+
+Several processes of pytest-xdist (`-n 8`) share the device; the one that started them writes the report.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +15,6 @@ from tgi_core.testing.expected import Checkpoints, make_checkpoints
 from tgi_core.testing.vendor import Vendor, find_vendor
 
 _VENDOR = pytest.StashKey[Vendor]()
-_CERTIFICATE = pytest.StashKey[Certificate]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,7 +31,9 @@ def pytest_configure(config: pytest.Config) -> None:
         vendor = find_vendor(config.getoption("--device"))
     except TGIError as error:
         raise pytest.UsageError(str(error)) from error
-    config.stash[_VENDOR], config.stash[_CERTIFICATE] = vendor, Certificate(vendor)
+    config.stash[_VENDOR] = vendor
+    if not hasattr(config, "workerinput"):  # pytest-xdist's; what its workers see is seen again where it was started
+        config.pluginmanager.register(_Witness(Certificate(vendor), config.getoption("--report")))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -60,16 +62,15 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
     return make_checkpoints(tmp_path_factory.mktemp("checkpoints"))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Note what became of every test."""
-    report: Any = yield
-    item.config.stash[_CERTIFICATE].add(report)
-    return report
+class _Witness:
+    """Notes what became of every test, and writes what was asked for."""
 
+    def __init__(self, certificate: Certificate, folder: Path | None) -> None:
+        self.certificate, self.folder = certificate, folder
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write what was asked for."""
-    folder = session.config.getoption("--report")
-    if folder is not None:
-        session.config.stash[_CERTIFICATE].write(folder)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.certificate.add(report)
+
+    def pytest_sessionfinish(self) -> None:
+        if self.folder is not None:
+            self.certificate.write(self.folder)
