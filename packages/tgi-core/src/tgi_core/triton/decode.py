@@ -78,14 +78,15 @@ def decode(
             kt = tl.load(keys + there[None, :] + dims[:, None], mask=seen[None, :] & real[:, None], other=0.0)
             vs = tl.load(values + there[:, None] + dims[None, :], mask=seen[:, None] & real[None, :], other=0.0)
             kt, vs = widened(kt, queries.dtype, UPCAST), widened(vs, queries.dtype, UPCAST)
-            scores = adjust(
+            scores, unit = adjust(
                 product(queries, kt, UPCAST), head, positions, n, scale, soft_cap, slopes, bias, columns, origin,
                 HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS,
             )  # fmt: skip
             visible = seen[None, :]
             if HAS_WINDOW:
                 visible = visible & (n[None, :] > position - window)
-            best, total, out = accumulate(tl.where(visible, scores, HIDDEN), vs, best, total, out, UPCAST)
+            scores = tl.where(visible, scores, HIDDEN)
+            best, total, out = accumulate(scores, unit, vs, best, total, out, UPCAST)
         if HAS_NEW:
             if end == context:
                 k_head = k + token * k_token + kv_head * D
@@ -98,12 +99,13 @@ def decode(
                 v_new = narrowed(v_new, values.dtype.element_ty)
                 n = position + tl.zeros([1], tl.int32)
                 scores = tl.sum(queries.to(tl.float32) * k_new.to(tl.float32)[None, :], 1)[:, None]
-                scores = adjust(
+                scores, unit = adjust(
                     scores, head, positions, n, scale, soft_cap, slopes, bias, columns, origin,
                     HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS,
                 )  # fmt: skip
-                higher = tl.maximum(best, tl.max(scores, 1))
-                weight = tl.exp2(tl.max(scores, 1) - higher)
+                score = tl.max(scores, 1) * unit
+                higher = tl.maximum(best, score)
+                weight = tl.exp2(score - higher)
                 shrink = tl.exp2(best - higher)
                 total = total * shrink + weight
                 out = out * shrink[:, None] + weight[:, None] * v_new.to(tl.float32)[None, :]

@@ -45,7 +45,7 @@ def attend_to(
             k = tl.load(keys + k_row[None, :] + dims[:, None], mask=(dims < D)[:, None], other=0.0)
             v = tl.load(values + v_row[:, None] + dims[None, :], mask=(dims < D)[None, :], other=0.0)
         k, v = widened(k, q.dtype, UPCAST), widened(v, q.dtype, UPCAST)
-        scores = adjust(
+        scores, unit = adjust(
             product(q, k, UPCAST), head, positions, n, scale, soft_cap, slopes, bias, columns, origin,
             HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS,
         )  # fmt: skip
@@ -56,7 +56,7 @@ def attend_to(
             if HAS_WINDOW:
                 visible = visible & (n[None, :] > positions[:, None] - window)
             scores = tl.where(visible, scores, HIDDEN)
-        best, total, out = accumulate(scores, v, best, total, out, UPCAST)
+        best, total, out = accumulate(scores, unit, v, best, total, out, UPCAST)
     return best, total, out
 
 

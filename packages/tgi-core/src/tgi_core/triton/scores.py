@@ -14,8 +14,12 @@ def adjust(
     scores, heads, positions, keys, scale, soft_cap, slopes, bias, columns, origin,
     HAS_SOFT_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """Products [M, N] of queries (heads [M], positions [M]) and keys [N] -> scores in base 2."""
-    scores *= scale
+    """Products [M, N] of queries (heads [M], positions [M]) and keys [N] -> scores, and what they are to be multiplied
+    with to be in base 2."""
+    unit = scale * LOG2_E
+    if HAS_SOFT_CAP or HAS_SLOPES or HAS_BIAS:
+        unit = LOG2_E * 1.0
+        scores *= scale
     if HAS_SOFT_CAP:  # cap * tanh(s / cap)
         scores = soft_cap * (2.0 * tl.sigmoid(2.0 * scores / soft_cap) - 1.0)
     if HAS_SLOPES:
@@ -24,7 +28,7 @@ def adjust(
     if HAS_BIAS:
         column = tl.minimum(tl.maximum(keys[None, :] - positions[:, None] + origin, 0), columns - 1)
         scores += tl.load(bias + heads[:, None] * columns + column)
-    return scores * LOG2_E
+    return scores, unit
 
 
 @triton.jit
@@ -36,13 +40,14 @@ def product(a, b, UPCAST: tl.constexpr):
 
 
 @triton.jit
-def accumulate(scores, values, best, total, out, UPCAST: tl.constexpr):
+def accumulate(scores, unit, values, best, total, out, UPCAST: tl.constexpr):
     """Take a block of keys into a running softmax (arXiv 2205.14135).
 
-    scores [M, N] in base 2, values [N, D]; best and total [M], out [M, D] so far -> the same.
+    scores [M, N], in base 2 once multiplied with `unit`, values [N, D]; best and total [M], out [M, D] so far -> the
+    same.
     """
-    higher = tl.maximum(best, tl.max(scores, 1))
-    weights = tl.exp2(scores - higher[:, None])
+    higher = tl.maximum(best, tl.max(scores, 1) * unit)
+    weights = tl.exp2(scores * unit - higher[:, None])
     shrink = tl.exp2(best - higher)
     total = total * shrink + tl.sum(weights, 1)
     out = out * shrink[:, None] + product(weights.to(values.dtype), values, UPCAST)
