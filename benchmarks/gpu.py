@@ -225,6 +225,7 @@ def main() -> None:
     parser.add_argument("--num-shard", type=int, default=1, metavar="GPUS", help="divide the model over so many")
     parser.add_argument("--deterministic", action="store_true", help="as `tgi serve` takes it")
     parser.add_argument("--kv-cache-dtype", help="as `tgi serve` takes it")
+    parser.add_argument("--max-batch-prefill-tokens", type=int, help="as `tgi serve` takes it")
     parser.add_argument("--quantize", choices=[name for name in WEIGHT_BYTES if name], help="as `tgi serve` takes it")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "tgi-bench")
     args = parser.parse_args()
@@ -238,6 +239,7 @@ def main() -> None:
         wishes = EngineConfig(
             device="cuda", prefix_caching=True, num_shard=args.num_shard, deterministic=args.deterministic,
             kv_cache_dtype=args.kv_cache_dtype, quantize=args.quantize,
+            max_batch_prefill_tokens=args.max_batch_prefill_tokens,
         )  # fmt: skip
         bench = Bench(shape, shape.write(args.folder, "cuda"), chip.times(args.num_shard), args.repeats, wishes)
         for row in filter(None, args.rows.split(",")):

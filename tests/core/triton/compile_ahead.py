@@ -2,6 +2,7 @@
 
 import struct
 import sys
+from functools import partial
 
 import msgspec
 import triton
@@ -150,7 +151,9 @@ def attention(target, dtype, size, cache=None, *, in_order_too=False, **options)
     shape |= {"q_token": 6144, "k_token": 6144, "v_token": 6144, "columns": 32, "origin": 31, "window": 64}
     kinds = tiles.BY_LANES[target_of(target).warp_size]
     itemsize, most_rows = (4, tiles.FLOAT32_ROWS) if dtype == "fp32" else (2, None)
-    many, crowded, lonely = (tiles.fitting(kind, padded, itemsize, SHARED[target], most_rows) for kind in kinds)
+    fitting = partial(tiles.fitting, biased=flags["HAS_BIAS"])
+    fits = (fitting(kind, padded, itemsize, SHARED[target], most_rows) for kind in kinds)
+    many, gathered, crowded, lonely = fits
     common = {**shape, **flags, **dict.fromkeys(absent)}
     for splits, single in ((1, crowded), (16, lonely)):
         gone = dict.fromkeys(("partial", "sums") if splits == 1 else ())
@@ -159,8 +162,10 @@ def attention(target, dtype, size, cache=None, *, in_order_too=False, **options)
             tile = {"M": single.rows, "N": single.keys, "S": splits, "HAS_NEW": True, "HALF": half}
             constants = {**common, **gone, **still, **tile}
             compile_one(decode.decode, constants, target, dtype, single.warps, single.stages, known)
-    constants = {**common, "M": many.rows, "N": many.keys, "PAGED": True, "CAUSAL": True, "key_starts": None}
-    compile_one(prefill.prefill, constants, target, dtype, many.warps, many.stages, known)
+    paged, beside = {"PAGED": True, "key_starts": None}, {"PAGED": False}
+    for tile, kind in ((many, paged), (gathered, beside)):
+        constants = {**common, **kind, "M": tile.rows, "N": tile.keys, "CAUSAL": True}
+        compile_one(prefill.prefill, constants, target, dtype, tile.warps, tile.stages, {} if kind is beside else known)
     if in_order_too:
         attention_in_order(target, dtype, common, itemsize, most_rows, known)
     constants = {

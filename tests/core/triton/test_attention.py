@@ -16,6 +16,7 @@ from tgi_core.kernels.reference.rotary import rotary
 from tgi_core.triton import attention
 from tgi_core.triton.attention import TritonAttention
 from tgi_core.triton.flash_attention_2 import FlashAttention2
+from tgi_core.triton.step import StepBuilder, longest_first
 from tgi_core.triton.support import attention_supports, flash_attention_2_supports
 from tgi_core.triton.torch_prompts import TorchPrompts
 
@@ -101,13 +102,53 @@ def test_equals_the_reference(spec, steps, dtype, block_size):
     compare(TritonAttention, spec, steps, dtype, block_size)
 
 
+@pytest.mark.parametrize("steps", ["prefill", "chunks beside decodes"])
+@pytest.mark.parametrize("name", [*SPECS] if DEVICE == "cuda" else ["mqa, more heads than share a program", "window"])
+@pytest.mark.parametrize(("dtype", "block_size"), EXACTNESS)
+def test_keys_of_long_prompts_are_read_one_after_the_other(name, steps, dtype, block_size, monkeypatch):
+    monkeypatch.setattr(TritonAttention, "gathers_from", 2)
+    compare(TritonAttention, SPECS[name], STEPS[steps], dtype, block_size)
+
+
+def test_keys_are_gathered_where_it_pays():
+    def gathered(step, **options):
+        (step,) = step_inputs([step], 16)
+        builder = StepBuilder(16, torch.device(DEVICE), [32], gathers_from=100, **options)
+        return step, builder.build(step, 1)["causal"].gathered
+
+    assert gathered([(1, 40), (99, 3)])[1] is None
+    _, new = gathered([(1, 40), (100, 0), (2, 0)])
+    assert (new.slots, new.lens, new.starts.tolist()) == (None, (100, 2), [0, 0, 100, 102])
+    step, mixed = gathered([(1, 40), (100, 20), (2, 0)])
+    assert (mixed.lens, mixed.starts.tolist()) == ((120, 2), [0, 0, 120, 122])
+    tables, position = step.block_tables, np.array([0, 119, 0, 1])
+    places = tables[[1, 1, 2, 2], position // 16] * 16 + position % 16
+    assert mixed.slots[[0, 119, 120, 121]].tolist() == places.tolist()
+    _, rounded = gathered([(100, 0)], keeps_dtype=False)  # what was new is not what the cache gives back
+    assert len(rounded.slots) == 100
+
+
+def test_few_enough_keys_are_gathered(monkeypatch):
+    (step,) = step_inputs([[(100, 20)]], 16)
+    for most, gathers in ((119, False), (120, True)):
+        monkeypatch.setattr("tgi_core.triton.step.MOST_GATHERED", most)
+        causal = StepBuilder(16, torch.device(DEVICE), [32], gathers_from=100).build(step, 1)["causal"]
+        assert (causal.gathered is not None) is gathers
+
+
+def test_tiles_that_see_most_keys_begin_first():
+    lengths, lens = np.array([1, 70, 40], np.int32), np.array([500, 70, 140], np.int32)
+    sequence, start = longest_first(np.where(lengths > 1, lengths, 0), lens, 32)
+    assert list(zip(sequence.tolist(), start.tolist(), strict=True)) == [(2, 32), (2, 0), (1, 64), (1, 32), (1, 0)]
+
+
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 @pytest.mark.parametrize(("dtype", "block_size"), EXACTNESS)
 @pytest.mark.parametrize("kind", [TorchPrompts, FlashAttention2])
 def test_libraries_attend_to_prompts_as_the_reference(kind, spec, dtype, block_size, request, monkeypatch):
     if kind is FlashAttention2:
         request.getfixturevalue("flash_attn")
-        monkeypatch.setattr(kind, "fewest_queries", 2)
+        monkeypatch.setattr(kind, "gathers_from", 2)
     compare(kind, spec, STEPS["chunks beside decodes"], dtype, block_size)
 
 
@@ -185,7 +226,7 @@ def test_libraries_are_given_float8_in_the_models_dtype(kind, request, monkeypat
     if kind is FlashAttention2:
         request.getfixturevalue("flash_attn")
         dtype = "float16" if DEVICE == "cuda" else dtype
-    monkeypatch.setattr(kind, "fewest_queries", 2)
+    monkeypatch.setattr(kind, "gathers_from", 2)
     spec, steps = AttentionSpec(scale=0.125, **SPECS["gqa"]), [[(20, 0), (9, 0)], [(1, 20), (30, 9)]]
     found, expected = (
         run(make(backend, spec, dtype, 16, kv_dtype="fp8_e5m2"), spec, steps, dtype)

@@ -9,9 +9,8 @@ import numpy.typing as npt
 import torch
 
 from tgi_core.attention.base import Int32Array, StepInput
-from tgi_core.attention.tiles import cut_into_tiles
 from tgi_core.triton.packed import Packed, aligned, arange
-from tgi_core.triton.step import CAUSAL_WIDTH, INFO, KeysOf, Metadata, StepBuilder, Tiles
+from tgi_core.triton.step import CAUSAL_WIDTH, INFO, KeysOf, Metadata, StepBuilder, Tiles, longest_first
 
 
 class FixedDecodes:
@@ -112,7 +111,7 @@ class FixedMixtures:
             _padded(slots, self.tokens, -1),
         ]
         for size, own in self._tiles.items():
-            sequence, start = cut_into_tiles(in_tiles, size)
+            sequence, start = longest_first(in_tiles, step.context_lens, size)
             arrays += [_padded(sequence, own.count, self.rows), _padded(start, own.count, 0)]
         _packed(*arrays, tables).copy_to(self.builder.device, self._memory)
 

@@ -11,13 +11,13 @@ from torch import Tensor
 from tgi_core.attention.base import AttentionSpec
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.triton.gathered import GatheredAttention
-from tgi_core.triton.step import GatheredKeys, Prompts
+from tgi_core.triton.step import GatheredKeys
 
 
 class FlashAttention2(GatheredAttention):
     """All that causal layers have, but biases by distance."""
 
-    fewest_queries = 512
+    gathers_from = 512
 
     def __init__(self, query: KernelQuery) -> None:
         super().__init__(query)
@@ -26,17 +26,16 @@ class FlashAttention2(GatheredAttention):
     def can(self, spec: AttentionSpec) -> bool:
         return spec.kind == "causal"
 
-    def attend(
-        self, spec: AttentionSpec, q: Tensor, keys: Tensor, values: Tensor, prompts: Prompts, gathered: GatheredKeys
-    ) -> Tensor:
+    def attend(self, spec: AttentionSpec, q: Tensor, keys: Tensor, values: Tensor, gathered: GatheredKeys) -> Tensor:
         from flash_attn import flash_attn_varlen_func
 
+        prompts = gathered.prompts
         out: Tensor = flash_attn_varlen_func(
             q,
             keys,
             values,
             cu_seqlens_q=prompts.starts,
-            cu_seqlens_k=gathered.starts,
+            cu_seqlens_k=gathered.starts[prompts.first :],
             max_seqlen_q=prompts.longest,
             max_seqlen_k=gathered.longest,
             softmax_scale=spec.scale,

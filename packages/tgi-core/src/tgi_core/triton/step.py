@@ -18,6 +18,13 @@ CAUSAL_WIDTH, CROSS_WIDTH = 0, 1  #: where `info` holds the width of block table
 INFO = 16
 
 
+def longest_first(lengths: Int32Array, lens: Int32Array, tokens: int) -> tuple[Int32Array, Int32Array]:
+    """`cut_into_tiles` of sequences with lens [B] keys; tiles that see most begin first, lest others wait for them."""
+    sequence, start = cut_into_tiles(lengths, tokens)
+    order = np.argsort(-((lens - lengths)[sequence] + start), kind="stable")
+    return sequence[order], start[order]
+
+
 @dataclass
 class Tiles:
     """Queries of sequences with more than one, cut into tiles."""
@@ -25,20 +32,6 @@ class Tiles:
     sequence: Tensor
     start: Tensor  #: first query of each tile in its sequence
     count: int
-
-
-@dataclass
-class GatheredKeys:
-    """All keys of n sequences, one after the other."""
-
-    starts: Tensor  #: [n + 1]
-    slots: Tensor  #: [K] where each is in the cache
-    lens: tuple[int, ...]  #: [n]
-
-    @cached_property
-    def longest(self) -> int:
-        """Keys of a sequence."""
-        return max(self.lens)
 
 
 @dataclass
@@ -50,11 +43,25 @@ class Prompts:
     starts: Tensor  #: [n + 1] of their queries, from 0 on
     lens: tuple[int, ...]  #: [n] queries of each
     width: int  #: of the block tables
-    gathered: GatheredKeys | None = None  #: if it was asked for
 
     @cached_property
     def longest(self) -> int:
         """Queries of a sequence."""
+        return max(self.lens)
+
+
+@dataclass
+class GatheredKeys:
+    """All keys of the prompts, which are the last n of B sequences, one after the other."""
+
+    prompts: Prompts
+    starts: Tensor  #: [B + 1]; those before the n have none
+    slots: Tensor | None  #: [K] where each is in the cache; None where all are new in this step
+    lens: tuple[int, ...]  #: [n]
+
+    @cached_property
+    def longest(self) -> int:
+        """Keys of a sequence."""
         return max(self.lens)
 
 
@@ -74,9 +81,12 @@ class KeysOf:
     slots: Tensor | None = None  #: of new keys, where they are to be stored
     tiles: dict[int, Tiles] = field(default_factory=dict)  #: by tokens of a tile
     prompts: Prompts | None = None
+    gathered: GatheredKeys | None = None  #: where prompts are long enough for it
 
 
 Metadata = dict[str, KeysOf]  #: by kind of layer
+
+MOST_GATHERED = 1 << 14  #: keys in all, which take memory beside the cache
 
 
 class StepBuilder:
@@ -84,7 +94,8 @@ class StepBuilder:
 
     Args:
         tile_tokens: the tokens of a tile that layers ask for.
-        gathers: prompts get `GatheredKeys`.
+        gathers_from: queries of the longest prompt, from which on prompts get `GatheredKeys`; None for never.
+        keeps_dtype: new keys are what the cache gives back.
         in_order: single queries are in tiles too.
     """
 
@@ -94,11 +105,12 @@ class StepBuilder:
         device: torch.device,
         tile_tokens: Iterable[int],
         *,
-        gathers: bool = False,
+        gathers_from: int | None = None,
+        keeps_dtype: bool = True,
         in_order: bool = False,
     ) -> None:
         self.block_size, self.device, self.tile_tokens = block_size, device, tuple(tile_tokens)
-        self.gathers, self.in_order = gathers, in_order
+        self.gathers_from, self.keeps_dtype, self.in_order = gathers_from, keeps_dtype, in_order
 
     def build(self, step: StepInput, splits: int) -> Metadata:
         """Everything in one copy to the device."""
@@ -117,7 +129,7 @@ class StepBuilder:
         first = int(np.argmax(lengths > 1))
         starts = packed.add(queries[first:] - queries[first])
         has_prompts = bool(lengths[first] > 1)
-        keys = self._add_keys(packed, lens[first:], tables[first:]) if self.gathers and has_prompts else None
+        keys = self._add_keys(packed, first, lengths, lens, tables) if has_prompts else None
         arrays = packed.copy_to(self.device)
         metadata = {
             kind: self._keys(arrays, draft, CROSS_WIDTH if kind == "cross" else CAUSAL_WIDTH, splits)
@@ -127,17 +139,28 @@ class StepBuilder:
             prompts = Prompts(
                 first, int(queries[first]), arrays[starts], tuple(lengths[first:].tolist()), tables.shape[1]
             )
-            if keys is not None:
-                prompts.gathered = GatheredKeys(arrays[keys], arrays[keys + 1], tuple(lens[first:].tolist()))
             metadata["causal"].prompts = prompts
+            if keys is not None:
+                key_starts, slots = keys
+                places = arrays[slots] if slots is not None else None
+                gathered = GatheredKeys(prompts, arrays[key_starts], places, tuple(lens[first:].tolist()))
+                metadata["causal"].gathered = gathered
         return metadata
 
-    def _add_keys(self, packed: Packed, lens: Int32Array, tables: Int32Array) -> int:
-        """The number of the first of two arrays."""
-        starts = np.concatenate([[0], np.cumsum(lens)]).astype(np.int32)
+    def _add_keys(
+        self, packed: Packed, first: int, lengths: Int32Array, lens: Int32Array, tables: Int32Array
+    ) -> tuple[int, int | None] | None:
+        """The numbers of the arrays of `GatheredKeys`, if prompts get them."""
+        if self.gathers_from is None or lengths.max() < self.gathers_from:
+            return None
+        keys = np.where(np.arange(len(lens)) < first, 0, lens)
+        starts = np.concatenate([[0], np.cumsum(keys)]).astype(np.int32)
         number = packed.add(starts)
-        packed.add(self.slots_of(starts, lens, tables))
-        return number
+        if self.keeps_dtype and np.array_equal(lengths[first:], lens[first:]):
+            return number, None
+        if starts[-1] > MOST_GATHERED:
+            return None
+        return number, packed.add(self.slots_of(starts, lens, tables))
 
     def _add(
         self, packed: Packed, queries: Int32Array, new: Int32Array, lens: Int32Array, tables: Int32Array,
@@ -155,7 +178,7 @@ class StepBuilder:
         }
         if new[-1] and not (only_prompts and len(singles) == len(lengths)):
             draft["slots"] = packed.add(self.slots_of(new, lens, tables))
-        draft["tiles"] = self._add_tiles(packed, in_tiles)
+        draft["tiles"] = self._add_tiles(packed, in_tiles, lens)
         return draft
 
     def divided(self, lengths: Int32Array) -> tuple[Int32Array, Int32Array]:
@@ -174,14 +197,14 @@ class StepBuilder:
             "key_starts": starts,
             "members": packed.add(empty),
             "decodes": 0,
-            "tiles": self._add_tiles(packed, lens),
+            "tiles": self._add_tiles(packed, lens, lens),
         }
 
-    def _add_tiles(self, packed: Packed, lengths: Int32Array) -> dict[int, int]:
+    def _add_tiles(self, packed: Packed, lengths: Int32Array, lens: Int32Array) -> dict[int, int]:
         """tokens of a tile -> number of the first of two arrays"""
         found = {}
         for tokens in self.tile_tokens if lengths.any() else ():
-            sequence, start = cut_into_tiles(lengths, tokens)
+            sequence, start = longest_first(lengths, lens, tokens)
             found[tokens] = packed.add(sequence)
             packed.add(start)
         return found

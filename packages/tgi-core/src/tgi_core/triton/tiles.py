@@ -16,8 +16,10 @@ class Tile(NamedTuple):
     stages: int  #: blocks of keys on their way
 
 
-#: the fastest first, as measured on an H100
-PREFILL = (Tile(128, 64, 4, 3), Tile(128, 64, 4, 2), Tile(128, 32, 8, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
+#: the fastest first, as measured on an H100: of keys that are read in blocks
+PREFILL = (Tile(128, 128, 8, 2), Tile(128, 64, 8, 2), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
+#: and of keys that lie one after the other
+GATHERED = (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
 DECODE = (Tile(16, 32, 1, 3), Tile(16, 32, 2, 2), Tile(16, 16, 4, 1))
 #: for decodes that leave multiprocessors without work: fewer and larger reads
 LONELY_DECODE = (Tile(16, 128, 4, 2), Tile(16, 64, 4, 2), *DECODE[1:])
@@ -30,27 +32,40 @@ class Kinds(NamedTuple):
     """The tiles of attention, in the order in which they are tried."""
 
     prefill: tuple[Tile, ...]
+    gathered: tuple[Tile, ...]
     decode: tuple[Tile, ...]
     lonely: tuple[Tile, ...]
 
 
+#: where a warp has 64 lanes, whose shared memory is smaller: as compiled for gfx90a and gfx942 without spills
+WIDE_WARPS = (Tile(128, 64, 4, 2), Tile(128, 32, 8, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
 #: by lanes of a warp.  With 64, a decode that is one warp takes so many registers that hardly another one runs beside
 #: it, and more scalar ones than there are (as compiled for gfx90a and gfx942; not measured)
-BY_LANES = {32: Kinds(PREFILL, DECODE, LONELY_DECODE), 64: Kinds(PREFILL, DECODE[1:], LONELY_DECODE)}
+BY_LANES = {
+    32: Kinds(PREFILL, GATHERED, DECODE, LONELY_DECODE),
+    64: Kinds(WIDE_WARPS, WIDE_WARPS, DECODE[1:], LONELY_DECODE),
+}
 
 FLOAT32_ROWS = 32  #: of float32, which no matrix units multiply: more only take longer to compile
 WIDE_HEAD_BYTES = 256  #: of a padded head, from which on a decode takes two warps at least
 
 
 def fitting(
-    tiles: tuple[Tile, ...], padded_head: int, itemsize: int, shared_bytes: int, most_rows: int | None = None
+    tiles: tuple[Tile, ...],
+    padded_head: int,
+    itemsize: int,
+    shared_bytes: int,
+    most_rows: int | None = None,
+    *,
+    biased: bool = False,
 ) -> Tile:
-    """The first tile whose queries, keys and values fit; else the last one."""
+    """The first tile whose queries, keys and values fit, and a bias of each score if there is one; else the last."""
     found = tiles[-1]
     for tile in tiles:
         if most_rows and tile.rows > most_rows:
             continue
         elements = (tile.rows + 2 * tile.keys * tile.stages) * padded_head
+        elements += tile.rows * tile.keys * tile.stages * biased
         if elements * itemsize <= SHARE * shared_bytes and tile.rows * padded_head <= 1 << 14:
             found = tile
             break

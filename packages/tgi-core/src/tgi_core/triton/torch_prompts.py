@@ -9,13 +9,13 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from tgi_core.attention.base import AttentionSpec, FixedMetadata
 from tgi_core.triton.gathered import GatheredAttention
-from tgi_core.triton.step import GatheredKeys, Prompts
+from tgi_core.triton.step import GatheredKeys
 
 
 class TorchPrompts(GatheredAttention):
     """One sequence after the other; steps with prompts are not recorded."""
 
-    fewest_queries = 2
+    gathers_from = 2
 
     def fixed(self, rows: int, tokens: int | None, width: int, variant: int) -> FixedMetadata | None:
         return super().fixed(rows, tokens, width, variant) if tokens is None else None
@@ -24,10 +24,10 @@ class TorchPrompts(GatheredAttention):
         """PyTorch has no soft cap, and slopes would take a score's memory for each query and key."""
         return spec.kind == "causal" and spec.soft_cap is None and spec.alibi_slopes is None
 
-    def attend(
-        self, spec: AttentionSpec, q: Tensor, keys: Tensor, values: Tensor, prompts: Prompts, gathered: GatheredKeys
-    ) -> Tensor:
-        parts = (x.split(lens) for x, lens in ((q, prompts.lens), (keys, gathered.lens), (values, gathered.lens)))
+    def attend(self, spec: AttentionSpec, q: Tensor, keys: Tensor, values: Tensor, gathered: GatheredKeys) -> Tensor:
+        parts = (
+            x.split(lens) for x, lens in ((q, gathered.prompts.lens), (keys, gathered.lens), (values, gathered.lens))
+        )
         return torch.cat([_attend(spec, *sequence) for sequence in zip(*parts, strict=True)])
 
 
