@@ -190,8 +190,8 @@ def _infinite_numbers():
 
 
 def open_engine(folder, device, **wishes):
-    wishes = {"dtype": "float32", **wishes}
-    return Engine(EngineConfig(model_id=str(folder), device=device, max_batch_size=4, **wishes))
+    wishes = {"dtype": "float32", "max_batch_size": 4, "max_batch_prefill_tokens": 64, **wishes}
+    return Engine(EngineConfig(model_id=str(folder), device=device, **wishes))
 
 
 def tokens_of(engine, params):

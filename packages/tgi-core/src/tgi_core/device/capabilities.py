@@ -36,6 +36,7 @@ class Capabilities:
     batch_size: int = 256  #: sequences that pay off in one decode step
     host_memory: bool = False  #: weights and KV cache live in the host's own memory
     memory_fraction: float = 0.9  #: of the free memory that KV cache may take
+    tells_memory: bool = False  #: `free_bytes` tells what the process has taken, so that a step can be measured
     #: how checkpoints name quantizations that are not served here -> why not, and what to do instead
     refused_quantizations: Mapping[str, str] = field(default_factory=dict, hash=False)
     #: formats of keys and values that another device of this kind has -> why this one has not, and what to do instead

@@ -32,6 +32,8 @@ class TorchGpu(DeviceBackend):
         asynchronous=True,
         prefill_tokens=4096,
         batch_size=256,
+        memory_fraction=0.95,  # the rest is for recordings, and for what sampling takes
+        tells_memory=True,
     )
     runner = "tgi_core.runner.graph:GraphRunner"
     collectives = "nccl"  #: and what answers to that name

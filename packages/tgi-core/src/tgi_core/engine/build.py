@@ -18,6 +18,7 @@ from tgi_core.distributed.group import ALONE, Group
 from tgi_core.engine.model_files import find_model, make_tokenizer
 from tgi_core.engine.place import Place
 from tgi_core.engine.resolve import Facts, check_wishes, kv_dtype, kv_surplus, resolve, resolve_dtype
+from tgi_core.engine.trial import fits, left_by_largest_step, takes_steps
 from tgi_core.errors import ConfigError, TokenizerError, UnsupportedModel
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.select import KernelChoice, select_kernels
@@ -142,12 +143,9 @@ def build(
         sequence_bytes=model.sequence_bytes,
         ranks=group.size,
     )
-    resolved = resolve(config, model_config, capabilities, facts, model.reasons)
     load_weights = partial(model.load_weights, reader, lambda fraction: progress("weights", fraction, files.model_id))
-    load_weights()
-    backend.synchronize()
-    backend.prepare_model(model.eval())
-    _allocate(model, attention, resolved)
+    settle = partial(resolve, config, model_config, capabilities, chosen=model.reasons)
+    resolved = _fill(model, context, backend, load_weights, facts, settle)
     eos = end_ids(files.generation_config, files.config) or _tokenizer_end_ids(plugins, config, files)
     scheduler = _scheduler(resolved, model_config, capabilities, eos)
     processors = offered_processors(plugins)
@@ -279,16 +277,31 @@ def _check_cache(config: EngineConfig, attention: AttentionBackend) -> None:
         )
 
 
+def _fill(
+    model: LanguageModel,
+    context: BuildContext,
+    backend: DeviceBackend,
+    load_weights: Callable[[], None],
+    facts: Facts,
+    settle: Callable[[Facts], ResolvedConfig],
+) -> ResolvedConfig:
+    """Load the weights, and take memory for the KV cache, whose size is settled anew where a step can be measured."""
+    resolved, attention = settle(facts), context.attention
+    with fits("the weights; divide the model with --num-shard, keep it in fewer bits with --quantize"):
+        load_weights()
+        backend.synchronize()
+    backend.prepare_model(model.eval())
+    if backend.capabilities.tells_memory and takes_steps(model, attention):
+        resolved = settle(left_by_largest_step(model, attention, backend, context.group, facts, resolved))
+    if attention.specs:
+        attention.allocate(resolved.num_blocks)
+    model.allocate(resolved.max_batch_size, resolved.max_total_tokens)  # what it keeps itself
+    return resolved
+
+
 def _token_bytes(attention: AttentionBackend, block_size: int) -> int:
     """Of KV cache that core allocates: none where a model's layers ask for none."""
     return attention.block_bytes() // block_size if attention.specs else 0
-
-
-def _allocate(model: LanguageModel, attention: AttentionBackend, resolved: ResolvedConfig) -> None:
-    """The KV cache, wherever it is kept."""
-    if attention.specs:
-        attention.allocate(resolved.num_blocks)
-    model.allocate(resolved.max_batch_size, resolved.max_total_tokens)
 
 
 def _weight_bytes(

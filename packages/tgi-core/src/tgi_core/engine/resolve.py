@@ -26,6 +26,7 @@ class Facts:
     weight_bytes: int  #: of the loaded model
     token_bytes: int  #: of KV cache, over all layers; 0 for models that keep a state instead
     sequence_bytes: int = 0  #: of cache that a sequence takes however long it is
+    step_bytes: int = 0  #: that the largest step takes, where it was taken; and what weights take more than planned
     ranks: int = 1  #: that hold the model; bytes are those of the one that has least
 
 
@@ -190,7 +191,8 @@ def _batch_size_that_fits(
 
 def _room(config: EngineConfig, capabilities: Capabilities, facts: Facts) -> int:
     """Bytes for KV cache."""
-    return int((facts.free_bytes - facts.weight_bytes) * capabilities.memory_fraction * config.memory_fraction)
+    left = facts.free_bytes - facts.weight_bytes - facts.step_bytes
+    return int(left * capabilities.memory_fraction * config.memory_fraction)
 
 
 def kv_surplus(model: ModelConfig, block_size: int) -> int:
@@ -263,7 +265,9 @@ def _capacity(
             )
         return -(-config.max_batch_total_tokens // block) * block
     useful = batch_size * -(-longest // block) * block
-    why = "tokens that all sequences together can hold" if useful <= fits else "tokens that fit into free memory"
+    why = "tokens that all sequences together can hold"
+    if useful > fits:
+        why = f"tokens that fit into {room / 2**30:.1f} GiB of {facts.free_bytes / 2**30:.1f} GiB that were free"
     tokens = min(fits, useful)
     if capabilities.host_memory:
         enough = -(-max(WEIGHTS_SHARE * facts.weight_bytes // facts.token_bytes, longest) // block) * block
