@@ -46,7 +46,7 @@ class Opaque:
 
 def test_a_kernel_that_finds_no_rows_leaves_the_embedding_its_own_weight():
     embedding = Embedding(7, 64, SimpleNamespace(dtype=torch.float32))
-    embedding.tie(SimpleNamespace(kernel=Opaque(), in_features=64))
+    embedding.tie(SimpleNamespace(kernel=Opaque(), in_features=64, is_whole=True))
     embedding.load(SimpleNamespace(read=lambda name, *size, dtype: torch.ones(size, dtype=dtype)))
     assert torch.equal(embedding(torch.tensor([3])), torch.ones(1, 64))
 

@@ -37,7 +37,7 @@ def test_two_ranks_equal_one(folders, tmp_path):
         assert "error" not in left, (name, left)
         assert left["tokens"] == right["tokens"] == one["tokens"], name
         torch.testing.assert_close(torch.tensor(left["logprobs"]), torch.tensor(one["logprobs"]), rtol=1e-3, atol=1e-3)
-        assert left["weights"] < 0.8 * one["weights"], name  # the head and what is repeated stay whole
+        assert left["weights"] < 0.6 * one["weights"], name  # what is repeated stays whole
 
 
 def test_encoder_decoders_on_two_ranks_equal_one(tmp_path):

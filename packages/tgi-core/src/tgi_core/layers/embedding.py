@@ -36,7 +36,7 @@ class Embedding(nn.Module):
     def tie(self, head: Head) -> None:
         """Look up in the weight that a head holds, if its kernel can, instead of keeping another copy."""
         kernel = head.kernel
-        if isinstance(kernel, RowsKernel) and head.in_features == self.size:
+        if isinstance(kernel, RowsKernel) and head.is_whole and head.in_features == self.size:
             self._rows = lambda ids: kernel.rows(head.packed, ids, self.dtype)
 
     def forward(self, ids: Tensor) -> Tensor:

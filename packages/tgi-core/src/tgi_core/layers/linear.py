@@ -147,13 +147,23 @@ class RowLinear(Linear):
 
 
 class Head(Linear):
-    """hidden [B, N] -> logits [B, V]"""
+    """hidden [B, N] -> logits [B, V], the same on all ranks; each multiplies with its share of the vocabulary, if it
+    can be divided."""
 
     def __init__(
         self, in_features: int, vocab_size: int, name: str, build: BuildContext, *, bias: bool = False
     ) -> None:
-        super().__init__(in_features, (vocab_size,), (name,), build, bias=bias)
+        self.is_whole = build.group.size == 1 or vocab_size % build.group.size != 0
+        rows = vocab_size if self.is_whole else vocab_size // build.group.size
+        super().__init__(in_features, (rows,), (name,), build, bias=bias)
         self.kernel = build.head or build.linear
+
+    def output_share(self, part: Part) -> tuple[int, int]:
+        return (0, 1) if self.is_whole else (self.group.rank, self.group.size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y if self.is_whole else self.group.all_gather(y).movedim(0, -2).flatten(-2)
 
 
 def _parts(rows: Rows) -> tuple[Part, ...]:
