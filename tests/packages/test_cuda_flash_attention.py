@@ -1,7 +1,9 @@
 """When FlashAttention-4 is chosen, and that it attends as the reference does."""
 
 import os
+import sys
 from importlib import metadata
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -97,9 +99,9 @@ def test_prompts_begin_where_the_first_one_does():
 def test_triton_takes_its_place_where_it_cannot_run(monkeypatch, caplog):
     if torch.cuda.is_available():
         pytest.skip("Triton's interpreter has to be chosen before kernels are compiled for the GPU")
-    monkeypatch.setattr(flash_attention_4, "FEWEST_QUERIES", 8)
+    monkeypatch.setattr(FlashAttention4, "gathers_from", 8)
 
-    def fail(*arguments):
+    def fail(*arguments, **places):
         raise ImportError("no cutlass")
 
     monkeypatch.setattr(flash_attention_4, "_attend", fail)
@@ -109,13 +111,57 @@ def test_triton_takes_its_place_where_it_cannot_run(monkeypatch, caplog):
     assert "no cutlass" in caplog.text
 
 
+def test_long_prompts_are_its_own(monkeypatch):
+    """Keys that are new or few lie one after the other, more are read in blocks; all else stays with Triton."""
+    if torch.cuda.is_available():
+        pytest.skip("Triton's interpreter has to be chosen before kernels are compiled for the GPU")
+    monkeypatch.setattr(FlashAttention4, "gathers_from", 8)
+    monkeypatch.setattr("tgi_core.triton.step.MOST_GATHERED", 40)
+    calls = []
+
+    def varlen(q, k, v, cu_seqlens_q, max_seqlen_q, softmax_scale, causal, window_size, softcap, cu_seqlens_k=None,
+               max_seqlen_k=None, seqused_k=None, page_table=None):  # fmt: skip
+        """FlashAttention-4's function, for what it is asked here; the layers share no keys between heads."""
+        calls.append("blocks" if page_table is not None else "one after the other")
+        assert (causal, window_size, softcap, max_seqlen_q) == (True, (None, None), 0.0, int(cu_seqlens_q.diff().max()))
+        out = torch.empty(q.shape)
+        for i, (first, last) in enumerate(zip(cu_seqlens_q[:-1].tolist(), cu_seqlens_q[1:].tolist(), strict=True)):
+            if page_table is None:
+                begin, end = cu_seqlens_k[i : i + 2].tolist()
+                assert end - begin <= max_seqlen_k
+                keys, values = k[begin:end], v[begin:end]
+            else:
+                keys, values = (x[page_table[i].long()].flatten(0, 1)[: seqused_k[i]] for x in (k, v))
+            scores = torch.einsum("qhd,khd->hqk", q[first:last], keys) * softmax_scale
+            hidden = torch.ones(scores.shape[1:], dtype=torch.bool).triu(len(keys) - (last - first) + 1)
+            weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+            out[first:last] = torch.einsum("hqk,khd->qhd", weights, values)
+        return (out,)
+
+    cute = SimpleNamespace(flash_attn_varlen_func=varlen)
+    monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(cute=cute))
+    monkeypatch.setitem(sys.modules, "flash_attn.cute", cute)
+    spec = AttentionSpec(heads=2, kv_heads=2, head_size=16, scale=0.25)
+    steps = [
+        ((20, 0), (3, 0), (1, 0)),
+        ((1, 20), (9, 3), (1, 1)),
+        ((1, 21), (30, 12), (1, 2)),
+        ((2, 22), (1, 42), (1, 3)),
+    ]
+    found, expected = (attend(kind, spec, steps, "float32") for kind in (FlashAttention4, ReferenceAttention))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert calls[2:] == ["one after the other"] * 4 + ["blocks"] * 2  # after both were compiled
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_equals_the_reference(spec, dtype, monkeypatch):
+@pytest.mark.parametrize("most", [600, 1 << 14], ids=["in blocks", "one after the other"])
+def test_equals_the_reference(spec, dtype, most, monkeypatch):
     pytest.importorskip("flash_attn.cute", reason="flash-attn-4 is not installed")
-    monkeypatch.setattr(flash_attention_4, "FEWEST_QUERIES", 8)
+    monkeypatch.setattr(FlashAttention4, "gathers_from", 8)
+    monkeypatch.setattr("tgi_core.triton.step.MOST_GATHERED", most)
     spec = AttentionSpec(scale=spec["head_size"] ** -0.5, **spec)
     steps = [((300, 0), (513, 0), (1, 0)), ((1, 300), (200, 513), (1, 1))]
     expected, found = (attend(kind, spec, steps, dtype) for kind in (ReferenceAttention, FlashAttention4))
