@@ -401,3 +401,34 @@ def test_a_cached_prompt_but_for_its_last_token_joins_no_decodes_where_steps_are
     loop.drain()
     assert loop.outputs[2] == expected_output(prompt, 5)
     assert loop.scheduler.take_counts().prefix_hits == block
+
+
+def test_prompts_that_hold_up_as_many_decodes_as_wait_take_fewer_tokens():
+    class Careful(FakePagedRunner):
+        capabilities = replace(FakePagedRunner.capabilities, mixed_tokens=8)
+
+    def prompt_tokens(plan):
+        return sum(row.length for row in plan.rows if row.length > 1)
+
+    loop = Loop(Careful, num_blocks=64, prefill_tokens=32)
+    loop.add(1, list(range(5, 30)), new_tokens=20)
+    assert prompt_tokens(loop.step()) == 25  # nobody is held up
+    loop.add(2, list(range(5, 40)))
+    assert prompt_tokens(loop.step()) == 7  # beside a decode, one waits
+    loop.add(3, list(range(30, 60)))
+    assert prompt_tokens(loop.step()) == 31  # two wait
+    loop.add(4, list(range(60, 90)))
+    while loop.scheduler.has_work:
+        loop.step()
+    assert all(loop.outputs[number] for number in (1, 2, 3, 4))
+
+
+def test_wishes_of_fewer_tokens_hold_beside_decodes_too():
+    class Careful(FakePagedRunner):
+        capabilities = replace(FakePagedRunner.capabilities, mixed_tokens=24)
+
+    loop = Loop(Careful, num_blocks=64, prefill_tokens=16)
+    loop.add(1, list(range(5, 15)), new_tokens=20)
+    loop.step()
+    loop.add(2, list(range(5, 40)))
+    assert sum(row.length for row in loop.step().rows) == 16

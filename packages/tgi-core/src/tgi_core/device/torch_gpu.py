@@ -30,7 +30,8 @@ class TorchGpu(DeviceBackend):
         token_buckets=TOKEN_BUCKETS,
         record_ahead=True,
         asynchronous=True,
-        prefill_tokens=4096,
+        prefill_tokens=8192,
+        mixed_tokens=2048,
         batch_size=256,
         memory_fraction=0.95,  # the rest is for recordings, and for what sampling takes
         tells_memory=True,

@@ -131,10 +131,16 @@ class Scheduler:
 
     def _draft_mixed(self) -> _Draft:
         decoding = sum(sequence.is_decoding for sequence in self.running.values())
-        draft = _Draft(max(self.limits.max_batch_prefill_tokens - decoding, self.kv.block_size))
+        draft = _Draft(max(self._most_tokens(decoding) - decoding, self.kv.block_size))
         self._continue_running(draft, decode=True, prefill=True)
         self._admit(draft)
         return draft
+
+    def _most_tokens(self, decoding: int) -> int:
+        """Of a step: fewer where more requests decode, and are held up by prompts, than wait for theirs."""
+        most, beside = self.limits.max_batch_prefill_tokens, self.capabilities.mixed_tokens
+        waiting = len(self.waiting) + len(self.running) - decoding
+        return most if beside is None or decoding < max(waiting, 1) else min(most, beside)
 
     def _draft_one_phase(self) -> _Draft:
         """Prefill or decode, in turn, so that neither waits for the other's end.
