@@ -53,6 +53,41 @@ def test_a_process_belongs_to_one_group(tmp_path):
     group.leave()  # again is harmless
 
 
+class OnlyShort:
+    """Says that it summed."""
+
+    def takes(self, x):
+        return len(x) < 3
+
+    def __call__(self, x):
+        return x + 100
+
+
+def test_a_devices_own_sums_serve_what_they_take(tmp_path):
+    group = TorchGroup(0, 1, f"file://{tmp_path}/store")
+    group.join("gloo", torch.device("cpu"))
+    try:
+        told = []
+        group.sum_with(lambda ranks: told.append(ranks.size()) or OnlyShort())
+        assert told == [1]
+        assert group.all_reduce(torch.ones(2)).tolist() == [101, 101]
+        assert group.all_reduce(torch.ones(3)).tolist() == [1, 1, 1]
+        group.sum_with(lambda ranks: None)
+        assert group.all_reduce(torch.ones(2)).tolist() == [1, 1]
+    finally:
+        group.leave()
+
+
+def test_sums_in_order_stay_the_librarys(tmp_path):
+    group = TorchGroup(0, 1, f"file://{tmp_path}/store")
+    group.join("gloo", torch.device("cpu"), in_order=True)
+    try:
+        group.sum_with(lambda ranks: OnlyShort())
+        assert group.all_reduce(torch.ones(2)).tolist() == [1, 1]
+    finally:
+        group.leave()
+
+
 SUM_IN_ORDER = """
 import sys, torch
 from tgi_core.distributed.group import TorchGroup

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import torch
+import torch.distributed as dist
 
 from tgi_core.device.torch_gpu import TorchGpu
+from tgi_core.distributed.group import Sums
 from tgi_cuda.float8 import refused_kv_dtypes
+from tgi_cuda.sums import SymmetricSums
+
+log = logging.getLogger(__name__)
 
 BFLOAT16_FROM = (8, 0)  #: compute capability whose matrix units know it
 
@@ -25,3 +31,10 @@ class CudaBackend(TorchGpu):
         if capability < BFLOAT16_FROM:
             able = tuple(dtype for dtype in self.capabilities.dtypes if dtype != "bfloat16")
             self.capabilities = replace(self.capabilities, dtypes=able)
+
+    def sums(self, group: dist.ProcessGroup) -> Sums | None:
+        try:
+            return SymmetricSums(group, self.torch_device)
+        except RuntimeError as error:
+            log.info("the collectives' library sums up over GPUs: %s", error)
+            return None

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy.typing as npt
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from tgi_core.device.capabilities import Capabilities
+from tgi_core.distributed.group import Sums
 
 Upload = Callable[[npt.NDArray[Any]], Tensor]  #: `DeviceBackend.upload`, into new memory
 
@@ -87,6 +89,10 @@ class DeviceBackend(ABC):
     def download(self, tensors: Sequence[Tensor]) -> Download:
         """Tensors as they are after what the device was told so far; their memory may be used again at once."""
         return Download(tuple(tensor.to("cpu", copy=True) for tensor in tensors))
+
+    def sums(self, group: dist.ProcessGroup) -> Sums | None:
+        """Sums over these ranks; None where the collectives' library has the best."""
+        return None
 
     def close(self) -> None:  # noqa: B027 - most take nothing
         """Give back what the constructor took of the process."""

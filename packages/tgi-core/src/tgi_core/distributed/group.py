@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,16 @@ from torch import Tensor
 from tgi_core.errors import ConfigError, RanksApart
 
 TIMEOUT = timedelta(minutes=10)  #: of one operation; ranks that die are noticed sooner by who started them
+
+
+class Sums(Protocol):
+    """Sums over ranks, where they are faster than those of the collectives' library."""
+
+    def takes(self, x: Tensor) -> bool:
+        """Whether x is of a kind and size that they are for; the same on all ranks."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The sum of every rank's x; may be recorded."""
 
 
 class Group(ABC):
@@ -48,6 +59,13 @@ class Group(ABC):
             collectives: see `DeviceBackend.collectives`.
             device: of this rank.
             in_order: sum in the order of ranks, whatever the size of what is summed; libraries choose orders by size.
+        """
+
+    def sum_with(self, sums: Callable[[dist.ProcessGroup], Sums | None]) -> None:  # noqa: B027 - as above
+        """Sum with a device's own sums, where all ranks can; after `join`.
+
+        Args:
+            sums: see `DeviceBackend.sums`.
         """
 
     @contextmanager
@@ -102,6 +120,7 @@ class TorchGroup(Group):
         self.rank, self.size, self.address = rank, size, address
         self._device: torch.device | None = None
         self._sums_in_order = False
+        self._sums: Sums | None = None
 
     def join(self, collectives: str, device: torch.device, *, in_order: bool = False) -> None:
         """Meet the other ranks, and connect to them, which cannot be done while a step is recorded.
@@ -126,10 +145,18 @@ class TorchGroup(Group):
         self.from_first(torch.zeros(1, dtype=torch.int64, device=device))
         self.all_gather(torch.zeros(1, device=device))
 
+    def sum_with(self, sums: Callable[[dist.ProcessGroup], Sums | None]) -> None:
+        if dist.group.WORLD is None or self._sums_in_order:
+            return
+        found = sums(dist.group.WORLD)
+        self._sums = found if self.least(found is not None) else None
+
     def all_reduce(self, x: Tensor) -> Tensor:
         if self._sums_in_order and self.size > 2:  # two numbers have one sum
             first, *others = self.all_gather(x)
             return sum(others, first)
+        if self._sums is not None and self._sums.takes(x):
+            return self._sums(x)
         dist.all_reduce(x)
         return x
 
@@ -156,7 +183,7 @@ class TorchGroup(Group):
         """
         if self._device is None:
             return
-        self._device = None
+        self._device = self._sums = None
         if not in_order and dist.group.WORLD is not None:
             with suppress(RuntimeError):  # not every library of collectives can
                 dist.group.WORLD.abort()

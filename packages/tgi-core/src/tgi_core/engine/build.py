@@ -133,6 +133,7 @@ def build(
     capabilities = model.narrow(backend.capabilities)
     before_loading(files)
     group.join(backend.collectives, backend.torch_device, in_order=config.deterministic)
+    group.sum_with(backend.sums)
     facts = Facts(
         model_id=files.model_id,
         device=probe.kind,
