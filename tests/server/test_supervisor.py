@@ -1,6 +1,7 @@
 """Engine death, freeze and hang: what clients are told, and what readiness says when."""
 
 import os
+import re
 import signal
 import time
 
@@ -12,7 +13,13 @@ def ready(client):
     return response.status_code, response.json()["state"]
 
 
-def test_loading_is_alive_but_not_ready(serve):
+def levels(capsys, path):
+    """Of what was logged since the last call about a path."""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    return [re.search(r"\[(\w+) *\]", line)[1] for line in lines if f"path={path} " in line]
+
+
+def test_loading_is_alive_but_not_ready(serve, capsys):
     with serve({"load_s": 1.0}, until=None) as server, server.client() as client:
         server.wait_for("loading")
         assert client.get("/livez").status_code == 200
@@ -21,8 +28,10 @@ def test_loading_is_alive_but_not_ready(serve):
         assert response.json()["state"] == "loading"
         health = client.get("/health")
         assert (health.status_code, health.json()) == (503, {"error": "unhealthy", "error_type": "healthcheck"})
+        assert levels(capsys, "/health") == ["debug"]  # probes ask again and again
         generate = client.post("/generate", json={"inputs": "a"})
         assert generate.status_code == 503
+        assert levels(capsys, "/generate") == ["error"]
         assert generate.headers["retry-after"]
         assert generate.json()["error_type"] == "unavailable"
         server.wait_for("ready")

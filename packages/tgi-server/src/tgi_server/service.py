@@ -18,7 +18,7 @@ from tgi_core.stats import EngineInfo
 from tgi_core.tokenizer.tokenizer import Tokenizer
 from tgi_core.weights.source import ModelFiles
 from tgi_server.engine_client import EngineClient
-from tgi_server.errors import ClientGone, Overloaded, RequestError, Unavailable
+from tgi_server.errors import ClientGone, NotHealthy, Overloaded, RequestError, Unavailable
 from tgi_server.exchange import Exchange
 from tgi_server.generation import Generation
 from tgi_server.metrics import Metrics
@@ -272,6 +272,8 @@ class Service:
             self.metrics.request_failure.labels("dropped").inc()
             self.metrics.requests_aborted.labels("client").inc()
             log.info("Client left", path=path, status=499)
+        elif isinstance(error, NotHealthy):
+            log.debug("Not healthy", path=path, status=error.kind.status)  # an answer; probes ask again and again
         elif isinstance(error, RequestError):
             if error.kind.counted_as:
                 self.metrics.request_failure.labels(error.kind.counted_as).inc()
