@@ -81,19 +81,16 @@ def row_runs(
 
 
 @triton.jit
-def multiply_row(
-    x, levels, first, second, scales, order, bias, out, M: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr,
+def row_outputs(
+    x, levels, first, second, scales, order, m, there, M: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr,
     OUTPUTS: tl.constexpr, FORM: tl.constexpr, HALVES: tl.constexpr, BLOCKS: tl.constexpr, AT_ONCE: tl.constexpr,
-    HAS_ORDER: tl.constexpr, HAS_BIAS: tl.constexpr, OVERLAP: tl.constexpr,
+    HAS_ORDER: tl.constexpr,
 ):  # fmt: skip
-    """x [N] -> [M]; a program: some outputs, AT_ONCE of the BLOCKS of levels at a time.
+    """x [N] -> the outputs m [OUTPUTS] of M that are there, in float32; AT_ONCE of the BLOCKS of levels at a time.
 
     HALVES: two runs are in the same bytes.
     """
-    follow(OVERLAP)
-    m = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
-    there, wide = m < M, m.to(tl.int64)
-    inside = wide[:, None, None] * BLOCK + tl.arange(0, BLOCK)[None, None, :]
+    inside = m.to(tl.int64)[:, None, None] * BLOCK + tl.arange(0, BLOCK)[None, None, :]
     total = tl.zeros([OUTPUTS, AT_ONCE, BLOCK], tl.float32)
     for start in range(0, BLOCKS, AT_ONCE):
         block = start + tl.arange(0, AT_ONCE)
@@ -112,6 +109,23 @@ def multiply_row(
     y = tl.sum(tl.sum(total, 2), 1)
     if FORM != "affine":
         y *= tl.load(scales + m, mask=there, other=0.0)
+    return y
+
+
+@triton.jit
+def multiply_row(
+    x, levels, first, second, scales, order, bias, out, M: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr,
+    OUTPUTS: tl.constexpr, FORM: tl.constexpr, HALVES: tl.constexpr, BLOCKS: tl.constexpr, AT_ONCE: tl.constexpr,
+    HAS_ORDER: tl.constexpr, HAS_BIAS: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """x [N] -> [M]; a program: some outputs."""
+    follow(OVERLAP)
+    m = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    there = m < M
+    y = row_outputs(
+        x, levels, first, second, scales, order, m, there, M, N, BLOCK, OUTPUTS, FORM, HALVES, BLOCKS, AT_ONCE,
+        HAS_ORDER,
+    )  # fmt: skip
     if HAS_BIAS:
         y += tl.load(bias + m, mask=there, other=0.0).to(tl.float32)
     tl.store(out + m, y.to(out.dtype.element_ty), mask=there)
@@ -131,32 +145,27 @@ def run_product(
     return y * other[:, None] if FORM == "affine" else y
 
 
-@triton.jit(do_not_specialize=["rows"])
-def multiply(
-    x, levels, first, second, scales, order, bias, out, rows, x_row: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
-    BLOCK: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, FORM: tl.constexpr, HALVES: tl.constexpr,
-    BLOCKS: tl.constexpr, STEPS: tl.constexpr, AT_ONCE: tl.constexpr, HAS_ORDER: tl.constexpr, HAS_BIAS: tl.constexpr,
-    UPCAST: tl.constexpr, OVERLAP: tl.constexpr,
+@triton.jit
+def tile_outputs(
+    x, levels, first, second, scales, order, m, there, row, given, first_block, x_row: tl.constexpr, M: tl.constexpr,
+    N: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, FORM: tl.constexpr,
+    HALVES: tl.constexpr, BLOCKS: tl.constexpr, STEPS: tl.constexpr, AT_ONCE: tl.constexpr, HAS_ORDER: tl.constexpr,
+    UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """x [T, N] -> [T, M], or [S, T, M] of which the sum is it; a program: some outputs and rows, and a split of inputs.
+    """Rows [ROWS] of x that are given, outputs m [OUTPUTS] of M that are there -> [OUTPUTS, ROWS] in float32.
 
-    HALVES: two runs are in the same bytes.  STEPS: of a split, each of AT_ONCE of the BLOCKS of levels.
+    STEPS, each of AT_ONCE blocks of levels, from first_block on.  BLOCKS: where they end, None = not before the steps.
+    HALVES: two runs are in the same bytes.
     """
-    follow(OVERLAP)
-    start, split = tl.program_id(0) * ROWS, tl.program_id(2)
-    x += start.to(tl.int64) * x_row
-    out += (split * rows + start).to(tl.int64) * M
-    row = tl.arange(0, ROWS)
-    m = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
-    there, given = m < M, row < rows - start
-    first_block = split * STEPS * AT_ONCE
     block = levels + m.to(tl.int64)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
-    block += first_block.to(tl.int64) * M * BLOCK
+    block += tl.cast(first_block, tl.int64) * M * BLOCK
     y = tl.zeros([OUTPUTS, ROWS], tl.float32)
     for step in range(STEPS):
         for part in tl.static_range(AT_ONCE):
             at = first_block + step * AT_ONCE + part
-            seen = m < tl.where(at < BLOCKS, M, 0)
+            seen = there
+            if BLOCKS is not None:
+                seen = there & (m < tl.where(at < BLOCKS, M, 0))
             found = tl.load(block + part * M * BLOCK, mask=seen[:, None], other=0, eviction_policy="evict_first")
             if HALVES:
                 y += run_product(
@@ -175,6 +184,31 @@ def multiply(
         block += AT_ONCE * M * BLOCK
     if FORM != "affine":
         y *= tl.load(scales + m, mask=there, other=0.0)[:, None]
+    return y
+
+
+@triton.jit(do_not_specialize=["rows"])
+def multiply(
+    x, levels, first, second, scales, order, bias, out, rows, x_row: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    BLOCK: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, FORM: tl.constexpr, HALVES: tl.constexpr,
+    BLOCKS: tl.constexpr, STEPS: tl.constexpr, AT_ONCE: tl.constexpr, HAS_ORDER: tl.constexpr, HAS_BIAS: tl.constexpr,
+    UPCAST: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """x [T, N] -> [T, M], or [S, T, M] of which the sum is it; a program: some outputs and rows, and a split of inputs.
+
+    STEPS: of a split.
+    """
+    follow(OVERLAP)
+    start, split = tl.program_id(0) * ROWS, tl.program_id(2)
+    x += start.to(tl.int64) * x_row
+    out += (split * rows + start).to(tl.int64) * M
+    row = tl.arange(0, ROWS)
+    m = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
+    there, given = m < M, row < rows - start
+    y = tile_outputs(
+        x, levels, first, second, scales, order, m, there, row, given, split * STEPS * AT_ONCE, x_row, M, N, BLOCK,
+        ROWS, OUTPUTS, FORM, HALVES, BLOCKS, STEPS, AT_ONCE, HAS_ORDER, UPCAST,
+    )  # fmt: skip
     if HAS_BIAS:
         y += tl.load(bias + m, mask=m < tl.where(split == 0, M, 0), other=0.0).to(tl.float32)[:, None]
     tl.store(out + row[None, :] * M + m[:, None], y.to(out.dtype.element_ty), mask=there[:, None] & given[None, :])
