@@ -27,6 +27,7 @@ from tgi_core.triton import (
     rounded,
     rounded_tiles,
     sample,
+    sorted_experts,
     store,
     tiles,
 )
@@ -273,11 +274,11 @@ def mixtures(target, dtype, size):
     widen, narrow = {**shape, **experts.row_of(4096)}, {**shape, **experts.row_of(size)}
     compile_one(expert_rows.widen_rows, {"K": 2, "KIND": "silu", **widen}, target, dtype, known=known)
     compile_one(expert_rows.narrow_rows, {"K": 2, **narrow}, target, dtype, known=known)
-    compile_one(expert_tiles.mix, {"K": 2, "N": 4096, "BLOCK": experts.MIXED}, target, dtype, known=known)
+    compile_one(expert_tiles.mix, {"K": 2, "N": 4096, "BLOCK": sorted_experts.MIXED}, target, dtype, known=known)
     for pairs_of_expert in experts.TILES:
         itemsize = 4 if dtype == "fp32" else 2
         tile = experts.fitting(pairs_of_expert, itemsize, SHARED[target])
-        sorting = experts.constants_of_sort(3000, 60, 100, tile.rows)
+        sorting = sorted_experts.constants_of_sort(3000, 60, 100, tile.rows)
         compile_one(expert_tiles.sort_pairs, sorting, target, dtype, known=known)
         how = {**shape, "ROWS": tile.rows, "INPUTS": tile.inputs, "UPCAST": False}
         widen = {**how, "K": 2, "KIND": "silu", "COLUMNS": tile.columns // 2}

@@ -10,17 +10,9 @@ from tgi_core.errors import UnsupportedKernel
 from tgi_core.kernels.reference import linear as reference_linear
 from tgi_core.kernels.reference.moe import Experts
 from tgi_core.triton import activation
-from tgi_core.triton.experts import (
-    ROW_PAIRS,
-    SORT,
-    TILES,
-    TritonExperts,
-    constants_of_sort,
-    experts,
-    fixed_experts,
-    most_tiles,
-)
+from tgi_core.triton.experts import TILES, TritonExperts, experts, fixed_experts
 from tgi_core.triton.linear import linear
+from tgi_core.triton.sorted_experts import ROW_PAIRS, SORT, constants_of_sort, most_tiles
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = {
