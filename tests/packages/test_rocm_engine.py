@@ -25,6 +25,7 @@ from tgi_core.config import EngineConfig
 from tgi_core.engine import place
 from tgi_core.engine.engine import Engine
 from tgi_core.errors import ConfigError, DeviceUnavailable, UnsupportedKernel, UnsupportedModel
+from tgi_core.layers.moe import SparseMoE
 from tgi_core.plugins.libraries import TorchBuild
 from tgi_core.plugins.manager import load_plugins
 from tgi_core.runner.graph import GraphRunner
@@ -32,7 +33,9 @@ from tgi_core.sampling_params import SamplingParams
 from tgi_core.testing.packed import quantise
 from tgi_core.testing.tiny import VOCABULARY, make_checkpoint
 from tgi_core.triton.rounded import Rounded
+from tgi_core.triton.rounded_experts import RoundedExperts
 from tgi_rocm import plugin
+from tgi_rocm.chips import REFUSED_QUANTIZATIONS
 from tgi_rocm.probe import probe
 
 NODES = "sys/class/kfd/kfd/topology/nodes"
@@ -251,6 +254,33 @@ def test_gptq_keeps_its_bits_and_says_the_same(tmp_path, hip, gfx):
         outputs = engine.generate(PROMPTS, SamplingParams(max_new_tokens=2, ignore_eos=True))
         found.append([output.logprobs[0] for output in outputs])
     assert found[0] == pytest.approx(found[1], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("family", "method"), [("mixtral", "gptq"), ("qwen2_moe", "awq"), ("qwen2_moe", "int8"), ("mixtral", "int4")]
+)
+def test_experts_keep_their_bits_are_recorded_and_say_the_same(tmp_path, hip, monkeypatch, family, method):
+    monkeypatch.delitem(REFUSED_QUANTIZATIONS["gfx942"], "awq")  # NVIDIA's GPUs take it, on the same kernels
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    folder = plain = make_checkpoint(tmp_path / family, family, dtype=torch.float16, **small)
+    wishes = {"quantize": method}
+    if method in ("gptq", "awq"):
+        folder, plain = quantise(folder, method, any_order=method == "gptq")
+        wishes = {}
+    slow = dict.fromkeys(("linear_int8", "linear_int4", "experts"), "reference")
+    expected = first_logprobs(open_engine(plain, "cpu", **wishes, kernels=slow))
+    hip("gfx942")
+    engine = open_engine(folder, "rocm", dtype="float16", **wishes)
+    layers = [module for module in engine.runner.model.modules() if isinstance(module, SparseMoE)]
+    assert len(layers) == 1
+    assert isinstance(layers[0].run_experts, RoundedExperts)
+    assert first_logprobs(engine) == pytest.approx(expected, abs=0.02)
+    assert Graph.replays > 0
+
+
+def first_logprobs(engine):
+    """Of the tokens of one prompt, decodes enough to record one."""
+    return engine.generate(PROMPTS[1:2], SamplingParams(max_new_tokens=5, ignore_eos=True))[0].logprobs
 
 
 # ---- refusals -------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import sys
 from functools import partial
 
 import msgspec
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -25,6 +26,9 @@ from tgi_core.triton import (
     prefill,
     rotary,
     rounded,
+    rounded_expert_rows,
+    rounded_expert_tiles,
+    rounded_experts,
     rounded_tiles,
     sample,
     sorted_experts,
@@ -233,6 +237,17 @@ def products(target, dtype):
                 compile_one(linear._few_rows_product, few, target, dtype, tile.warps, tile.stages, {"rows": "i32"})
 
 
+def rounded_weight(form, block, halves, ordered):
+    """What kernels know of it, and its tensors' types."""
+    meaning = {"int4": "*u8", "affine": "*fp16"}.get(form)
+    known = {"levels": "*i8" if form == "int8" else "*u8", "first": "*u8", "second": meaning, "order": "*i32"}
+    known |= {"scales": "*fp32"}
+    gone = {"int8": ("first", "second"), "affine": ("scales",)}.get(form, ())
+    gone += () if ordered else ("order",)
+    constants = {"BLOCK": block, "FORM": form, "HALVES": halves, "HAS_ORDER": ordered, **dict.fromkeys(gone)}
+    return constants, {name: kind for name, kind in known.items() if name not in gone}
+
+
 def rounded_products(target, dtype):
     """Of weights of 8 and 4 bits: their own groups, a checkpoint's in order and not."""
     for form, block, halves, ordered, rows, outputs in (
@@ -242,14 +257,9 @@ def rounded_products(target, dtype):
         ("affine", 64, True, True, 16, 4096),
         ("affine", 128, False, False, 16, 4096),
     ):
-        meaning = {"int4": "*u8", "affine": "*fp16"}.get(form)
-        known = {"levels": "*i8" if form == "int8" else "*u8", "first": "*u8", "second": meaning, "order": "*i32"}
-        known |= {"scales": "*fp32", "rows": "i32", "bias": f"*{dtype}"}
-        gone = {"int8": ("first", "second"), "affine": ("scales",)}.get(form, ())
-        gone += () if ordered else ("order",)
-        types = {name: kind for name, kind in known.items() if name not in gone}
-        constants = {"M": outputs, "N": 4096, "BLOCK": block, "FORM": form, "HALVES": halves, "HAS_ORDER": ordered}
-        constants |= dict.fromkeys(gone)
+        constants, types = rounded_weight(form, block, halves, ordered)
+        types |= {"rows": "i32", "bias": f"*{dtype}"}
+        constants |= {"M": outputs, "N": 4096}
         expanded = {**constants, "COLUMNS": 4096, "OUTPUTS": rounded.EXPANDED_OUTPUTS}
         compile_one(rounded_tiles.expand, expanded, target, dtype, known=types)
         steps = 4096 // rounded.STEP // (1 + halves)
@@ -287,6 +297,36 @@ def mixtures(target, dtype, size):
         compile_one(expert_tiles.narrow_tiles, narrow, target, dtype, tile.warps, tile.stages, known)
 
 
+def rounded_mixtures(target, dtype):
+    """Of experts with weights of 8 and 4 bits: some with a tile of each size, all with the largest."""
+    fitting = [rounded_experts.fitting(pairs, SHARED[target]) for pairs in rounded_experts.TILES]
+    for form, block, halves, ordered, size, every in (
+        ("int8", 128, False, False, 1408, False),
+        ("int4", 32, True, False, 14336, True),
+        ("affine", 128, True, False, 14336, False),
+        ("affine", 16, True, True, 704, True),
+    ):
+        gone, types = rounded_weight(form, block, halves, ordered)
+        types |= dict.fromkeys(("x", "wide", "out"), f"*{dtype}")
+        types |= {"chosen": "*i64", "weights": "*fp32", "sorted_pairs": "*i32", "experts": "*i32", "pairs": "i32"}
+        for name, outputs, inputs, more in (
+            ("widen", 16 * size, 4096, {"KIND": "silu"}),
+            ("narrow", 8 * 4096, size, {}),
+        ):
+            steps = triton.cdiv(inputs, rounded.STEP * (1 + halves))
+            levels = torch.empty((steps * rounded.STEP // block, outputs, block), dtype=torch.uint8, device="meta")
+            order = torch.empty((8, inputs), dtype=torch.int32, device="meta") if ordered else None
+            weight = rounded.Rounded(form, outputs, inputs, levels, halves, order=order)
+            given = {**gone, "FEATURES": 4096, "SIZE": size, **more}
+            rows = {**given, "K": 2, **rounded_experts.constants_of_rows(weight)}
+            compile_one(getattr(rounded_expert_rows, f"{name}_rows"), rows, target, dtype, known=types)
+            given |= {"UPCAST": False} | ({"K": 2} if name == "widen" else {})
+            for tile in dict.fromkeys(fitting if every else fitting[-1:]):
+                how = {**given, **rounded_experts.constants_of_tiles(weight, tile)}
+                function = getattr(rounded_expert_tiles, f"{name}_tiles")
+                compile_one(function, how, target, dtype, tile.warps, tile.stages, types)
+
+
 def main(target):
     dtype = "fp16" if target == "sm_75" else "bf16"
     rows = {"heads": 1, "x_token": 4096, "x_head": 0, "size": 4096}
@@ -319,6 +359,8 @@ def main(target):
     products(target, dtype)
     products(target, "fp32")
     rounded_products(target, dtype)
+    if target != "sm_75":  # where experts are multiplied one after the other
+        rounded_mixtures(target, dtype)
     for kind in ("gelu", "gelu_tanh"):
         constants = {"size": 14336, "row_stride": 14336, "KIND": kind, "BLOCK": 1024}
         compile_one(activation._activate, constants, target, dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,9 +17,14 @@ from tgi_core.kernels.reference import moe as reference
 from tgi_core.kernels.reference.linear import Linear
 from tgi_core.triton import expert_rows, expert_tiles
 from tgi_core.triton.activation import KINDS
+from tgi_core.triton.chip import chip_of
 from tgi_core.triton.launch import Kernel
+from tgi_core.triton.rounded import RoundedLinear
+from tgi_core.triton.rounded_experts import RoundedExperts, together
 from tgi_core.triton.sorted_experts import Sorted, SortedExperts, Tile
 from tgi_core.triton.tiles import SHARE
+
+log = logging.getLogger(__name__)
 
 LONG_ROW = 2048  #: inputs from which on a program takes one row of a weight
 ROW = {"ROWS": 4, "COLUMNS": 512}  #: that a program reads at a time of shorter ones
@@ -88,8 +94,13 @@ class FixedExperts(TritonExperts):
 
 def experts(linear: LinearKernel, activation: Activation, gate_up: Sequence[Any], down: Sequence[Any]) -> ops.Experts:
     """See `Kernels.experts`; as the reference does it where these kernels do not know how weights are stored."""
-    if isinstance(linear, Linear) and activation in KINDS:
-        return TritonExperts(KINDS[activation], gate_up, down)
+    multiplies, kind = getattr(linear, "direct", linear), KINDS.get(activation, "")
+    if kind and isinstance(multiplies, Linear):
+        return TritonExperts(kind, gate_up, down)
+    if kind and isinstance(multiplies, RoundedLinear):
+        if chip_of(down[0].levels.device).has_matrix_units:
+            return RoundedExperts(kind, len(down), together(gate_up), together(down))
+        log.info("experts of few bits run one after the other: Triton does not use the matrix units of this chip")
     return reference.Experts(linear, activation, gate_up, down)
 
 

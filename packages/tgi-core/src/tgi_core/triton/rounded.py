@@ -52,7 +52,7 @@ class Rounded(NamedTuple):
     first: Tensor | None = None
     second: Tensor | None = None
     scales: Tensor | None = None
-    order: Tensor | None = None  #: int32, the input at each place, -1 = none; None = in order
+    order: Tensor | None = None  #: int32 [N], or [E, N] of experts: the input at each place, -1 = none; None = in order
 
     @property
     def block(self) -> int:
@@ -62,7 +62,7 @@ class Rounded(NamedTuple):
     @property
     def places(self) -> int:
         """Of inputs, with those that have none."""
-        return self.inputs if self.order is None else len(self.order)
+        return self.inputs if self.order is None else self.order.shape[-1]
 
     @property
     def constants(self) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def tile_of(rows: int, outputs: int, steps: int, block: int, multiprocessors: in
     return Tile(taken, at_once, warps, stages, 1 << splits.bit_length() - 1)
 
 
-class _RoundedLinear:
+class RoundedLinear:
     """A product with a weight of a few bits."""
 
     def __call__(self, x: Tensor, packed: Rounded, bias: Tensor | None) -> Tensor:
@@ -143,7 +143,7 @@ class _RoundedLinear:
             ADD_SPLITS.launch(grid, (y, out, out.numel()), {"SPLITS": tile.splits, "BLOCK": ADDED})
 
 
-class Int8Linear(_RoundedLinear):
+class Int8Linear(RoundedLinear):
     """See `Kernels.linear_int8`."""
 
     def pack(self, weight: Tensor) -> Rounded:
@@ -158,7 +158,7 @@ class Int8Linear(_RoundedLinear):
         return (found * packed.scales[ids].unsqueeze(1)).to(dtype)
 
 
-class Int4Linear(_RoundedLinear):
+class Int4Linear(RoundedLinear):
     """See `Kernels.linear_int4`."""
 
     def pack(self, weight: Tensor, importance: Tensor | None = None) -> Rounded:
@@ -170,7 +170,7 @@ class Int4Linear(_RoundedLinear):
         return Rounded("int4", outputs, inputs, packed, True, steps, offsets, found.scales)
 
 
-class AffineLinear(_RoundedLinear):
+class AffineLinear(RoundedLinear):
     """See `Kernels.linear_affine`."""
 
     keeps_levels: ClassVar[bool] = True
