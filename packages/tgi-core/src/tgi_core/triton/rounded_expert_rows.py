@@ -24,14 +24,6 @@ def gate_and_up(start, SIZE: tl.constexpr, OUTPUTS: tl.constexpr):
 
 
 @triton.jit
-def order_of(order, expert, N: tl.constexpr, HAS_ORDER: tl.constexpr):
-    """An expert's of order [E, N]."""
-    if HAS_ORDER:
-        order += expert.to(tl.int64) * N
-    return order
-
-
-@triton.jit
 def widen_rows(
     x, chosen, levels, first, second, scales, order, out, K: tl.constexpr, FEATURES: tl.constexpr, SIZE: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, OUTPUTS: tl.constexpr, FORM: tl.constexpr,
@@ -44,7 +36,8 @@ def widen_rows(
     expert = tl.load(chosen + pair).to(tl.int32)
     start = tl.program_id(1) * (OUTPUTS // 2)
     m, there = gate_and_up(start, SIZE, OUTPUTS)
-    order = order_of(order, expert, N, HAS_ORDER)
+    if HAS_ORDER:
+        order += expert.to(tl.int64) * N
     y = row_outputs(
         x + pair // K * FEATURES, levels, first, second, scales, order, expert * 2 * SIZE + m, there, M, N, BLOCK,
         OUTPUTS, FORM, HALVES, BLOCKS, AT_ONCE, HAS_ORDER,
@@ -72,9 +65,12 @@ def narrow_rows(
     for each in range(K):
         pair = token * K + each
         expert = tl.load(chosen + pair).to(tl.int32)
+        own = order
+        if HAS_ORDER:
+            own = order + expert.to(tl.int64) * N
         y = row_outputs(
-            wide + pair * SIZE, levels, first, second, scales, order_of(order, expert, N, HAS_ORDER),
-            expert * FEATURES + m, there, M, N, BLOCK, OUTPUTS, FORM, HALVES, BLOCKS, AT_ONCE, HAS_ORDER,
+            wide + pair * SIZE, levels, first, second, scales, own, expert * FEATURES + m, there, M, N, BLOCK, OUTPUTS,
+            FORM, HALVES, BLOCKS, AT_ONCE, HAS_ORDER,
         )  # fmt: skip
         mixed += y.to(dtype).to(tl.float32) * tl.load(weights + pair)
     tl.store(out + token * FEATURES + m, mixed.to(dtype), mask=there)

@@ -11,7 +11,7 @@ import triton.language as tl
 from tgi_core.triton.activation import gated
 from tgi_core.triton.expert_tiles import NO_EXPERT
 from tgi_core.triton.overlap import follow
-from tgi_core.triton.rounded_expert_rows import gate_and_up, order_of
+from tgi_core.triton.rounded_expert_rows import gate_and_up
 from tgi_core.triton.rounded_tiles import tile_outputs
 
 
@@ -34,8 +34,10 @@ def widen_tiles(
     filled = pair < pairs
     start = tl.program_id(1) * (OUTPUTS // 2)
     m, there = gate_and_up(start, SIZE, OUTPUTS)
+    if HAS_ORDER:
+        order += expert.to(tl.int64) * N
     y = tile_outputs(
-        x, levels, first, second, scales, order_of(order, expert, N, HAS_ORDER), expert * 2 * SIZE + m, there,
+        x, levels, first, second, scales, order, expert * 2 * SIZE + m, there,
         (pair // K).to(tl.int64), filled, 0, FEATURES, M, N, BLOCK, ROWS, OUTPUTS, FORM, HALVES, None, STEPS,
         AT_ONCE, HAS_ORDER, UPCAST,
     )  # fmt: skip
@@ -65,8 +67,10 @@ def narrow_tiles(
     filled = pair < pairs
     m = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
     there = m < FEATURES
+    if HAS_ORDER:
+        order += expert.to(tl.int64) * N
     y = tile_outputs(
-        wide, levels, first, second, scales, order_of(order, expert, N, HAS_ORDER), expert * FEATURES + m, there, row,
+        wide, levels, first, second, scales, order, expert * FEATURES + m, there, row,
         filled, 0, SIZE, M, N, BLOCK, ROWS, OUTPUTS, FORM, HALVES, None, STEPS, AT_ONCE, HAS_ORDER, UPCAST,
     )  # fmt: skip
     at = out + pair.to(tl.int64)[None, :] * FEATURES + m[:, None]

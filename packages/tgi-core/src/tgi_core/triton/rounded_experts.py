@@ -16,7 +16,7 @@ from tgi_core.triton.rounded import ROW_BYTES, ROW_OUTPUTS, STEP, Rounded
 from tgi_core.triton.sorted_experts import Sorted, SortedExperts, Tile
 from tgi_core.triton.tiles import SHARE
 
-#: pairs of an expert, on average, up to which these serve: the fastest first, the last one fits everywhere; not measured yet
+#: pairs of an expert, on average, up to which these serve: the first that fits, the last does everywhere; not measured
 SMALL = Tile(16, 64, STEP, 4, 2)
 MEDIUM = tuple(Tile(64, 64, STEP, 4, stages) for stages in (3, 2, 1))
 TILES = {
