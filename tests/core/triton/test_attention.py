@@ -256,13 +256,22 @@ def test_every_number_is_rounded_to_float8_and_none_overflows(dtype, kv_dtype, t
 
 
 @pytest.mark.parametrize(
-    ("steps", "apart"), [("decode", range(0)), ("decode", range(1, 9)), ("chunks beside decodes", range(0))]
+    ("steps", "apart", "gathers_from"),
+    [
+        ("decode", range(0), None),
+        ("decode", range(1, 9), None),
+        ("chunks beside decodes", range(0), None),
+        ("chunks beside decodes", range(0), 2),
+    ],
 )
 @pytest.mark.parametrize("rotated", [16, 64])
 @pytest.mark.parametrize("name", ["gqa", "soft cap"])
 @pytest.mark.parametrize(("dtype", "block_size"), EXACTNESS)
-def test_queries_and_keys_are_turned_on_their_way(name, rotated, steps, apart, dtype, block_size, monkeypatch):
+def test_queries_and_keys_are_turned_on_their_way(
+    name, rotated, steps, apart, gathers_from, dtype, block_size, monkeypatch
+):
     monkeypatch.setattr(attention, "APART", apart)
+    monkeypatch.setattr(TritonAttention, "gathers_from", gathers_from)
     shape = SPECS[name]
     spec = AttentionSpec(scale=shape["head_size"] ** -0.5, **shape)
     half = min(rotated, spec.head_size) // 2
