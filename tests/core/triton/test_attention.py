@@ -256,28 +256,29 @@ def test_every_number_is_rounded_to_float8_and_none_overflows(dtype, kv_dtype, t
 
 
 @pytest.mark.parametrize(
-    ("steps", "apart", "gathers_from"),
-    [
-        ("decode", range(0), None),
-        ("decode", range(1, 9), None),
-        ("chunks beside decodes", range(0), None),
-        ("chunks beside decodes", range(0), 2),
-    ],
+    ("steps", "apart"), [("decode", range(0)), ("decode", range(1, 9)), ("chunks beside decodes", range(0))]
 )
 @pytest.mark.parametrize("rotated", [16, 64])
 @pytest.mark.parametrize("name", ["gqa", "soft cap"])
 @pytest.mark.parametrize(("dtype", "block_size"), EXACTNESS)
-def test_queries_and_keys_are_turned_on_their_way(
-    name, rotated, steps, apart, gathers_from, dtype, block_size, monkeypatch
-):
+def test_queries_and_keys_are_turned_on_their_way(name, rotated, steps, apart, dtype, block_size, monkeypatch):
     monkeypatch.setattr(attention, "APART", apart)
-    monkeypatch.setattr(TritonAttention, "gathers_from", gathers_from)
+    compare_turned(name, rotated, STEPS[steps], dtype, block_size)
+
+
+@pytest.mark.parametrize(("dtype", "block_size"), EXACTNESS)
+def test_keys_are_turned_before_they_are_read_beside_their_queries(dtype, block_size, monkeypatch):
+    monkeypatch.setattr(TritonAttention, "gathers_from", 2)
+    compare_turned("gqa", 64, [[(20, 0), (9, 0)], [(1, 20), (30, 9)]], dtype, block_size)
+
+
+def compare_turned(name, rotated, steps, dtype, block_size):
     shape = SPECS[name]
     spec = AttentionSpec(scale=shape["head_size"] ** -0.5, **shape)
     half = min(rotated, spec.head_size) // 2
     expected, found = make(ReferenceAttention, spec, dtype, block_size), make(TritonAttention, spec, dtype, block_size)
     generator = torch.Generator().manual_seed(0)
-    for step in step_inputs(STEPS[steps], block_size):
+    for step in step_inputs(steps, block_size):
         metadata = expected.prepare(step), found.prepare(step)
         for layer in range(2):
             q, k, v = draw(spec, step.num_tokens, dtype, generator)
