@@ -70,6 +70,26 @@ def test_a_step_that_does_not_fit_says_what_to_lower(tmp_path, steps, monkeypatc
         engine(tmp_path, "llama")
 
 
+def test_steps_get_fewer_tokens_until_they_fit(tmp_path, steps, monkeypatch):
+    logits, released = CausalLM.logits, []
+
+    def fail_if_many(model, hidden):
+        if steps[-1][0] > 600:
+            raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+        return logits(model, hidden)
+
+    monkeypatch.setattr(CpuBackend, "free_bytes", lambda backend: 1 << 26)
+    monkeypatch.setattr(CpuBackend, "capabilities", replace(CpuBackend.capabilities, prefill_tokens=2400))
+    monkeypatch.setattr(CpuBackend, "release", lambda backend: released.append(True))
+    monkeypatch.setattr(CausalLM, "logits", fail_if_many)
+    folder = make_checkpoint(tmp_path / "llama", "llama", max_position_embeddings=4096)
+    made = Engine(EngineConfig(model_id=str(folder), device="cpu", dtype="float32", max_batch_size=4))
+    assert [tokens for tokens, _ in steps[:3]] == [2400, 1200, 600]
+    assert (made.info.max_batch_prefill_tokens, len(released)) == (600, 2)
+    reasons = {reason.setting: reason.why for reason in made.info.reasons}
+    assert "twice as many" in reasons["max_batch_prefill_tokens"]
+
+
 def test_weights_that_do_not_fit_say_what_to_do(tmp_path, monkeypatch):
     def fail(model, *rest):
         raise torch.OutOfMemoryError("tried to allocate 2 GiB")

@@ -59,6 +59,9 @@ class DeviceBackend(ABC):
         """Last change to a loaded model: graph wrapping, marks between layers, compilation."""
         return model
 
+    def release(self) -> None:  # noqa: B027 - most keep nothing
+        """Give memory back that the process keeps for later steps."""
+
     def synchronize(self) -> None:  # noqa: B027 - nothing to wait for where the device is the host
         """Wait until the device has done all that it was told."""
 

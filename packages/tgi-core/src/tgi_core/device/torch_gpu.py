@@ -51,6 +51,9 @@ class TorchGpu(DeviceBackend):
     def free_bytes(self) -> int:
         return int(torch.cuda.mem_get_info(self.torch_device)[0])
 
+    def release(self) -> None:
+        torch.cuda.empty_cache()
+
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.torch_device)
 

@@ -18,7 +18,7 @@ from tgi_core.distributed.group import ALONE, Group
 from tgi_core.engine.model_files import find_model, make_tokenizer
 from tgi_core.engine.place import Place
 from tgi_core.engine.resolve import Facts, check_wishes, kv_dtype, kv_surplus, resolve, resolve_dtype
-from tgi_core.engine.trial import fits, left_by_largest_step, takes_steps
+from tgi_core.engine.trial import fits, settle_by_trial, takes_steps
 from tgi_core.errors import ConfigError, TokenizerError, UnsupportedModel
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.select import KernelChoice, select_kernels
@@ -287,13 +287,13 @@ def _fill(
     settle: Callable[[Facts], ResolvedConfig],
 ) -> ResolvedConfig:
     """Load the weights, and take memory for the KV cache, whose size is settled anew where a step can be measured."""
-    resolved, attention = settle(facts), context.attention
+    resolved, attention = settle(facts), context.attention  # refuses before anything heavy
     with fits("the weights; divide the model with --num-shard, keep it in fewer bits with --quantize"):
         load_weights()
         backend.synchronize()
     backend.prepare_model(model.eval())
     if backend.capabilities.tells_memory and takes_steps(model, attention):
-        resolved = settle(left_by_largest_step(model, attention, backend, context.group, facts, resolved))
+        resolved = settle_by_trial(model, attention, backend, context.group, facts, settle)
     if attention.specs:
         attention.allocate(resolved.num_blocks)
     model.allocate(resolved.max_batch_size, resolved.max_total_tokens)  # what it keeps itself

@@ -27,6 +27,7 @@ class Facts:
     token_bytes: int  #: of KV cache, over all layers; 0 for models that keep a state instead
     sequence_bytes: int = 0  #: of cache that a sequence takes however long it is
     step_bytes: int = 0  #: that the largest step takes, where it was taken; and what weights take more than planned
+    step_tokens: int | None = None  #: of prompts, that fit into a step
     ranks: int = 1  #: that hold the model; bytes are those of the one that has least
 
 
@@ -139,7 +140,7 @@ def resolve(
     max_input = _max_input(config, model, capabilities, total, choices)
     block_size = total if one_block else capabilities.block_sizes[0]
     num_blocks = batch_size if one_block else capacity // block_size
-    prefill = config.max_batch_prefill_tokens or _prefill_tokens(model, capabilities, max_input, choices)
+    prefill = config.max_batch_prefill_tokens or _prefill_tokens(model, capabilities, facts, max_input, choices)
     return ResolvedConfig(
         model_id=facts.model_id,
         device=facts.device,
@@ -323,10 +324,15 @@ def _max_output(model: ModelConfig) -> int | None:
     return model.max_positions - len(model.decoder_start_ids) + 1
 
 
-def _prefill_tokens(model: ModelConfig, capabilities: Capabilities, max_input: int, choices: _Choices) -> int:
+def _prefill_tokens(
+    model: ModelConfig, capabilities: Capabilities, facts: Facts, max_input: int, choices: _Choices
+) -> int:
     if capabilities.chunked_prefill and not model.is_encoder_decoder:
-        choices.take("max_batch_prefill_tokens", None, capabilities.prefill_tokens, "keeps this device busy")
-        return capabilities.prefill_tokens
+        tokens, why = capabilities.prefill_tokens, "keeps this device busy"
+        if facts.step_tokens is not None:
+            tokens, why = min(tokens, facts.step_tokens), "a step of twice as many leaves too little memory"
+        choices.take("max_batch_prefill_tokens", None, tokens, why)
+        return tokens
     tokens = max(max_input, capabilities.prefill_tokens)
     why = "an encoder takes whole prompts" if model.is_encoder_decoder else "this device takes whole prompts"
     choices.take("max_batch_prefill_tokens", None, tokens, why)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeGuard
@@ -19,23 +19,55 @@ from tgi_core.errors import ConfigError
 from tgi_core.models.base import CausalLM, LanguageModel
 from tgi_core.runner.slots import positions
 
+FEWEST_TOKENS = 512  #: of a step, below which a device is not busy
+
 
 def takes_steps(model: LanguageModel, attention: AttentionBackend) -> TypeGuard[CausalLM]:
     """Whether a step of this model is what a batch of its requests takes; some keep a state of their own."""
     return isinstance(model, CausalLM) and bool(attention.specs) and not model.runner
 
 
+def settle_by_trial(
+    model: CausalLM,
+    attention: AttentionBackend,
+    backend: DeviceBackend,
+    group: Group,
+    facts: Facts,
+    settle: Callable[[Facts], ResolvedConfig],
+) -> ResolvedConfig:
+    """Settings with what the largest step leaves.
+
+    Where it does not fit, or leaves no room for a KV cache, steps get half the tokens, unless these were asked for.
+
+    Raises:
+        ConfigError: nothing fits; says what to lower.
+    """
+    resolved = settle(facts)
+    while True:
+        try:
+            taken = _bytes_of_largest_step(model, attention, backend, group, resolved, facts)
+            return settle(replace(facts, step_bytes=taken))
+        except ConfigError:
+            tokens = resolved.max_batch_prefill_tokens
+            facts = replace(facts, step_tokens=tokens // 2)
+            resolved = settle(facts)
+            is_given = resolved.max_batch_prefill_tokens == tokens
+            if is_given or tokens <= FEWEST_TOKENS or group.size > 1:  # ranks cannot tell each other that one failed
+                raise
+        backend.release()
+
+
 @torch.inference_mode()
-def left_by_largest_step(
-    model: CausalLM, attention: AttentionBackend, backend: DeviceBackend, group: Group, facts: Facts,
-    resolved: ResolvedConfig,
-) -> Facts:  # fmt: skip
+def _bytes_of_largest_step(
+    model: CausalLM, attention: AttentionBackend, backend: DeviceBackend, group: Group, resolved: ResolvedConfig,
+    facts: Facts,
+) -> int:  # fmt: skip
     """Take prompts as long as they may be beside as many decodes; every key lies in one block of cache.
 
     What the step took stays with the process, for those that follow.
 
     Returns:
-        facts with what it took.
+        what was taken, beside the planned weights.
 
     Raises:
         ConfigError: it does not fit into memory.
@@ -50,8 +82,7 @@ def left_by_largest_step(
         hidden = model(backend.upload(np.zeros(step.num_tokens, dtype=np.int64)), context)
         model.logits(hidden[: resolved.max_batch_size]).float().softmax(-1)
         backend.synchronize()
-    left = group.least(backend.free_bytes())
-    return replace(facts, step_bytes=facts.free_bytes - facts.weight_bytes - left)
+    return facts.free_bytes - facts.weight_bytes - group.least(backend.free_bytes())
 
 
 @contextmanager
