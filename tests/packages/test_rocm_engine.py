@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor
@@ -234,7 +235,8 @@ def test_deterministic_steps_give_the_same_bits_alone_and_in_a_crowd(tmp_path, h
     engine = open_engine(folder, "rocm", deterministic=True, max_batch_prefill_tokens=16)
     assert engine.info.kernels["linear"] == engine.info.kernels["experts"] == "triton-fixed"
     assert engine.info.kernels["linear_int8"] == "none"
-    for params in (GREEDY, SAMPLED):
+    for wishes in (GREEDY, SAMPLED):
+        params = msgspec.structs.replace(wishes, max_new_tokens=4)
         crowd = engine.generate(PROMPTS, params)
         alone = [engine.generate([prompt], params)[0] for prompt in PROMPTS]
         assert [(c.token_ids, c.logprobs) for c in crowd] == [(c.token_ids, c.logprobs) for c in alone]
@@ -242,10 +244,9 @@ def test_deterministic_steps_give_the_same_bits_alone_and_in_a_crowd(tmp_path, h
         open_engine(folder, "rocm", deterministic=True, quantize="int8")
 
 
-@pytest.mark.parametrize("gfx", ["gfx90a", "gfx942"])
-def test_gptq_keeps_its_bits_and_says_the_same(tmp_path, hip, gfx):
+def test_gptq_keeps_its_bits_and_says_the_same(tmp_path, hip):
     packed, plain = quantise(make_checkpoint(tmp_path / "llama"), "gptq", any_order=True)
-    hip(gfx)
+    hip("gfx90a")
     found = []
     for folder, kept in ((packed, True), (plain, False)):
         engine = open_engine(folder, "rocm", dtype="float16")
@@ -256,9 +257,7 @@ def test_gptq_keeps_its_bits_and_says_the_same(tmp_path, hip, gfx):
     assert found[0] == pytest.approx(found[1], abs=0.02)
 
 
-@pytest.mark.parametrize(
-    ("family", "method"), [("mixtral", "gptq"), ("qwen2_moe", "awq"), ("qwen2_moe", "int8"), ("mixtral", "int4")]
-)
+@pytest.mark.parametrize(("family", "method"), [("qwen2_moe", "awq"), ("mixtral", "int4")])
 def test_experts_keep_their_bits_are_recorded_and_say_the_same(tmp_path, hip, monkeypatch, family, method):
     monkeypatch.delitem(REFUSED_QUANTIZATIONS["gfx942"], "awq")  # NVIDIA's GPUs take it, on the same kernels
     small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
