@@ -22,7 +22,7 @@ def tensors_of(value):
 def test_memory_is_planned_for_weights_as_they_are_kept(tmp_path, monkeypatch, quantize, tied):
     told = []
     resolve = build.resolve
-    monkeypatch.setattr(build, "resolve", lambda *parts: told.append(parts[3]) or resolve(*parts))
+    monkeypatch.setattr(build, "resolve", lambda *parts, **more: told.append(parts[3]) or resolve(*parts, **more))
     sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "tie_word_embeddings": tied}
     folder = make_checkpoint(tmp_path, "llama", **sizes)
     engine = Engine(EngineConfig(model_id=str(folder), device="cpu", dtype="bfloat16", quantize=quantize))
