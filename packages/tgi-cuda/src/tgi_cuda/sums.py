@@ -10,8 +10,8 @@ import torch.distributed as dist
 import torch.distributed._symmetric_memory as symmetric
 from torch import Tensor
 
-MOST_BYTES = {2: 2 << 20}  #: by ranks: from here on a library, which sends each number once, is faster
-MOST_BYTES_OF_MANY = 256 << 10
+MOST_BYTES = {2: 2 << 20}  #: by ranks; more is left to a library, which sends each number once (2: measured on H100s)
+MOST_BYTES_OF_MANY = 256 << 10  #: not measured
 MULTIPLE = 16  #: of bytes, which are read at a time
 DTYPES = (torch.bfloat16, torch.float32)
 
