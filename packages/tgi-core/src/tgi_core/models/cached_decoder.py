@@ -13,7 +13,13 @@ from torch import Tensor
 from tgi_core.errors import UnsupportedModel
 from tgi_core.models.cache_layout import CacheLayout
 
-CACHE_NAMES = ("past_key_values", "cache_params", "state", "mems")  #: of outputs and arguments
+#: of outputs and arguments; the first is transformers' own from 5.24 on, which takes the others for old ways to say it
+CACHE_NAMES = ("cache", "past_key_values", "cache_params", "state", "mems")
+
+
+def cache_of(output: Any) -> Any:
+    """What a model of transformers' returned to be continued with; None if nothing."""
+    return next((output[name] for name in CACHE_NAMES if output.get(name) is not None), None)
 
 
 @dataclass
@@ -114,7 +120,7 @@ class CachedDecoder:
         if cache is not None:
             given[next(name for name in CACHE_NAMES if name in self._arguments)] = cache
         output = self.model(**given, use_cache=True, return_dict=True)
-        found = next((output[name] for name in CACHE_NAMES if output.get(name) is not None), None)
+        found = cache_of(output)
         if found is None:
             raise UnsupportedModel(f"{type(self.model).__name__} keeps no cache")
         return output.logits, found

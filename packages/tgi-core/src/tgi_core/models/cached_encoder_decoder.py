@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from tgi_core.models.cached_decoder import CachedBatch, CachedDecoder
 
-PAST_LENGTH = "past_key_values_length"  #: what embeddings of positions are told
+#: what embeddings of positions are told, from transformers 5.24 on, and before
+PAST_LENGTHS = ("cache_length", "past_key_values_length")
 
 
 class CachedEncoderDecoder(CachedDecoder):
@@ -61,10 +62,13 @@ class _Positions:
         self.of_rows: list[int] | None = None  #: tokens before each row's; None: as the embedding counts by itself
         for module in decoder.modules():
             signature = inspect.signature(module.forward)
-            if PAST_LENGTH in signature.parameters and "Embedding" in type(module).__name__:
-                module.forward = partial(self._embedded, module.forward, signature)
+            told = next((name for name in PAST_LENGTHS if name in signature.parameters), None)
+            if told and "Embedding" in type(module).__name__:
+                module.forward = partial(self._embedded, module.forward, signature, told)
 
-    def _embedded(self, embed: Callable[..., Tensor], signature: Signature, *given: Any, **named: Any) -> Tensor:
+    def _embedded(
+        self, embed: Callable[..., Tensor], signature: Signature, told: str, *given: Any, **named: Any
+    ) -> Tensor:
         """The embeddings [B, 1, N] of one token a row, asked for by its own position."""
         if self.of_rows is None or len(set(self.of_rows)) == 1:
             return embed(*given, **named)
@@ -75,7 +79,7 @@ class _Positions:
         for length in set(self.of_rows):
             rows = [row for row, other in enumerate(self.of_rows) if other == length]
             own = {name: _of_rows(value, rows, len(self.of_rows)) for name, value in arguments.items()}
-            part = embed(**{**own, PAST_LENGTH: length, **no_positions})
+            part = embed(**{**own, told: length, **no_positions})
             parts.append(part.reshape(-1, 1, part.shape[-1]).expand(len(rows), -1, -1))
             order += rows
         embedded = torch.cat(parts)

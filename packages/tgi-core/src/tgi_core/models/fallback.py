@@ -21,6 +21,7 @@ from tgi_core.layers.build import BuildContext
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.base import CausalLM
 from tgi_core.models.cache_layout import CacheLayout
+from tgi_core.models.cached_decoder import cache_of
 from tgi_core.models.select import FALLBACK
 from tgi_core.weights.reader import WeightReader
 
@@ -92,7 +93,7 @@ class PagedTransformersLM(CausalLM):
         ids = torch.ones(3, dtype=torch.int64, device=model.device)
         try:
             layout = CacheLayout(
-                lambda rows, length, _: model(ids.new_ones(rows, length), use_cache=True).past_key_values
+                lambda rows, length, _: cache_of(model(ids.new_ones(rows, length), use_cache=True, return_dict=True))
             )
             self._step.calls.clear()
             apart = self.logits(self._hidden(ids, torch.arange(3, device=ids.device)))
