@@ -66,3 +66,29 @@ def test_half_precision_runs_with_sampling_and_penalties(tmp_path, dtype):
     first, again = (run(folder, dtype=dtype, params=params) for _ in range(2))
     assert first == again
     assert all(len(tokens) == STEPS for tokens in first)
+
+
+def test_the_host_waits_for_no_step_to_begin_the_next(tmp_path):
+    engine = Engine(EngineConfig(model_id=str(make_checkpoint(tmp_path, "llama")), device="cuda", dtype="bfloat16"))
+    engine.runner.layer_by_layer = True  # recording waits, of course
+    submit = engine.runner.submit
+
+    def submit_without_waiting(plan):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return submit(plan)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    engine.runner.submit = submit_without_waiting
+    params = SamplingParams(max_new_tokens=STEPS, ignore_eos=True)
+    kinds = set()
+    for number, prompt in enumerate(PROMPTS):
+        engine.add(Request(id=number, prompt_ids=prompt, params=params))
+        for _ in range(3):
+            assert not any(output.error for output in engine.step())
+            kinds.add(engine.stats.kind)
+    while engine.has_work:
+        assert not any(output.error for output in engine.step())
+        kinds.add(engine.stats.kind)
+    assert kinds >= {"prefill", "mixed", "decode"}

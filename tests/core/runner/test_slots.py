@@ -33,6 +33,17 @@ def test_tables_grow_and_start_anew_with_each_admission():
     assert update(tables, row(2, 0, 1, (8,), (5,)), admissions=[admit(2, 8)]).block_tables.tolist() == [[5]]
 
 
+def test_last_tokens_of_all_admissions_go_to_the_device_together(monkeypatch):
+    backend, uploaded = CpuBackend(), []
+    upload = backend.upload
+    monkeypatch.setattr(backend, "upload", lambda array: uploaded.append(array.shape) or upload(array))
+    tables = SlotTables(4, 8, backend)
+    begins = [row(slot, 0, 2, tokens, (slot,)) for slot, tokens in ((2, (5, 6)), (0, (7, 8)))]
+    update(tables, *begins, admissions=[admit(2, 5, 6), admit(0, 7, 8)])
+    assert uploaded == [(2, 2)]
+    assert tables.last_tokens.tolist() == [8, 0, 6, 0, 0]
+
+
 def test_sources_are_encoded_by_the_first_row_of_their_sequence():
     tables = SlotTables(4, 8, CpuBackend())
     first = Admission(101, 1, SamplingParams(), 0, (0,), 1, source=(5, 6, 7), source_blocks=(6, 4))

@@ -31,7 +31,10 @@ class SlotTables:
         for admission in plan.admissions:
             self._lengths[admission.slot] = 0
             self._sources.put(admission.slot, admission.source, admission.source_blocks)
-            self.last_tokens[admission.slot] = admission.tokens[-1]
+        if plan.admissions:
+            last = [(admission.slot, admission.tokens[-1]) for admission in plan.admissions]
+            slots, tokens = self._upload_for_sampling(np.array(last, dtype=np.int64)).unbind(1)
+            self.last_tokens[slots] = tokens
         for row in plan.rows:
             if row.new_blocks:
                 start = self._lengths[row.slot]
