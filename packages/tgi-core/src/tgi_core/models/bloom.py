@@ -55,11 +55,11 @@ class BloomBlock(nn.Module):
         self.post_attention_layernorm = LayerNorm(config.hidden_size, config.norm_eps, build)
         self.mlp = MLP(config, build, ("dense_h_to_4h", "dense_4h_to_h"), bias=True)
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
-        normed = self.input_layernorm(x)
-        x = (normed if self.adds_to_norm else x) + self.self_attention(normed, context)
-        normed = self.post_attention_layernorm(x)
-        return (normed if self.adds_to_norm else x) + self.mlp(normed)
+    def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
+        normed, x = self.input_layernorm.add(x, residual)
+        residual = normed if self.adds_to_norm else x
+        normed, x = self.post_attention_layernorm.add(self.self_attention(normed, context), residual)
+        return self.mlp(normed), normed if self.adds_to_norm else x
 
 
 class BloomForCausalLM(CausalLM):
@@ -78,6 +78,7 @@ class BloomForCausalLM(CausalLM):
 
     def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
         x: Tensor = self.word_embeddings_layernorm(self.word_embeddings(input_ids))
+        residual = None
         for block in self.h:
-            x = block(x, context)
-        return self.ln_f(x)
+            x, residual = block(x, residual, context)
+        return self.ln_f.add(x, residual)[0]

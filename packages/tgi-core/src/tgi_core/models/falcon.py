@@ -71,14 +71,15 @@ class FalconDecoderLayer(nn.Module):
             self.second_norm = LayerNorm(hidden, eps, build, "ln_mlp" if has_two else "post_attention_layernorm")
         self.mlp = MLP(config, build, ("dense_h_to_4h", "dense_4h_to_h"), bias=raw.get("bias", False))
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
-        normed = self.input_layernorm(x)
+    def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
+        normed, residual = self.input_layernorm.add(x, residual)
         attended = self.self_attention(normed, context)
-        if not self.is_parallel:
-            x = normed = x + attended
-        if self.second_norm is not None:
-            normed = self.second_norm(x)
-        return self.mlp(normed) + attended + x if self.is_parallel else self.mlp(normed) + x
+        if self.second_norm is None:
+            return self.mlp(normed) + attended, residual
+        if self.is_parallel:
+            return self.mlp(self.second_norm(residual)) + attended, residual
+        x, residual = self.second_norm.add(attended, residual)
+        return self.mlp(x), residual
 
 
 class FalconForCausalLM(CausalLM):
@@ -97,6 +98,7 @@ class FalconForCausalLM(CausalLM):
 
     def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
         x: Tensor = self.word_embeddings(input_ids)
+        residual = None
         for layer in self.h:
-            x = layer(x, context)
-        return self.ln_f(x)
+            x, residual = layer(x, residual, context)
+        return self.ln_f.add(x, residual)[0]

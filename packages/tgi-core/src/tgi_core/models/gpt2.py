@@ -58,9 +58,10 @@ class GPT2Block(nn.Module):
         self.ln_2 = LayerNorm(config.hidden_size, config.norm_eps, build)
         self.mlp = MLP(config, build, ("c_fc", "c_proj"), bias=True, transposed=transposed)
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
-        x = x + self.attn(self.ln_1(x), context)
-        return x + self.mlp(self.ln_2(x))
+    def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
+        x, residual = self.ln_1.add(x, residual)
+        x, residual = self.ln_2.add(self.attn(x, context), residual)
+        return self.mlp(x), residual
 
 
 class GPT2LMHeadModel(CausalLM):
@@ -82,9 +83,10 @@ class GPT2LMHeadModel(CausalLM):
 
     def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
         x: Tensor = self.wte(input_ids) + self.wpe(context.positions)
+        residual = None
         for block in self.h:
-            x = block(x, context)
-        return self.ln_f(x)
+            x, residual = block(x, residual, context)
+        return self.ln_f.add(x, residual)[0]
 
 
 class GPTBigCodeForCausalLM(GPT2LMHeadModel):

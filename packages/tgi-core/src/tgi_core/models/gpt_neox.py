@@ -52,12 +52,13 @@ class GPTNeoXLayer(nn.Module):
         self.post_attention_layernorm = LayerNorm(config.hidden_size, config.norm_eps, build)
         self.mlp = MLP(config, build, ("dense_h_to_4h", "dense_4h_to_h"), bias=True)
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
-        attended = self.attention(self.input_layernorm(x), context)
+    def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
+        x, residual = self.input_layernorm.add(x, residual)
+        attended = self.attention(x, context)
         if self.is_parallel:
-            return self.mlp(self.post_attention_layernorm(x)) + attended + x
-        x = x + attended
-        return self.mlp(self.post_attention_layernorm(x)) + x
+            return self.mlp(self.post_attention_layernorm(residual)) + attended, residual
+        x, residual = self.post_attention_layernorm.add(attended, residual)
+        return self.mlp(x), residual
 
 
 class GPTNeoXForCausalLM(CausalLM):
@@ -76,6 +77,7 @@ class GPTNeoXForCausalLM(CausalLM):
 
     def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
         x: Tensor = self.embed_in(input_ids)
+        residual = None
         for layer in self.layers:
-            x = layer(x, context)
-        return self.final_layer_norm(x)
+            x, residual = layer(x, residual, context)
+        return self.final_layer_norm.add(x, residual)[0]

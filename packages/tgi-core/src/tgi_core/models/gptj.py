@@ -53,9 +53,9 @@ class GPTJBlock(nn.Module):
         self.attn = GPTJAttention(config, build, rotary)
         self.mlp = MLP(config, build, ("fc_in", "fc_out"), bias=True)
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
-        normed = self.ln_1(x)
-        return self.attn(normed, context) + self.mlp(normed) + x
+    def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
+        x, residual = self.ln_1.add(x, residual)
+        return self.attn(x, context) + self.mlp(x), residual
 
 
 class GPTJForCausalLM(CausalLM):
@@ -73,6 +73,7 @@ class GPTJForCausalLM(CausalLM):
 
     def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
         x: Tensor = self.wte(input_ids)
+        residual = None
         for block in self.h:
-            x = block(x, context)
-        return self.ln_f(x)
+            x, residual = block(x, residual, context)
+        return self.ln_f.add(x, residual)[0]

@@ -59,9 +59,10 @@ class MptBlock(nn.Module):
         self.norm_2 = LayerNorm(config.hidden_size, config.norm_eps, build, bias=False)
         self.ffn = MLP(config, build, ("up_proj", "down_proj"), bias=False)
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
-        x = x + self.attn(self.norm_1(x), context)
-        return x + self.ffn(self.norm_2(x))
+    def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
+        x, residual = self.norm_1.add(x, residual)
+        x, residual = self.norm_2.add(self.attn(x, context), residual)
+        return self.ffn(x), residual
 
 
 class MptForCausalLM(CausalLM):
@@ -84,6 +85,7 @@ class MptForCausalLM(CausalLM):
 
     def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
         x: Tensor = self.wte(input_ids)
+        residual = None
         for block in self.blocks:
-            x = block(x, context)
-        return self.norm_f(x)
+            x, residual = block(x, residual, context)
+        return self.norm_f.add(x, residual)[0]

@@ -59,12 +59,13 @@ class OPTDecoderLayer(nn.Module):
         self.activation = activation(config.activation, build.kernels)
         self.final_layer_norm = _norm(config, build)
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+    def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor | None]:
         if self.norms_first:
-            x = x + self.self_attn(self.self_attn_layer_norm(x), context)
-            return x + self.feed_forward(self.final_layer_norm(x))
-        x = self.self_attn_layer_norm(x + self.self_attn(x, context))
-        return self.final_layer_norm(x + self.feed_forward(x))
+            x, residual = self.self_attn_layer_norm.add(x, residual)
+            x, residual = self.final_layer_norm.add(self.self_attn(x, context), residual)
+            return self.feed_forward(x), residual
+        x, _ = self.self_attn_layer_norm.add(self.self_attn(x, context), x)
+        return self.final_layer_norm.add(self.feed_forward(x), x)[0], None
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """fc2(act(fc1(x)))"""
@@ -85,7 +86,7 @@ class OPTForCausalLM(CausalLM):
         self.project_in = Linear(narrow, (hidden,), ("project_in",), build) if narrow != hidden else nn.Identity()
         self.layers = nn.ModuleList(OPTDecoderLayer(config, build) for _ in range(config.num_layers))
         ends_with_norm = config.raw.get("do_layer_norm_before", True) and not config.raw.get("_remove_final_layer_norm")
-        self.final_layer_norm = _norm(config, build) if ends_with_norm else nn.Identity()
+        self.final_layer_norm = _norm(config, build) if ends_with_norm else None
         self.project_out = Linear(hidden, (narrow,), ("project_out",), build) if narrow != hidden else nn.Identity()
         head = "embed_tokens" if config.tie_word_embeddings else "lm_head"
         self.lm_head = Head(narrow, config.vocab_size, head, build)
@@ -93,7 +94,12 @@ class OPTForCausalLM(CausalLM):
     def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
         x = self.project_in(self.embed_tokens(input_ids))
         x = x + self.embed_positions(context.positions + POSITION_OFFSET)
+        residual = None
         for layer in self.layers:
-            x = layer(x, context)
-        y: Tensor = self.project_out(self.final_layer_norm(x))
+            x, residual = layer(x, residual, context)
+        if self.final_layer_norm is not None:
+            x, _ = self.final_layer_norm.add(x, residual)
+        elif residual is not None:
+            x = x + residual
+        y: Tensor = self.project_out(x)
         return y

@@ -50,9 +50,9 @@ class PhiDecoderLayer(nn.Module):
         self.self_attn = PhiAttention(config, build, rotary)
         self.mlp = MLP(config, build, ("fc1", "fc2"), bias=True)
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
-        normed = self.input_layernorm(x)
-        return self.self_attn(normed, context) + self.mlp(normed) + x
+    def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
+        x, residual = self.input_layernorm.add(x, residual)
+        return self.self_attn(x, context) + self.mlp(x), residual
 
 
 class PhiForCausalLM(CausalLM):
@@ -68,6 +68,7 @@ class PhiForCausalLM(CausalLM):
 
     def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
         x: Tensor = self.embed_tokens(input_ids)
+        residual = None
         for layer in self.layers:
-            x = layer(x, context)
-        return self.final_layernorm(x)
+            x, residual = layer(x, residual, context)
+        return self.final_layernorm.add(x, residual)[0]
