@@ -1,31 +1,58 @@
 """Speed of the engine on a GPU, with random weights of real shapes, beside what memory and matrix units allow.
 
+    python benchmarks/gpu.py
     python benchmarks/gpu.py --shape 8b --rows decode,prefill,batch --profile 32
     python benchmarks/gpu.py --shape 8b --num-shard 2
     python benchmarks/gpu.py --shape 8b --rows decode,prefill --deterministic
     python benchmarks/gpu.py --shape 8b --rows decode,batch --kv-cache-dtype fp8_e4m3fn
     python benchmarks/gpu.py --shape 8b --rows decode,prefill --quantize int4
+    python benchmarks/gpu.py --vllm ~/vllm/bin/python
 
-What --deterministic costs is the difference to the same rows without it.
+The first one runs all rows.  --vllm names an interpreter that has vLLM, whose figures come beside ours; where this one
+has it, that is not needed.  What --deterministic costs is the difference to the same rows without it.
 
 With --num-shard, limits are those of one GPU divided by the number of GPUs, without what they say to each other.
 
-Weights are written once, as safetensors, into --folder; nothing is downloaded.
+Weights are written once, as safetensors, into --folder; nothing is downloaded.  `streams.py` measures a server.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import importlib.util
+import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 import torch
+from gpu_rows import (
+    BATCHES,
+    CACHED,
+    EACH,
+    FIRST,
+    LOADS,
+    LONG,
+    SAMPLED,
+    SKIPPED,
+    STEPS,
+    TAIL,
+    Load,
+    cached_row,
+    decode_row,
+    first_token_row,
+    long_decode_row,
+    prefill_row,
+    prompt_ids,
+)
 from shapes import SHAPES, Shape
 
 from tgi_core.config import EngineConfig
@@ -33,7 +60,6 @@ from tgi_core.engine.engine import Engine
 from tgi_core.request import Request
 from tgi_core.sampling_params import SamplingParams
 
-BATCHES = (1, 8, 32, 128, 256)
 #: --quantize -> bytes of a weight, with steps and offsets; int4's head is int8, of the 8B shape 3 % of all
 WEIGHT_BYTES = {None: 2.0, "int8": 1.0, "int4": 4.5 / 8}
 
@@ -70,10 +96,16 @@ def _median(run: Callable[[], object], repeats: int = 10) -> float:
 
 
 class Bench:
-    """One engine and its rows."""
+    """One engine and its rows.
 
-    def __init__(self, shape: Shape, folder: Path, chip: Chip, repeats: int, wishes: EngineConfig) -> None:
-        self.shape, self.chip, self.repeats, self.ids = shape, chip, repeats, 0
+    Args:
+        beside: vLLM's figures, by row.
+    """
+
+    def __init__(
+        self, shape: Shape, folder: Path, chip: Chip, repeats: int, wishes: EngineConfig, beside: dict[str, float]
+    ) -> None:
+        self.shape, self.chip, self.repeats, self.beside, self.ids = shape, chip, repeats, beside, 0
         self.weight_bytes = WEIGHT_BYTES[wishes.quantize]
         torch.cuda.synchronize()
         started = time.perf_counter()
@@ -85,14 +117,14 @@ class Bench:
         print(f"# {shape.name}: {', '.join(kinds)}", flush=True)
 
     def row(self, name: str, value: float, limit: float, unit: str) -> None:
-        beside = f"{limit:12.2f}" if limit else " " * 12
-        print(f"{self.shape.name:5} {name:44} {value:12.2f} {beside} {unit}", flush=True)
+        cells = (f"{x:12.2f}" if x else " " * 12 for x in (value, limit, self.beside.get(name, 0)))
+        print(f"{self.shape.name:7} {name:44} {' '.join(cells)} {unit}", flush=True)
 
-    def add(self, prompt: int, output: int, *, prefix: int | None = None, **params: float | bool | int) -> None:
+    def add(self, prompt: int, output: int, *, prefix: int = 0, sampled: bool = False) -> None:
         self.ids += 1
-        generator = torch.Generator().manual_seed(prefix if prefix is not None else 1000 + self.ids)
-        ids = torch.randint(3, 49000, (prompt,), generator=generator).tolist()
+        params = {"do_sample": True, **SAMPLED} if sampled else {}
         wish = SamplingParams(max_new_tokens=output, ignore_eos=True, **params)
+        ids = prompt_ids(0, prefix) + prompt_ids(self.ids, prompt)
         self.engine.add(Request(id=self.ids, prompt_ids=ids, params=wish))
 
     def drain(self) -> int:
@@ -112,85 +144,81 @@ class Bench:
             pass
         return statistics.median(run() for _ in range(self.repeats))
 
-    def decode_steps(self, batch: int, first: int = 32, steps: int = 128) -> float:
+    def seconds(self, prompt: int, *, count: int = 1, output: int = 1, sampled: bool = False, prefix: int = 0) -> float:
+        """To answer so many new prompts that come at once."""
+        for _ in range(count):
+            self.add(prompt, output, sampled=sampled, prefix=prefix)
+        started = time.perf_counter()
+        tokens = self.drain()
+        elapsed = time.perf_counter() - started
+        if tokens != count * output:
+            raise RuntimeError(f"{tokens} tokens came of {count * output}")
+        return elapsed
+
+    def decode_steps(self, batch: int, first: int = FIRST, steps: int = STEPS) -> float:
         """Seconds of a decode step."""
         for _ in range(batch):
-            self.add(first, steps + 16)
+            self.add(first, steps + SKIPPED)
         while self.engine.scheduler.waiting or self.engine.stats.kind != "decode":
             self.engine.step()
-        for _ in range(8):
+        for _ in range(SKIPPED // 2):
             self.engine.step()
-        started, count = time.perf_counter(), steps - 16
+        started, count = time.perf_counter(), steps - SKIPPED
         for _ in range(count):
             self.engine.step()
         elapsed = time.perf_counter() - started
         self.drain()
         return elapsed / count
 
-    def decode(self) -> None:
-        weights = self.weight_bytes * self.shape.read_elements
-        for batch in BATCHES:
-            step = self.timed(lambda batch=batch: self.decode_steps(batch))
-            limit = (weights + batch * 96 * self.shape.token_bytes) / self.chip.bytes_per_s
-            self.row(f"decode step, batch {batch}, context 32-160", 1e3 * step, 1e3 * limit, "ms")
-        step = self.timed(lambda: self.decode_steps(1, 8000, 64)) if self.engine.info.max_total_tokens > 8100 else 0
-        limit = (weights + 8032 * self.shape.token_bytes) / self.chip.bytes_per_s
-        self.row("decode step, batch 1, context 8000", 1e3 * step, 1e3 * limit, "ms")
+    def decode_limit(self, batch: int, context: int) -> float:
+        """Milliseconds to read weights, keys and values."""
+        weights = self.weight_bytes * self.shape.read_elements(batch)
+        return 1e3 * (weights + batch * context * self.shape.token_bytes) / self.chip.bytes_per_s
 
-    def first_token(self, prompt: int, *, prefix: int | None = None, tail: int = 0) -> float:
-        if prefix is not None:
-            self.add(prompt, 1, prefix=prefix)
-            self.drain()
-        self.add(prompt + tail, 1, prefix=prefix)
-        started = time.perf_counter()
-        self.drain()
-        return time.perf_counter() - started
+    def decode(self) -> None:
+        for batch in (size for size in BATCHES if size <= self.engine.info.max_batch_size):
+            step = self.timed(lambda batch=batch: self.decode_steps(batch))
+            self.row(decode_row(batch), 1e3 * step, self.decode_limit(batch, FIRST + STEPS // 2), "ms")
+        if self.engine.info.max_input_tokens > LONG + STEPS:
+            step = self.timed(lambda: self.decode_steps(1, LONG, STEPS // 2))
+            self.row(long_decode_row(LONG), 1e3 * step, self.decode_limit(1, LONG + STEPS // 4), "ms")
 
     def prefill(self) -> None:
-        flop = 2 * self.shape.read_elements
-        weights_s = self.weight_bytes * self.shape.read_elements / self.chip.bytes_per_s
-        ttft = self.timed(lambda: self.first_token(128))
-        self.row("time to first token, 128", 1e3 * ttft, 1e3 * max(weights_s, 128 * flop / self.chip.flop_per_s), "ms")
-        long = min(8000, self.engine.info.max_input_tokens)
-        limit = (long * flop + self.attention_flop(long)) / self.chip.flop_per_s
-        self.row(f"time to first token, {long}", 1e3 * self.timed(lambda: self.first_token(long)), 1e3 * limit, "ms")
+        most = self.engine.info.max_input_tokens
+        weights_s = self.weight_bytes * self.shape.elements("decode", "source") / self.chip.bytes_per_s
+        for tokens in sorted({128, min(512, most), min(LONG, most)}):
+            limit = max(weights_s, self.prompt_flop(tokens) / self.chip.flop_per_s)
+            found = self.timed(lambda tokens=tokens: self.seconds(tokens))
+            self.row(first_token_row(tokens), 1e3 * found, 1e3 * limit, "ms")
+        if self.shape.is_decoder and most > CACHED + TAIL:
+            found = self.timed(lambda: self.seconds(TAIL, prefix=CACHED))
+            self.row(cached_row(), 1e3 * found, self.decode_limit(1, CACHED), "ms")
+        each = min(EACH, most)
+        limit = self.chip.flop_per_s * each / self.prompt_flop(each)
+        found = self.timed(lambda: 8 * each / self.seconds(each, count=8))
+        self.row(prefill_row(each), found, limit, "tokens/s")
 
-        def eight() -> float:
-            for _ in range(8):
-                self.add(4096, 1)
-            started = time.perf_counter()
-            self.drain()
-            return 8 * 4096 / (time.perf_counter() - started)
-
-        limit = self.chip.flop_per_s / (flop + self.attention_flop(4096) / 4096)
-        self.row("prefill, 8 of 4096", self.timed(eight), limit, "tokens/s")
-
-    def attention_flop(self, length: int) -> float:
-        """Of one sequence's prefill."""
-        return 4 * length * length / 2 * self.shape.config["hidden_size"] * self.shape.config["num_hidden_layers"]
+    def prompt_flop(self, tokens: int) -> float:
+        """To read one prompt, whose tokens see those before, or of an encoder all."""
+        seen = tokens * tokens / (2 if self.shape.is_decoder else 1)
+        return 2 * tokens * self.shape.token_elements + 4 * seen * self.shape.inner * self.shape.layers
 
     def batch(self) -> None:
-        sampled = {"do_sample": True, "temperature": 0.8, "top_p": 0.9}
-        for count, prompt, output, params, name in (
-            (256, 512, 128, {}, "greedy"), (256, 512, 128, sampled, "top-p"), (512, 128, 128, {}, "greedy"),
-            (64, 2048, 256, {}, "greedy"),
-        ):  # fmt: skip
+        for load in LOADS:
+            if load.prompt + load.output < self.engine.info.max_total_tokens:
+                self.row(str(load), self.timed(lambda load=load: self.rate(load)), 0, "tokens/s out")
 
-            def run(count: int = count, prompt: int = prompt, output: int = output, params: dict = params) -> float:
-                for _ in range(count):
-                    self.add(prompt, output, **params)
-                started = time.perf_counter()
-                tokens = self.drain()
-                return tokens / (time.perf_counter() - started)
-
-            self.row(f"{count} requests of {prompt} + {output}, {name}", self.timed(run), 0, "tokens/s out")
+    def rate(self, load: Load) -> float:
+        """Tokens of answers per second."""
+        count, prompt, output, sampled = load
+        return count * output / self.seconds(prompt, count=count, output=output, sampled=sampled)
 
     def profile(self, batch: int) -> None:
         """Kernels of ten decode steps."""
         from torch.profiler import ProfilerActivity, profile
 
         for _ in range(batch):
-            self.add(96, 80)
+            self.add(FIRST, STEPS)
         while self.engine.scheduler.waiting or self.engine.stats.kind != "decode":
             self.engine.step()
         for _ in range(8):
@@ -212,7 +240,19 @@ class Bench:
         wall = spans[-1][1] - spans[0][0]
         for name, times in sorted(kernels.items(), key=lambda item: -sum(item[1]))[:14]:
             print(f"{100 * sum(times) / busy:5.1f} % {sum(times) / 10:9.1f} us {len(times) / 10:7.1f}  {name}")
-        print(f"# kernels {busy / 10:.0f} us a step, from first to last {wall / 10:.0f} us a step", flush=True)
+        print(f"# kernels {busy / 10:.0f} us a step, from first to last {wall / 10:.0f} us a step")
+        ends = accumulate((end for _, end in spans), max)
+        gaps = sorted((max(0, start - end) for (start, _), end in zip(spans[1:], ends, strict=False)), reverse=True)
+        print(f"# without a kernel {sum(gaps) / 10:.0f} us a step, at most {gaps[0]:.0f} us at a time", flush=True)
+
+
+def rows_of_vllm(python: str, folder: Path, rows: str, repeats: int) -> dict[str, float]:
+    """Its figures, by row; none where it cannot run this model, which it tells itself."""
+    torch.cuda.empty_cache()
+    command = [python, str(Path(__file__).with_name("vllm_rows.py")), str(folder), "--rows", rows]
+    done = subprocess.run([*command, "--repeats", str(repeats)], stdout=subprocess.PIPE, text=True, check=False)
+    lines = (json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"row"'))
+    return {line["row"]: line["value"] for line in lines}
 
 
 def main() -> None:
@@ -227,21 +267,27 @@ def main() -> None:
     parser.add_argument("--kv-cache-dtype", help="as `tgi serve` takes it")
     parser.add_argument("--max-batch-prefill-tokens", type=int, help="as `tgi serve` takes it")
     parser.add_argument("--quantize", choices=[name for name in WEIGHT_BYTES if name], help="as `tgi serve` takes it")
+    parser.add_argument(
+        "--vllm", metavar="PYTHON", help="an interpreter that has vLLM, to print its figures beside ours"
+    )
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "tgi-bench")
     args = parser.parse_args()
     chip = measure_chip()
     torch.cuda.empty_cache()
     print(f"# {torch.cuda.get_device_name()}, torch {torch.__version__}: {chip.bytes_per_s / 1e12:.2f} TB/s copied, "
           f"{chip.flop_per_s / 1e12:.0f} TFLOP/s bfloat16")  # fmt: skip
-    print(f"{'shape':5} {'row':44} {'ours':>12} {'limit':>12}")
+    vllm = args.vllm or (sys.executable if importlib.util.find_spec("vllm") else None)
+    print(f"{'shape':7} {'row':44} {'ours':>12} {'limit':>12} {'vLLM' if vllm else '':>12}")
     for name in args.shape or SHAPES:
         shape = Shape(name)
+        folder = shape.write(args.folder, "cuda")
+        beside = rows_of_vllm(vllm, folder, args.rows, args.repeats) if vllm else {}
         wishes = EngineConfig(
-            device="cuda", prefix_caching=True, num_shard=args.num_shard, deterministic=args.deterministic,
+            device="cuda", num_shard=args.num_shard, deterministic=args.deterministic,
             kv_cache_dtype=args.kv_cache_dtype, quantize=args.quantize,
             max_batch_prefill_tokens=args.max_batch_prefill_tokens,
         )  # fmt: skip
-        bench = Bench(shape, shape.write(args.folder, "cuda"), chip.times(args.num_shard), args.repeats, wishes)
+        bench = Bench(shape, folder, chip.times(args.num_shard), args.repeats, wishes, beside)
         for row in filter(None, args.rows.split(",")):
             getattr(bench, row)()
         for batch in args.profile:

@@ -111,7 +111,7 @@ def main() -> None:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["batch", "context", "step_ms"])
         rows.writerows((*point, f"{step_s * 1e3:.3f}") for point, step_s in sorted(found.items()))
-    weights = f"{shape.read_elements / 1e6:,.0f} million weights in {options.quantize or 'bfloat16'}"
+    weights = f"{shape.read_elements() / 1e6:,.0f} million weights in {options.quantize or 'bfloat16'}"
     title = f"{weights}, {bench.engine.info.product}, {topology.threads()} threads"
     draw(found, title, options.folder / "cpu-growth.svg")
     print("\n".join(cliffs(found)) or "no cliff")

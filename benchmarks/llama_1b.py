@@ -55,7 +55,7 @@ def report(quantize: str, found: Found, shape: Shape) -> None:
     """Print the lines of one format."""
     layer_bytes, head_bytes = WEIGHT_BYTES[quantize]
     head = shape.config["vocab_size"] * shape.config["hidden_size"]
-    weight_bytes = layer_bytes * (shape.read_elements - head) + head_bytes * head
+    weight_bytes = layer_bytes * (shape.read_elements() - head) + head_bytes * head
     read_bytes = weight_bytes + CONTEXT * shape.token_bytes
     floor_s = read_bytes / found.read_rate
     print(f"{quantize}: memory {found.read_rate / 1e9:.1f} GB/s ({found.small_page_rate / 1e9:.1f} with small pages)")
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     shape = Shape("1b", vocab_size=options.vocabulary)
-    print(f"{shape.read_elements / 1e9:.2f} billion weights, {topology.threads()} threads")
+    print(f"{shape.read_elements() / 1e9:.2f} billion weights, {topology.threads()} threads")
     with tempfile.TemporaryDirectory() as folder:
         model = shape.write(Path(folder), "cpu")
         for quantize in options.quantize:

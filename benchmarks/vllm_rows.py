@@ -1,0 +1,107 @@
+"""The rows of `gpu.py` with vLLM, in whatever interpreter has it: prints a line of JSON for each.
+
+    PYTHON benchmarks/vllm_rows.py FOLDER --rows decode,prefill,batch --repeats 3
+
+`gpu.py --vllm PYTHON` calls this and prints the figures beside its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+from gpu_rows import (
+    BATCHES,
+    CACHED,
+    EACH,
+    FIRST,
+    LOADS,
+    LONG,
+    SAMPLED,
+    SKIPPED,
+    STEPS,
+    TAIL,
+    cached_row,
+    decode_row,
+    first_token_row,
+    long_decode_row,
+    prefill_row,
+    prompt_ids,
+)
+from vllm import LLM, SamplingParams
+
+
+class Peer:
+    """One model in vLLM, with the settings that it chooses itself."""
+
+    def __init__(self, folder: str, repeats: int) -> None:
+        self.llm = LLM(folder, disable_log_stats=True)
+        self.longest = self.llm.llm_engine.model_config.max_model_len
+        self.repeats, self._numbers = repeats, itertools.count(1)
+
+    def row(self, name: str, measured: Callable[[], float]) -> None:
+        """The median of the repeats, after one that counts for nothing."""
+        measured()
+        value = statistics.median(measured() for _ in range(self.repeats))
+        print(json.dumps({"row": name, "value": value}), flush=True)
+
+    def seconds(self, count: int, prompt: int, output: int, *, sampled: bool = False, prefix: int = 0) -> float:
+        """To answer so many new prompts, which begin with the same `prefix` tokens."""
+        params = SamplingParams(max_tokens=output, ignore_eos=True, **(SAMPLED if sampled else {"temperature": 0}))
+        begin = prompt_ids(0, prefix)
+        ids = [begin + prompt_ids(next(self._numbers), prompt) for _ in range(count)]
+        started = time.perf_counter()
+        found = self.llm.generate([{"prompt_token_ids": each} for each in ids], params, use_tqdm=False)
+        elapsed = time.perf_counter() - started
+        if short := [answer for answer in found if len(answer.outputs[0].token_ids) != output]:
+            raise RuntimeError(f"{len(short)} answers have not {output} tokens")
+        return elapsed
+
+    def step(self, batch: int, first: int, steps: int) -> float:
+        """Milliseconds of a decode."""
+        return 1e3 * (self.seconds(batch, first, steps) - self.seconds(batch, first, SKIPPED)) / (steps - SKIPPED)
+
+    def decode(self) -> None:
+        for batch in BATCHES:
+            self.row(decode_row(batch), lambda batch=batch: self.step(batch, FIRST, STEPS))
+        if self.longest > LONG + STEPS:
+            self.row(long_decode_row(LONG), lambda: self.step(1, LONG, STEPS // 2))
+
+    def prefill(self) -> None:
+        each, long = min(EACH, self.longest - 1), min(LONG, self.longest - 1)
+        for tokens in sorted({128, 512, long}):
+            self.row(first_token_row(tokens), lambda tokens=tokens: 1e3 * self.seconds(1, tokens, 1))
+        if self.longest > CACHED + TAIL:
+            self.row(cached_row(), lambda: 1e3 * self.seconds(1, TAIL, 1, prefix=CACHED))
+        self.row(prefill_row(each), lambda: 8 * each / self.seconds(8, each, 1))
+
+    def batch(self) -> None:
+        for load in LOADS:
+            if load.prompt + load.output <= self.longest:
+                count, prompt, output, sampled = load
+                self.row(
+                    str(load),
+                    lambda count=count, prompt=prompt, output=output, sampled=sampled: (
+                        count * output / self.seconds(count, prompt, output, sampled=sampled)
+                    ),
+                )
+
+
+def main() -> None:
+    """Print what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("--rows", default="decode,prefill,batch")
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    peer = Peer(args.folder, args.repeats)
+    for row in filter(None, args.rows.split(",")):
+        getattr(peer, row)()
+
+
+if __name__ == "__main__":
+    main()
