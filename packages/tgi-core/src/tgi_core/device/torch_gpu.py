@@ -12,7 +12,7 @@ from torch import Tensor
 from tgi_core.device.backend import DeviceBackend, Download
 from tgi_core.device.capabilities import FLOAT8, MODEL_DTYPE, Capabilities
 
-BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, *range(160, 513, 32))
 TOKEN_BUCKETS = (16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 1024)
 
 
@@ -32,7 +32,7 @@ class TorchGpu(DeviceBackend):
         asynchronous=True,
         prefill_tokens=8192,
         mixed_tokens=2048,
-        batch_size=256,
+        batch_size=512,
         memory_fraction=0.95,  # the rest is for recordings, and for what sampling takes
         tells_memory=True,
     )
