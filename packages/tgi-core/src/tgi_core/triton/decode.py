@@ -13,7 +13,7 @@ import triton.language as tl
 from tgi_core.triton.float8 import narrowed, widened
 from tgi_core.triton.overlap import follow
 from tgi_core.triton.rotary import rotation
-from tgi_core.triton.scores import HIDDEN, accumulate, adjust, key_slots, product
+from tgi_core.triton.scores import HIDDEN, LOWEST, accumulate, adjust, key_slots, product
 
 
 @triton.jit
@@ -67,7 +67,7 @@ def decode(
             others = tl.load(q_heads + partner[None, :], mask=mask, other=0.0).to(tl.float32)
             queries = (queries.to(tl.float32) * c[None, :] + others * s[None, :]).to(queries.dtype)
         width = tl.load(info + WIDTH_AT)
-        best = tl.full([M], HIDDEN, tl.float32)
+        best = tl.full([M], LOWEST, tl.float32)
         total = tl.zeros([M], tl.float32)
         out = tl.zeros([M, DP], tl.float32)
         for start in range(begin, old, N):
@@ -146,7 +146,7 @@ def combine(
         there = split < used
         dims = tl.arange(0, DP)
         at = (member * H + head).to(tl.int64) * S + split
-        logs = tl.load(sums + at, mask=there, other=HIDDEN)
+        logs = tl.load(sums + at, mask=there, other=LOWEST)
         weights = tl.exp2(logs - tl.max(logs, 0))
         mask = there[:, None] & (dims < D)[None, :]
         parts = tl.load(partial + at[:, None] * D + dims[None, :], mask=mask, other=0.0)

@@ -15,7 +15,7 @@ import triton.language as tl
 
 from tgi_core.triton.overlap import follow
 from tgi_core.triton.prefill import attend_to, keys_of_tile, tile_of_queries
-from tgi_core.triton.scores import HIDDEN
+from tgi_core.triton.scores import LOWEST
 
 SPLIT = 256  #: keys
 
@@ -61,11 +61,11 @@ def attend_in_order(
     if S > 1:
         first = tl.maximum(first, tl.program_id(2))
         end = tl.minimum(end, tl.program_id(2) + 1)
-    best = tl.full([M], HIDDEN, tl.float32)
+    best = tl.full([M], LOWEST, tl.float32)
     total = tl.zeros([M], tl.float32)
     out = tl.zeros([M, DP], tl.float32)
     for split in range(first, end):
-        split_best = tl.full([M], HIDDEN, tl.float32)
+        split_best = tl.full([M], LOWEST, tl.float32)
         split_total = tl.zeros([M], tl.float32)
         split_out = tl.zeros([M, DP], tl.float32)
         split_best, split_total, split_out = attend_to(
@@ -105,7 +105,7 @@ def combine_in_order(
         first = 0
         if HAS_WINDOW:
             first = tl.maximum(context - window, 0) // SPLIT
-        best = tl.full([1], HIDDEN, tl.float32)
+        best = tl.full([1], LOWEST, tl.float32)
         total = tl.zeros([1], tl.float32)
         out = tl.zeros([1, DP], tl.float32)
         for split in range(first, tl.cdiv(context, SPLIT)):

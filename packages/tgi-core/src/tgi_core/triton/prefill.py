@@ -12,7 +12,7 @@ import triton.language as tl
 
 from tgi_core.triton.float8 import widened
 from tgi_core.triton.overlap import follow
-from tgi_core.triton.scores import HIDDEN, accumulate, adjust, key_slots, product
+from tgi_core.triton.scores import HIDDEN, LOWEST, accumulate, adjust, key_slots, product
 
 
 @triton.jit
@@ -120,7 +120,7 @@ def prefill(
     mask = inside[:, None] & (dims < D)[None, :]
     queries = tl.load(q + rows[:, None] * q_token + head[:, None] * D + dims[None, :], mask=mask, other=0.0)
 
-    best = tl.full([M], HIDDEN, tl.float32)
+    best = tl.full([M], LOWEST, tl.float32)
     total = tl.zeros([M], tl.float32)
     out = tl.zeros([M, DP], tl.float32)
     begin = 0

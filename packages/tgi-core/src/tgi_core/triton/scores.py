@@ -5,7 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-HIDDEN = tl.constexpr(-1.0e30)  #: finite, so that rows without a key in a block make no NaN
+HIDDEN = tl.constexpr(float("-inf"))  #: score of a key that is not seen, whatever it is multiplied with
+LOWEST = tl.constexpr(-1.0e30)  #: what the best score begins with: finite, so that a row without any makes no NaN
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
