@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from tgi_core.errors import UnsupportedModel, WeightsError
 from tgi_core.kernels.reference import activation, affine, linear
-from tgi_core.kernels.reference.moe import Experts
+from tgi_core.kernels.reference.moe import Experts, choose_experts
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.moe import SparseMoE
 from tgi_core.model_config import parse_model_config
@@ -42,7 +42,7 @@ class Tensors(WeightReader):
 class Kernels:
     """The reference, which counts the rows of each product."""
 
-    experts, linear_affine = Experts, affine.linear_affine
+    experts, linear_affine, choose_experts = Experts, affine.linear_affine, staticmethod(choose_experts)
 
     silu_and_mul, gelu_and_mul, gelu_tanh_and_mul = (
         staticmethod(activation.silu_and_mul),

@@ -12,6 +12,7 @@ from triton.compiler import ASTSource
 
 from tgi_core.triton import (
     activation,
+    bitmask,
     chip,
     decode,
     expert_rows,
@@ -30,6 +31,7 @@ from tgi_core.triton import (
     rounded_expert_tiles,
     rounded_experts,
     rounded_tiles,
+    routing,
     sample,
     sorted_experts,
     store,
@@ -208,6 +210,8 @@ def sampling(target, size):
     parts = triton.next_power_of_2(triton.cdiv(size, sample.BLOCK))
     compile_one(sample._sample, {"PARTS": parts, "BLOCK": sample.BLOCK, **rows}, target, "fp32", warps, known=known)
     compile_one(penalties._penalize, {"BLOCK": penalties.BLOCK, **rows}, target, "fp32", known=known)
+    masked = {"words": triton.cdiv(size, bitmask.WORD), "WORD": bitmask.WORD, "BLOCK": bitmask.BLOCK, **rows}
+    compile_one(bitmask._apply_bitmask, masked, target, "fp32", known=known | {"allowed": "*i32"})
     for by_mass, kind in ((True, "*fp32"), (False, "*i64")):
         constants = {**filters.CONSTANTS, "BY_MASS": by_mass, **rows}
         compile_one(filters._filter, constants, target, "fp32", warps, known=known | {"wanted": kind})
@@ -281,6 +285,8 @@ def mixtures(target, dtype, size):
     shape = {"M": size, "N": 4096}
     known = dict.fromkeys(("x", "wide", "gate_up", "down", "y", "out"), f"*{dtype}")
     known |= {"chosen": "*i64", "weights": "*fp32", "sorted_pairs": "*i32", "experts": "*i32", "pairs": "i32"}
+    routed = {"size": 8, "row_stride": 8, "K": 2, "KP": 2, "SUMS_TO_ONE": True, "BLOCK": 8}
+    compile_one(routing._choose_experts, routed, target, dtype, 1, known=known | {"scores": f"*{dtype}"})
     widen, narrow = {**shape, **experts.row_of(4096)}, {**shape, **experts.row_of(size)}
     compile_one(expert_rows.widen_rows, {"K": 2, "KIND": "silu", **widen}, target, dtype, known=known)
     compile_one(expert_rows.narrow_rows, {"K": 2, **narrow}, target, dtype, known=known)

@@ -153,6 +153,10 @@ class Kernels:
     linear_affine: AffineLinearKernel
     """As `linear`, of weights that a checkpoint keeps in a few bits (GPTQ, arXiv 2210.17323; AWQ, arXiv 2306.00978)."""
 
+    choose_experts: Callable[[Tensor, int, bool], tuple[Tensor, Tensor]]
+    """(scores [T, E], K, whether weights sum to one) -> (weights [T, K] float32, experts [T, K] int64): softmax of the
+    scores, then the K most likely of each token, in this order (arXiv 2101.03961, 2401.04088)."""
+
     experts: Callable[[LinearKernel, Activation, Sequence[Any], Sequence[Any]], Experts]
     """(linear op, gated activation, what it packed of each expert's gate and up [2 M, N], of each one's down [N, M]) ->
     Experts: down(activation(gate_up(x))) of each (arXiv 2101.03961)."""
@@ -175,6 +179,10 @@ class Kernels:
     penalize: Callable[[Tensor, TokenTables, Tensor, Penalties], Tensor]
     """(logits [B, V] float32, tables, slots [B] int64, penalties) -> the same, lower for tokens that were there before;
     may overwrite logits."""
+
+    apply_bitmask: Callable[[Tensor, Tensor], Tensor]
+    """(logits [B, V] float32, allowed [B, ceil(V / 32)] int32) -> the same with -inf where the bit of token v, number
+    v % 32 of word v // 32, is 0, which is how grammars tell what may follow; may overwrite logits."""
 
     attention: Callable[[KernelQuery], Any]
     """(KernelQuery) -> AttentionBackend"""

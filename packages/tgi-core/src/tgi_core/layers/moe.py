@@ -41,7 +41,7 @@ class SparseMoE(nn.Module):
         self.kernel, self.plain_kernel, self.affine = build.linear, build.kernels.linear, build.kernels.linear_affine
         self.activation = gated_activation(config.activation, build.kernels)
         self.router: Any = None
-        self.experts_kernel = build.kernels.experts
+        self.choose, self.experts_kernel = build.kernels.choose_experts, build.kernels.experts
 
     def load(self, source: Source) -> None:
         place = next(name for name in LAYOUTS if name == "mlp" or source.sibling(name).has("gate.weight"))
@@ -79,9 +79,7 @@ class SparseMoE(nn.Module):
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [T, N] -> (weights [T, K] in float32, experts [T, K])"""
-        scores = self.plain_kernel(x, self.router, None).float().softmax(-1)
-        weights, experts = scores.topk(self.chosen, dim=-1)
-        return weights / weights.sum(-1, keepdim=True) if self.sums_to_one else weights, experts
+        return self.choose(self.plain_kernel(x, self.router, None), self.chosen, self.sums_to_one)
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, N] -> [T, N]"""

@@ -16,6 +16,8 @@ _OPS = {
     **dict.fromkeys(("greedy", "sample"), "sample"),
     **dict.fromkeys(("top_k", "top_p"), "filters"),
     "penalize": "penalties",
+    "apply_bitmask": "bitmask",
+    "choose_experts": "routing",
     "linear": "linear",
     "experts": "experts",
 }

@@ -1,4 +1,4 @@
-"""Feed-forward layers of experts."""
+"""Which experts a token uses, and what they make of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ import torch
 from torch import Tensor
 
 from tgi_core.kernels.ops import Activation, LinearKernel
+
+
+def choose_experts(scores: Tensor, each: int, sums_to_one: bool) -> tuple[Tensor, Tensor]:
+    """The most likely of each row [T, K]."""
+    weights, experts = scores.float().softmax(-1).topk(each, dim=-1)
+    return weights / weights.sum(-1, keepdim=True) if sums_to_one else weights, experts
 
 
 class Experts:

@@ -37,6 +37,12 @@ def penalize(logits: Tensor, tables: TokenTables, slots: Tensor, penalties: Pena
     return torch.where(seen, divided, logits) - output * frequency - (output > 0) * presence
 
 
+def apply_bitmask(logits: Tensor, allowed: Tensor) -> Tensor:
+    """The bits of a word one after the other, the lowest first."""
+    bits = allowed.unsqueeze(-1) >> torch.arange(32, dtype=torch.int32, device=allowed.device) & 1
+    return logits.masked_fill_(bits.flatten(1)[:, : logits.shape[1]] == 0, HIDDEN)
+
+
 def top_k(logits: Tensor, k: Tensor) -> Tensor:
     """Tokens as likely as the k-th stay too."""
     threshold = logits.topk(int(k.max())).values.gather(1, k.unsqueeze(1) - 1)

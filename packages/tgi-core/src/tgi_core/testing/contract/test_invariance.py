@@ -20,7 +20,7 @@ BATCHES = [(row % 3, count) for row, count in enumerate(range(1, ROWS - 1))] + [
 VOCABULARY = 5003
 NORMS = ("rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm")
 ACTIVATIONS = ("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu", "gelu_tanh")
-CHOICES = ("greedy", "sample", "top_k", "top_p", "penalize")
+CHOICES = ("greedy", "sample", "top_k", "top_p", "penalize", "apply_bitmask")
 LINEAR = ("linear", "linear_int8", "linear_int4")
 
 
@@ -115,6 +115,13 @@ def test_experts(vendor, kernel, dtype):
     check(layer, drawn(dtype, ROWS, hidden).to(device), chosen, weights)
 
 
+@pytest.mark.ops("choose_experts")
+@pytest.mark.parametrize("sums_to_one", [True, False])
+def test_chosen_experts(vendor, kernel, dtype, sums_to_one):
+    function, _ = serving(vendor, kernel, dtype)
+    check(lambda scores: function(scores, 4, sums_to_one), drawn(dtype, ROWS, 60).to(vendor.backend.torch_device))
+
+
 @pytest.mark.ops(*CHOICES)
 def test_choices(vendor, kernel, dtype):
     (function, _), device = serving(vendor, kernel, dtype), vendor.backend.torch_device
@@ -131,6 +138,7 @@ def test_choices(vendor, kernel, dtype):
         "sample": (torch.where(share > 0.8, -1.0, share.double()),),
         "top_k": ((share * 100).long() + 1,),
         "top_p": (share,),
+        "apply_bitmask": (torch.randint(-(2**31), 2**31, (ROWS, -(-VOCABULARY // 32))).to(device, torch.int32),),
     }
     check(function, logits, *more[kernel.op])
 

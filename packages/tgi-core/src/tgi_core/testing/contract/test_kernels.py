@@ -60,6 +60,17 @@ def penalties(draw):
         yield draw(rows, size, dtype=torch.float32, scale=4.0), tables, slots, strengths
 
 
+def scores_of_experts(draw):
+    for tokens, experts, each, sums_to_one in ((1, 8, 2, True), (9, 60, 4, False), (5, 7, 7, True)):
+        yield draw(tokens, experts, scale=2.0), each, sums_to_one
+
+
+def bitmasks(draw):
+    for rows, size in ((1, 7), (5, VOCABULARY)):
+        allowed = torch.randint(-(2**31), 2**31, (rows, -(-size // 32)), generator=draw.generator)
+        yield draw(rows, size, dtype=torch.float32), allowed.int()
+
+
 CASES = {
     "rms_norm": lambda draw: norms(draw, biased=False, adds=False),
     "add_rms_norm": lambda draw: norms(draw, biased=False, adds=True),
@@ -71,6 +82,8 @@ CASES = {
     "top_k": lambda draw: logits(draw, lambda rows, size: torch.randint(1, size + 1, (rows,))),
     "top_p": lambda draw: logits(draw, lambda rows, size: torch.rand(rows)),
     "penalize": penalties,
+    "apply_bitmask": bitmasks,
+    "choose_experts": scores_of_experts,
 }
 
 

@@ -1,0 +1,27 @@
+"""Hiding tokens by the bits of a grammar, in Triton against the reference."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from tgi_core.kernels.reference import sample as reference
+from tgi_core.triton.bitmask import apply_bitmask
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.mark.parametrize("size", [1, 32, 33, 4096, 9001])
+def test_tokens_whose_bit_is_not_set_are_hidden(size):
+    chance = torch.Generator().manual_seed(size)
+    logits = torch.randn(3, 2 * size, generator=chance).to(DEVICE)
+    logits[0, 0] = float("nan")
+    allowed = torch.randint(-(2**31), 2**31, (3, -(-size // 32) + 1), generator=chance).int().to(DEVICE)
+    allowed[1], allowed[2] = -1, 0
+    expected = reference.apply_bitmask(logits[:, :size].clone(), allowed)
+    assert expected[1].isfinite().all()
+    assert expected[2].isinf().all()
+    rest = logits[:, size:].clone()
+    torch.testing.assert_close(apply_bitmask(logits[:, :size], allowed), expected, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(logits[:, size:], rest)
+    assert apply_bitmask(logits[:0, :size], allowed[:0]).shape == (0, size)
