@@ -21,6 +21,7 @@ from tgi_core.triton import (
     filters,
     in_order,
     linear,
+    many_rows,
     norm,
     overlap,
     penalties,
@@ -241,6 +242,23 @@ def products(target, dtype):
                 compile_one(linear._few_rows_product, few, target, dtype, tile.warps, tile.stages, {"rows": "i32"})
 
 
+def many_rows_products(target, dtype):
+    """With an activation in them."""
+    x, weight, out = (
+        f"tensordesc<{dtype}[{', '.join(map(str, tile))}]>"
+        for tile in (
+            (many_rows.ROWS, many_rows.INPUTS),
+            (2, many_rows.OUTPUTS, many_rows.INPUTS),
+            (many_rows.ROWS, many_rows.OUTPUTS),
+        )
+    )
+    known = {"x": x, "weight": weight, "out": out, "rows": "i32"}
+    names = ("ROWS", "OUTPUTS", "INPUTS", "NEIGHBOURS")
+    constants = {name: getattr(many_rows, name) for name in names} | {"M": 14336, "N": 4096, "KIND": "silu"}
+    constants |= {"PROGRAMS": MULTIPROCESSORS, "UPCAST": False}
+    compile_one(many_rows._gated_product, constants, target, dtype, many_rows.WARPS, many_rows.STAGES, known)
+
+
 def rounded_weight(form, block, halves, ordered):
     """What kernels know of it, and its tensors' types."""
     meaning = {"int4": "*u8", "affine": "*fp16"}.get(form)
@@ -364,6 +382,8 @@ def main(target):
         sampling(target, size)
     products(target, dtype)
     products(target, "fp32")
+    if target == "sm_90":
+        many_rows_products(target, dtype)
     rounded_products(target, dtype)
     if target != "sm_75":  # where experts are multiplied one after the other
         rounded_mixtures(target, dtype)

@@ -3,22 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import triton
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from tgi_core.triton.overlap import overlaps
 
 ALIGNMENT = 16  #: bytes; kernels are compiled anew for pointers that are less aligned
+
+Argument: TypeAlias = Tensor | TensorDescriptor | float | None
+
+
+def in_tiles(x: Tensor, *tile: int) -> TensorDescriptor:
+    """x as a kernel takes it that copies tiles; beyond its end there are zeros, and nothing is written."""
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), list(tile))
+
+
+def is_in_tiles(x: Tensor) -> bool:
+    """Whether x lies in memory as copies of tiles want it."""
+    *strides, last = x.stride()
+    places = (x.data_ptr(), *(stride * x.itemsize for stride in strides))
+    return last == 1 and not any(place % ALIGNMENT for place in places)
+
+
+def _kind(x: Argument) -> object:
+    """What a kernel is compiled anew for."""
+    if isinstance(x, Tensor):
+        return x.dtype, x.data_ptr() % ALIGNMENT
+    return (x.base.dtype, *x.block_shape) if isinstance(x, TensorDescriptor) else x is None
 
 
 class Kernel:
     """A compiled variant for every set of constants, dtypes and alignments that was met.
 
     Args:
-        function: whose parameters are pointers, floats and integers, which Triton is told not to specialize on, then
-            constants: all that Triton would look at is a key here.  The last one is OVERLAP, for `follow`.
+        function: whose parameters are pointers, tensors in tiles, floats and integers, which Triton is told not to
+            specialize on, then constants: all that Triton would look at is a key here.  The last one is OVERLAP, for
+            `follow`.
         contracts: a product and a sum may be rounded once, together, as the compiler likes.
     """
 
@@ -31,7 +54,7 @@ class Kernel:
     def launch(
         self,
         grid: tuple[int, int, int],
-        arguments: tuple[Tensor | float | None, ...],
+        arguments: tuple[Argument, ...],
         constants: Mapping[str, Any],
         warps: int = 4,
         stages: int = 3,
@@ -45,8 +68,7 @@ class Kernel:
         if self.interpreted:
             self.function[grid](*arguments, **constants, OVERLAP=False)
             return
-        kinds = [(x.dtype, x.data_ptr() % ALIGNMENT) if isinstance(x, Tensor) else x is None for x in arguments]
-        key = (*kinds, *constants.values(), warps, stages)
+        key = (*map(_kind, arguments), *constants.values(), warps, stages)
         found = self._variants.get(key)
         if found is None:
             constants = {**constants, "OVERLAP": overlaps()}

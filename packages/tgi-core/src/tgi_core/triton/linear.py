@@ -1,4 +1,7 @@
-"""Matrix products of few rows, which are bound by reading the weight; PyTorch does the others, but in `FixedLinear`."""
+"""Matrix products of few rows, which are bound by reading the weight.
+
+PyTorch does the others, but in `FixedLinear`, and where `many_rows` activates what it multiplies.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from tgi_core.kernels.reference.linear import Linear
 from tgi_core.triton.activation import KINDS, gated
 from tgi_core.triton.chip import chip_of, tiles_were_measured
 from tgi_core.triton.launch import Kernel
+from tgi_core.triton.many_rows import gated_product
 from tgi_core.triton.overlap import follow
 from tgi_core.triton.scores import product
 from tgi_core.triton.tiles import SHARE
@@ -133,12 +137,14 @@ class FewRowsLinear(Linear):
 
     def gated(self, x: Tensor, packed: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
         """See `GatedLinearKernel`."""
-        kind = KINDS.get(activation, "")
-        out = self._product(x, packed, bias, kind) if kind and bias is None else None
+        kind, out = KINDS.get(activation, ""), None
+        if kind and bias is None:
+            out = self._product(x, packed, bias, kind)
+            out = gated_product(x, packed, kind) if out is None else out
         return activation(self(x, packed, bias)) if out is None else out
 
     def _product(self, x: Tensor, packed: Tensor, bias: Tensor | None, kind: str) -> Tensor | None:
-        """None: PyTorch is faster."""
+        """None: something else is faster."""
         rows, tile = len(x) if x.dim() == 2 else 0, None
         if rows > 1 and x.dtype.itemsize == 2 and tiles_were_measured(x.device):
             tile = tile_of(rows, *packed.shape)

@@ -1,0 +1,57 @@
+"""Products of many rows with the gated activation in them, against PyTorch's and an activation behind it."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from tgi_core.triton import activation, many_rows
+from tgi_core.triton.linear import linear
+from tgi_core.triton.many_rows import gated_product
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+LARGE = [(1024, 14336, 4096), (2500, 1536, 576)] if DEVICE == "cuda" else []
+
+
+@pytest.fixture(autouse=True)
+def _any_number_of_rows(monkeypatch):
+    monkeypatch.setattr(many_rows, "FEWEST_ROWS", 1)
+
+
+def draw(*shape, dtype, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["silu", "gelu", "gelu_tanh"])
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), [(1, 128, 64), (131, 104, 72), (260, 304, 136), *LARGE])
+def test_gate_and_up_are_rounded_as_if_they_had_been_written(rows, outputs, inputs, kind, dtype):
+    x, weight = draw(rows, inputs, dtype=dtype), draw(2 * outputs, inputs, dtype=dtype, seed=1) / inputs**0.5
+    expected = getattr(activation, f"{kind}_and_mul")(torch.nn.functional.linear(x, weight)).double()
+    found = gated_product(x, weight, kind).double()
+    assert (found - expected).norm() / expected.norm() < {torch.float16: 1e-3, torch.bfloat16: 1e-2}[dtype]
+
+
+def test_rows_may_lie_apart():
+    x, weight = draw(20, 3, 64, dtype=torch.float16), draw(80, 64, dtype=torch.float16) / 8
+    expected = gated_product(x[:, 1].contiguous(), weight, "silu")
+    for apart in (x[:, 1], x.transpose(1, 2)[:, :, 1]):
+        torch.testing.assert_close(gated_product(apart, weight, "silu"), expected)
+
+
+def test_what_cannot_be_copied_in_tiles_is_left_to_others():
+    for inputs, dtype in ((36, torch.float16), (64, torch.float32)):
+        x, weight = draw(5, inputs, dtype=dtype), draw(80, inputs, dtype=dtype) / 8
+        assert gated_product(x, weight, "silu") is None
+        expected = activation.silu_and_mul(torch.nn.functional.linear(x, weight))
+        torch.testing.assert_close(linear.gated(x, weight, None, activation.silu_and_mul), expected)
+    skewed = draw(5 * 64 + 1, dtype=torch.float16)[1:].view(5, 64)
+    assert gated_product(skewed, draw(80, 64, dtype=torch.float16), "silu") is None
+
+
+def test_many_rows_are_multiplied_and_activated_at_once(monkeypatch):
+    x, weight = draw(70, 64, dtype=torch.bfloat16), draw(80, 64, dtype=torch.bfloat16) / 8
+    monkeypatch.setattr(many_rows, "FEWEST_ROWS", 70)
+    found = linear.gated(x, weight, None, activation.silu_and_mul)
+    assert torch.equal(found, gated_product(x, weight, "silu"))
+    assert gated_product(x[1:], weight, "silu") is None
