@@ -161,19 +161,24 @@ def attention(target, dtype, size, cache=None, *, in_order_too=False, **options)
     itemsize, most_rows = (4, tiles.FLOAT32_ROWS) if dtype == "fp32" else (2, None)
     fitting = partial(tiles.fitting, biased=flags["HAS_BIAS"])
     fits = (fitting(kind, padded, itemsize, SHARED[target], most_rows) for kind in kinds)
-    many, gathered, crowded, lonely = fits
+    many, gathered, crowded, sparse, lonely = fits
     common = {**shape, **flags, **dict.fromkeys(absent)}
-    for splits, single in ((1, crowded), (16, lonely)):
+    for splits, single in ((1, crowded), (1, sparse), (16, lonely)):
         gone = dict.fromkeys(("partial", "sums") if splits == 1 else ())
         for half in (size // 2,) if options or cache else (0, size // 2):
             still = {} if half else {"cos": None, "sin": None}
             tile = {"M": single.rows, "N": single.keys, "S": splits, "HAS_NEW": True, "HALF": half}
             constants = {**common, **gone, **still, **tile}
             compile_one(decode.decode, constants, target, dtype, single.warps, single.stages, known)
-    paged, beside = {"PAGED": True, "key_starts": None}, {"PAGED": False}
+    paged, beside = {"PAGED": True, "key_starts": None, "COPIED": False}, {"PAGED": False, "COPIED": False}
     for tile, kind in ((many, paged), (gathered, beside)):
         constants = {**common, **kind, "M": tile.rows, "N": tile.keys, "CAUSAL": True}
         compile_one(prefill.prefill, constants, target, dtype, tile.warps, tile.stages, {} if kind is beside else known)
+    if target == "sm_90":
+        tile = fitting(tiles.COPIED, padded, itemsize, SHARED[target], most_rows)
+        constants = {**common, "PAGED": False, "COPIED": True, "M": tile.rows, "N": tile.keys, "CAUSAL": True}
+        copied = dict.fromkeys(("keys", "values"), f"tensordesc<{dtype}[{tile.keys}, 1, {padded}]>")
+        compile_one(prefill.prefill, constants, target, dtype, tile.warps, tile.stages, copied)
     if in_order_too:
         attention_in_order(target, dtype, common, itemsize, most_rows, known)
     constants = {

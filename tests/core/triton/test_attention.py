@@ -15,6 +15,7 @@ from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.reference.rotary import rotary
 from tgi_core.triton import attention
 from tgi_core.triton.attention import TritonAttention
+from tgi_core.triton.chip import Chip
 from tgi_core.triton.flash_attention_2 import FlashAttention2
 from tgi_core.triton.step import StepBuilder, longest_first
 from tgi_core.triton.support import attention_supports, flash_attention_2_supports
@@ -104,10 +105,40 @@ def test_equals_the_reference(spec, steps, dtype, block_size):
 
 @pytest.mark.parametrize("steps", ["prefill", "chunks beside decodes"])
 @pytest.mark.parametrize("name", [*SPECS] if DEVICE == "cuda" else ["mqa, more heads than share a program", "window"])
+@pytest.mark.parametrize("copies_tiles", [True, False])
 @pytest.mark.parametrize(("dtype", "block_size"), EXACTNESS)
-def test_keys_of_long_prompts_are_read_one_after_the_other(name, steps, dtype, block_size, monkeypatch):
+def test_keys_of_long_prompts_are_read_one_after_the_other(name, steps, copies_tiles, dtype, block_size, monkeypatch):
     monkeypatch.setattr(TritonAttention, "gathers_from", 2)
+    if not (copies_tiles and Chip(torch.device(DEVICE)).copies_tiles):
+        monkeypatch.setattr(attention, "Chip", _NoCopies)
     compare(TritonAttention, SPECS[name], STEPS[steps], dtype, block_size)
+
+
+class _NoCopies(Chip):
+    def __init__(self, device):
+        super().__init__(device)
+        self.copies_tiles = False
+
+
+def test_values_of_another_sequence_that_are_no_numbers_stay_there(monkeypatch):
+    monkeypatch.setattr(TritonAttention, "gathers_from", 2)
+    spec = AttentionSpec(scale=0.2, **SPECS["window"])
+    backend = make(TritonAttention, spec, "float32", 16, layers=1)
+    (step,) = step_inputs([[(20, 0), (9, 0)]], 16)
+    q, k, v = draw(spec, 29, "float32", torch.Generator().manual_seed(0))
+    expected = backend.forward(0, q, k, v, backend.prepare(step))[:20].clone()
+    k[20:] = v[20:] = float("nan")
+    found = backend.forward(0, q, k, v, backend.prepare(step))
+    assert torch.equal(found[:20], expected)
+    assert found[20:].isnan().all()
+
+
+def test_the_fewer_programs_decode_the_more_each_reads_at_a_time():
+    spec = AttentionSpec(scale=0.2, **SPECS["head of 128"])
+    (layer,) = make(TritonAttention, spec, "float16", 16, layers=1)._layers
+    multiprocessors = layer.multiprocessors
+    keys = [layer._tile_of_decodes(count * multiprocessors).keys for count in (2, 6, 7)]
+    assert keys == [128, 64, 32]
 
 
 def test_keys_are_gathered_where_it_pays():

@@ -38,8 +38,18 @@ def test_matrix_units_are_used_from_ampere_on(major, has, monkeypatch):
     assert chip.Chip(torch.device("cuda", 0)).has_matrix_units is has
 
 
+@pytest.mark.parametrize(
+    ("like", "major", "copies"), [(H100, 9, True), (H100, 8, False), (H100, 10, False), (MI210, 9, False)]
+)
+def test_only_hopper_copies_tiles(like, major, copies, monkeypatch):
+    properties = SimpleNamespace(**vars(like), major=major)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert chip.Chip(torch.device("cuda", 0)).copies_tiles is copies
+
+
 def test_no_decode_is_a_lone_warp_of_64_lanes():
-    assert min(tile.warps for tile in (*tiles.BY_LANES[64].decode, *tiles.BY_LANES[64].lonely)) == 2
+    kinds = tiles.BY_LANES[64]
+    assert min(tile.warps for tile in (*kinds.decode, *kinds.sparse, *kinds.lonely)) == 2
 
 
 def test_prompts_in_float32_get_tiles_that_compile_quickly():

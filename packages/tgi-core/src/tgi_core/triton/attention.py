@@ -25,7 +25,7 @@ from tgi_core.triton.chip import Chip
 from tgi_core.triton.decode import combine, decode
 from tgi_core.triton.fixed import FixedDecodes, FixedMixtures
 from tgi_core.triton.in_order import SPLIT, attend_in_order, combine_in_order
-from tgi_core.triton.launch import Kernel
+from tgi_core.triton.launch import Kernel, in_tiles, is_in_tiles
 from tgi_core.triton.prefill import prefill
 from tgi_core.triton.rotary import rotary
 from tgi_core.triton.step import GatheredKeys, KeysOf, Metadata, StepBuilder
@@ -185,10 +185,15 @@ class _Layer:
         packed = min(self.group, PACKED_HEADS)
         padded = max(16, triton.next_power_of_2(spec.head_size))
         most_rows = tiles.FLOAT32_ROWS if dtype is torch.float32 and not chip.interprets else None
-        self.many, self.gathered, self.single, self.lonely = (
+        self.many, self.gathered, self.single, self.sparse, self.lonely = (
             tiles.fitting(kind, padded, dtype.itemsize, chip.shared_bytes, most_rows, biased=biased)
             for kind in tiles.BY_LANES[chip.lanes]
         )
+        self.copies = chip.copies_tiles and not in_order
+        if self.copies:
+            self.gathered = tiles.fitting(
+                tiles.COPIED, padded, dtype.itemsize, chip.shared_bytes, most_rows, biased=biased
+            )
         self.in_order, self.packed = in_order, packed
         if in_order:
             self.many = tiles.fitting_in_order(padded, dtype.itemsize, chip.shared_bytes, most_rows)
@@ -238,9 +243,11 @@ class _Layer:
         cut = part.tiles.get(tile.rows // self.packed)
         if cut is None:
             return
+        copied = self.copies and not paged and is_in_tiles(keys) and is_in_tiles(values)
+        beside = not paged and not copied
         constants = self._constants(
-            bias, part, tile, q_token=q.stride(0), k_token=0 if paged else keys.stride(0),
-            v_token=0 if paged else values.stride(0), PAGED=paged, CAUSAL=self.spec.kind == "causal",
+            bias, part, tile, q_token=q.stride(0), k_token=keys.stride(0) if beside else 0,
+            v_token=values.stride(0) if beside else 0, PAGED=paged, CAUSAL=self.spec.kind == "causal",
         )  # fmt: skip
         arguments = (
             cut.sequence, cut.start, part.query_starts, part.lens, part.key_starts, part.tables, part.info,
@@ -249,8 +256,9 @@ class _Layer:
         if self.in_order:
             self._in_order(q, keys, values, out, part, arguments, constants)
             return
-        grid = cut.count, self.programs, 1
-        PREFILL.launch(grid, (q, keys, values, out, *arguments), constants, tile.warps, tile.stages)
+        grid, constants = (cut.count, self.programs, 1), {**constants, "COPIED": copied}
+        read = (in_tiles(x, tile.keys, 1, constants["DP"]) if copied else x for x in (keys, values))
+        PREFILL.launch(grid, (q, *read, out, *arguments), constants, tile.warps, tile.stages)
 
     def _in_order(
         self, q: Tensor, keys: Tensor, values: Tensor, out: Tensor, part: KeysOf,
@@ -272,14 +280,18 @@ class _Layer:
             arguments = (*waiting, out, *arguments[:4])
             COMBINE_IN_ORDER.launch(grid, arguments, {name: constants[name] for name in names}, 2)
 
+    def _tile_of_decodes(self, programs: int) -> tiles.Tile:
+        if programs <= tiles.LONELY * self.multiprocessors:
+            return self.lonely
+        return self.sparse if programs <= tiles.SPARSE * self.multiprocessors else self.single
+
     def decode(
         self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation | None, cache: tuple[Tensor, Tensor], out: Tensor,
         part: KeysOf, bias: Tensor | None,
     ) -> None:  # fmt: skip
         """Sequences with one query; `rotation` if query and key are still to be turned."""
         has_new, splits, (heads, size) = self.spec.kind == "causal", part.splits, q.shape[1:]
-        few = part.decodes * self.programs * splits <= self.multiprocessors
-        tile = self.lonely if few else self.single
+        tile = self._tile_of_decodes(part.decodes * self.programs * splits)
         partial = sums = None
         if splits > 1:
             partial = torch.empty((part.decodes, heads, splits, size), dtype=torch.float32, device=q.device)

@@ -10,6 +10,7 @@ import triton
 
 MEASURED_ARCHITECTURE = 90  #: of CUDA: Hopper
 AMPERE = 8  #: the first compute capability whose matrix units Triton uses; AMD's count higher
+HOPPER = 9  #: what NVIDIA calls compute capability 9.0; on AMD's, with 64 lanes, it means others
 ROW_LANES = 512  #: of a program that has a row of logits to itself
 
 
@@ -19,13 +20,15 @@ class Chip:
     def __init__(self, device: torch.device) -> None:
         if device.type == "cpu":  # Triton's interpreter
             self.multiprocessors, self.shared_bytes, self.interprets = 4, 1 << 18, True
-            self.lanes, self.has_matrix_units = 32, True
+            self.lanes, self.has_matrix_units, self.copies_tiles = 32, True, True
             return
         properties: Any = torch.cuda.get_device_properties(device)
         self.multiprocessors, self.interprets = int(properties.multi_processor_count), False
         self.shared_bytes = int(getattr(properties, "shared_memory_per_block_optin", 1 << 16))
         self.lanes = int(getattr(properties, "warp_size", 32))  #: of a warp
-        self.has_matrix_units = int(getattr(properties, "major", AMPERE)) >= AMPERE  #: that Triton uses
+        major = int(getattr(properties, "major", AMPERE))
+        self.has_matrix_units = major >= AMPERE  #: that Triton uses
+        self.copies_tiles = major == HOPPER and self.lanes == 32  #: by itself, as kernels measured for it ask it to
 
 
 chip_of = cache(Chip)  #: of a device

@@ -72,7 +72,8 @@ def attend_in_order(
             queries, keys, values, tables, split_best, split_total, split_out, split * SPLIT,
             tl.minimum(split * SPLIT + SPLIT, last), last, sequence, width, head, positions, kv_head, k_token, v_token,
             first_key, scale, soft_cap, slopes, bias, columns, origin, window,
-            D, DP, N, HKV, BLOCK_SIZE, PAGED, CAUSAL, HAS_WINDOW, True, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS, UPCAST,
+            D, DP, N, HKV, BLOCK_SIZE, PAGED, False, CAUSAL, HAS_WINDOW, True, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS,
+            UPCAST,
         )  # fmt: skip
         best, total, out = _take(best, total, out, split_best, split_total, split_out)
     if start < length:  # otherwise it is padding

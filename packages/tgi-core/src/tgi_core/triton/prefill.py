@@ -20,7 +20,7 @@ def attend_to(
     q, keys, values, tables, best, total, out, begin, end, last, sequence, width, head, positions, kv_head, k_token,
     v_token, first_key, scale, soft_cap, slopes, bias, columns, origin, window,
     D: tl.constexpr, DP: tl.constexpr, N: tl.constexpr, HKV: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    PAGED: tl.constexpr, CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, MASKED: tl.constexpr,
+    PAGED: tl.constexpr, COPIED: tl.constexpr, CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, MASKED: tl.constexpr,
     HAS_SOFT_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr, HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """Keys from `begin` to `end`, of which those from `last` on do not exist; unless MASKED, all queries see all."""
@@ -28,22 +28,29 @@ def attend_to(
     for start in range(begin, end, N):
         n = start + tl.arange(0, N)
         seen = n < last
-        if PAGED:
-            slot = key_slots(tables, sequence, width, n, seen, BLOCK_SIZE)
-            k_row, v_row = slot * (HKV * D) + kv_head * D, slot * (HKV * D) + kv_head * D
+        if COPIED:
+            row = (first_key + start).to(tl.int32)
+            k = keys.load([row, kv_head, 0]).reshape(N, DP).trans()
+            v = values.load([row, kv_head, 0]).reshape(N, DP)
+            if MASKED:  # another sequence's may not be numbers
+                v = tl.where(seen[:, None], v, 0.0)
         else:
-            k_row, v_row = (first_key + n) * k_token + kv_head * D, (first_key + n) * v_token + kv_head * D
-        if MASKED:
-            k_mask = seen[None, :] & (dims < D)[:, None]
-            v_mask = seen[:, None] & (dims < D)[None, :]
-            k = tl.load(keys + k_row[None, :] + dims[:, None], mask=k_mask, other=0.0)
-            v = tl.load(values + v_row[:, None] + dims[None, :], mask=v_mask, other=0.0)
-        elif D == DP:
-            k = tl.load(keys + k_row[None, :] + dims[:, None])
-            v = tl.load(values + v_row[:, None] + dims[None, :])
-        else:
-            k = tl.load(keys + k_row[None, :] + dims[:, None], mask=(dims < D)[:, None], other=0.0)
-            v = tl.load(values + v_row[:, None] + dims[None, :], mask=(dims < D)[None, :], other=0.0)
+            if PAGED:
+                slot = key_slots(tables, sequence, width, n, seen, BLOCK_SIZE)
+                k_row, v_row = slot * (HKV * D) + kv_head * D, slot * (HKV * D) + kv_head * D
+            else:
+                k_row, v_row = (first_key + n) * k_token + kv_head * D, (first_key + n) * v_token + kv_head * D
+            if MASKED:
+                k_mask = seen[None, :] & (dims < D)[:, None]
+                v_mask = seen[:, None] & (dims < D)[None, :]
+                k = tl.load(keys + k_row[None, :] + dims[:, None], mask=k_mask, other=0.0)
+                v = tl.load(values + v_row[:, None] + dims[None, :], mask=v_mask, other=0.0)
+            elif D == DP:
+                k = tl.load(keys + k_row[None, :] + dims[:, None])
+                v = tl.load(values + v_row[:, None] + dims[None, :])
+            else:
+                k = tl.load(keys + k_row[None, :] + dims[:, None], mask=(dims < D)[:, None], other=0.0)
+                v = tl.load(values + v_row[:, None] + dims[None, :], mask=(dims < D)[None, :], other=0.0)
         k, v = widened(k, q.dtype, UPCAST), widened(v, q.dtype, UPCAST)
         scores, unit = adjust(
             product(q, k, UPCAST), head, positions, n, scale, soft_cap, slopes, bias, columns, origin,
@@ -108,10 +115,10 @@ def prefill(
     window: tl.constexpr, H: tl.constexpr, HKV: tl.constexpr, G: tl.constexpr, P: tl.constexpr, D: tl.constexpr,
     DP: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, BLOCK_SIZE: tl.constexpr, WIDTH_AT: tl.constexpr, PAGED: tl.constexpr,
-    CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFT_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
-    HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr, OVERLAP: tl.constexpr,
+    COPIED: tl.constexpr, CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFT_CAP: tl.constexpr,
+    HAS_SLOPES: tl.constexpr, HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """A program: one tile of queries, P heads."""
+    """A program: one tile of queries, P heads.  COPIED: keys and values come in tiles [N, 1, DP]."""
     follow(OVERLAP)
     sequence, start, length, context, kv_head, inside, head, before, positions, rows = tile_of_queries(
         tile_sequence, tile_start, query_starts, lens, G, P, M, CAUSAL
@@ -137,12 +144,12 @@ def prefill(
     best, total, out = attend_to(
         queries, keys, values, tables, best, total, out, begin, middle, last, sequence, width, head, positions, kv_head,
         k_token, v_token, first_key, scale, soft_cap, slopes, bias, columns, origin, window,
-        D, DP, N, HKV, BLOCK_SIZE, PAGED, CAUSAL, HAS_WINDOW, False, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS, UPCAST,
+        D, DP, N, HKV, BLOCK_SIZE, PAGED, COPIED, CAUSAL, HAS_WINDOW, False, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS, UPCAST,
     )  # fmt: skip
     best, total, out = attend_to(
         queries, keys, values, tables, best, total, out, middle, last, last, sequence, width, head, positions, kv_head,
         k_token, v_token, first_key, scale, soft_cap, slopes, bias, columns, origin, window,
-        D, DP, N, HKV, BLOCK_SIZE, PAGED, CAUSAL, HAS_WINDOW, True, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS, UPCAST,
+        D, DP, N, HKV, BLOCK_SIZE, PAGED, COPIED, CAUSAL, HAS_WINDOW, True, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS, UPCAST,
     )  # fmt: skip
     if start < length:  # otherwise it is padding
         out = out / total[:, None]

@@ -18,11 +18,15 @@ class Tile(NamedTuple):
 
 #: the fastest first, as measured on an H100: of keys that are read in blocks
 PREFILL = (Tile(128, 128, 8, 2), Tile(128, 64, 8, 2), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
-#: and of keys that lie one after the other
+#: of keys that lie one after the other and that the chip copies by itself, as measured on an H200
+COPIED = (Tile(64, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
+#: and of such keys that programs read
 GATHERED = (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
-DECODE = (Tile(16, 32, 1, 3), Tile(16, 32, 2, 2), Tile(16, 16, 4, 1))
-#: for decodes that leave multiprocessors without work: fewer and larger reads
+#: of decodes with many programs on each multiprocessor; the fewer there are, the more each reads at a time
+DECODE = (Tile(16, 32, 1, 2), Tile(16, 32, 2, 2), Tile(16, 16, 4, 1))
+SPARSE_DECODE = (Tile(16, 64, 2, 3), *DECODE[1:])
 LONELY_DECODE = (Tile(16, 128, 4, 2), Tile(16, 64, 4, 2), *DECODE[1:])
+SPARSE, LONELY = 6, 2  #: programs on each multiprocessor, up to which decodes count as that
 #: for queries of every kind of step alike
 IN_ORDER = (Tile(64, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
 IN_ORDER_NUMBERS = 1 << 13  #: of a tile's queries at most, as a program holds sums of a split beside those of all
@@ -34,6 +38,7 @@ class Kinds(NamedTuple):
     prefill: tuple[Tile, ...]
     gathered: tuple[Tile, ...]
     decode: tuple[Tile, ...]
+    sparse: tuple[Tile, ...]
     lonely: tuple[Tile, ...]
 
 
@@ -42,8 +47,8 @@ WIDE_WARPS = (Tile(128, 64, 4, 2), Tile(128, 32, 8, 2), Tile(64, 32, 4, 2), Tile
 #: by lanes of a warp.  With 64, a decode that is one warp takes so many registers that hardly another one runs beside
 #: it, and more scalar ones than there are (as compiled for gfx90a and gfx942; not measured)
 BY_LANES = {
-    32: Kinds(PREFILL, GATHERED, DECODE, LONELY_DECODE),
-    64: Kinds(WIDE_WARPS, WIDE_WARPS, DECODE[1:], LONELY_DECODE),
+    32: Kinds(PREFILL, GATHERED, DECODE, SPARSE_DECODE, LONELY_DECODE),
+    64: Kinds(WIDE_WARPS, WIDE_WARPS, DECODE[1:], SPARSE_DECODE, LONELY_DECODE),
 }
 
 FLOAT32_ROWS = 32  #: of float32, which no matrix units multiply: more only take longer to compile
