@@ -68,6 +68,7 @@ def test_half_precision_runs_with_sampling_and_penalties(tmp_path, dtype):
     assert all(len(tokens) == STEPS for tokens in first)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
 def test_the_host_waits_for_no_step_to_begin_the_next(tmp_path):
     engine = Engine(EngineConfig(model_id=str(make_checkpoint(tmp_path, "llama")), device="cuda", dtype="bfloat16"))
     engine.runner.layer_by_layer = True  # recording waits, of course

@@ -344,6 +344,7 @@ def test_a_batch_that_stays_the_same_sends_only_random_numbers_to_the_device():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
 def test_no_step_waits_for_a_gpu():
     from tgi_core.triton import filters, penalties, sample
     from tgi_cuda.backend import CudaBackend

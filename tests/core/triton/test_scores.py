@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-triton = pytest.importorskip("triton", reason="Triton is not installed")
-tl = triton.language
+pytest.importorskip("triton", reason="Triton is not installed")
+
+import triton
+import triton.language as tl
 
 from tgi_core.triton.scores import HIDDEN, LOWEST, accumulate
 
