@@ -1,5 +1,7 @@
-"""Environments of people who have installed tgi's packages and nothing else of this repository."""
+"""Environments of people who have installed tgi's packages and nothing else, and Triton's interpreter made faster."""
 
+import collections
+import importlib.util
 import os
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 COMMANDS = {  # what pip would write for them; -P as the current folder is on nobody's path
     "tgi": "-P -m tgi_server.cli",
@@ -66,3 +69,42 @@ def make_environment():
         return environment
 
     return make
+
+
+@pytest.fixture(scope="session")
+def language_replaced():
+    """Has the interpreter replace Triton's language once per launch; gives how often it did so, by function.
+
+    Before it runs a kernel, the interpreter replaces what `triton.language` holds by its own.  It does so again for
+    every call of a function, be it `tl.sum` or one of ours, and looks at hundreds of names that are replaced already,
+    which is most of the time of a small kernel.  Functions that see the same modules of the language need it once in a
+    launch, and compute the same.  If Triton's insides are others, this raises an AttributeError.
+    """
+    count = collections.Counter()
+    if torch.cuda.is_available() or not importlib.util.find_spec("triton"):
+        yield count
+        return
+    from triton.runtime import interpreter
+
+    replace, launch, replaced = interpreter._patch_lang, interpreter.GridExecutor.__call__, set()
+
+    def language_of(function):
+        seen = function.__globals__.values()
+        return tuple(any(value is module for value in seen) for module in (interpreter.tl, interpreter.tl.core))
+
+    def replace_once(function):
+        language = language_of(function)
+        if language in replaced:
+            return interpreter._LangPatchScope()  # there is nothing to restore
+        replaced.add(language)
+        count[function.__name__] += 1
+        return replace(function)
+
+    def launch_anew(*arguments, **constants):
+        replaced.clear()
+        return launch(*arguments, **constants)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(interpreter, "_patch_lang", replace_once)
+        monkeypatch.setattr(interpreter.GridExecutor, "__call__", launch_anew)
+        yield count

@@ -188,7 +188,7 @@ def _launch(run):
 
 
 @pytest.fixture(autouse=True)
-def _infinite_numbers():
+def _infinite_numbers(language_replaced):
     with np.errstate(all="ignore"):
         yield
 

@@ -14,7 +14,7 @@ def pytest_configure(config):
 
 
 @pytest.fixture(autouse=True)
-def _infinite_numbers():
+def _infinite_numbers(language_replaced):
     """The interpreter computes with NumPy, which warns of infinities where a GPU does not."""
     with np.errstate(all="ignore"):
         yield

@@ -1,0 +1,46 @@
+"""What makes the interpreter faster changes nothing that a kernel or a test sees."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+if torch.cuda.is_available():
+    pytest.skip("kernels are compiled for the GPU that is here", allow_module_level=True)
+
+import triton
+import triton.language as tl
+from triton.runtime import interpreter
+
+
+@triton.jit
+def _twice(x):
+    return tl.sum(tl.where(x > 0, 2 * x, x), axis=0)
+
+
+@triton.jit
+def _sums(x, out, SIZE: tl.constexpr):
+    row = tl.program_id(0)
+    values = tl.load(x + row * SIZE + tl.arange(0, SIZE))
+    tl.store(out + row, _twice(values) + tl.max(values, axis=0))
+
+
+def launch(rows):
+    x, out = torch.arange(-8 * rows, 8 * rows).view(rows, 16), torch.zeros(rows, dtype=torch.int64)
+    _sums[(rows,)](x, out, SIZE=16)
+    assert out.tolist() == [2 * row[row > 0].sum() + row[row <= 0].sum() + row.max() for row in x]
+
+
+def test_language_is_replaced_once_for_each_set_of_modules_that_functions_see(language_replaced):
+    before, count = tl.load, language_replaced.copy()
+    launch(rows=50)
+    assert tl.load is before
+    found = language_replaced - count
+    assert found.pop("_sums") == 1
+    assert 1 <= found.total() <= 2  # not for each of 150 calls: Triton's own functions see other modules than ours
+
+
+def test_what_is_wrong_in_a_kernel_is_raised(language_replaced):
+    launch(rows=1)
+    with pytest.raises(interpreter.InterpreterError):
+        _sums[(1,)](torch.zeros(24), torch.zeros(1), SIZE=24)  # no power of two
+    launch(rows=1)
