@@ -64,6 +64,8 @@ FLOAT8 = {
     "gfx90a": (),
     "gfx942": ("fp8e5", "fp8e4nv"),
 }
+#: Triton makes the same code for both, but for float8, which only the first has instructions for: see `check_same_code`
+SAME_CODE = {"sm_89": "sm_86"}
 POINTERS = {
     "keys", "values", "output", "out", "x", "weight", "bias", "residual", "q", "k", "v", "gate_up", "logits"
 }  # fmt: skip
@@ -104,6 +106,9 @@ def compile_one(kernel, constants, target, dtype, warps=4, stages=3, known=(), *
     overlaps = target == f"sm_{overlap.FIRST_ARCHITECTURE}"
     constants = {**constants, "OVERLAP": overlaps}
     types = signature(kernel, constants, dtype, known)
+    if target in SAME_CODE and not any("fp8" in kind for kind in types.values()):
+        print(target, kernel.__name__, dtype, constants.get("D", ""), "is the code of", SAME_CODE[target])
+        return
     aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(types.values()) if kind.startswith("*")}
     source = ASTSource(fn=kernel, signature=types, constexprs=constants, attrs=aligned)
     options = {"num_warps": warps, "num_stages": stages, **({"launch_pdl": True} if overlaps else {})}
@@ -115,6 +120,27 @@ def compile_one(kernel, constants, target, dtype, warps=4, stages=3, known=(), *
         raise SystemExit(f"{kernel.__name__} wants {compiled.metadata.shared} bytes of shared memory on {target}")
     if "hsaco" in compiled.asm:
         check_registers(compiled.asm["hsaco"], target_of(target))
+
+
+def check_same_code(target):
+    """That products and choices of tokens become for a target what they become for the one whose code it shares."""
+    other = SAME_CODE.pop(target)
+    if SHARED[target] != SHARED[other] or not {*FLOAT8[other]} <= {*FLOAT8[target]}:
+        raise SystemExit(f"{target} has tiles or formats that {other} has not")
+    compile_source, codes = triton.compile, {target: [], other: []}
+
+    def compile_and_keep(source, **options):
+        compiled = compile_source(source, **options)
+        name = f"sm_{options['target'].arch}"
+        codes[name].append(compiled.asm["ptx"].replace(f".target {name}", ".target"))
+        return compiled
+
+    triton.compile = compile_and_keep
+    for name in codes:
+        products(name, "bf16")
+        sampling(name, 49152)
+    if not codes[target] or codes[target] != codes[other]:
+        raise SystemExit(f"the code of {target} is not that of {other}: compile it on its own")
 
 
 def check_registers(code_object, target):

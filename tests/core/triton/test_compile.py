@@ -39,6 +39,14 @@ def test_kernels_compile_ahead(target, compiled):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("target", ["sm_89"])
+def test_what_is_not_compiled_for_a_target_is_the_code_of_another(target, tmp_path):
+    done = run(tmp_path, "-c", f"import compile_ahead as c; c.check_same_code({target!r})")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{target} _few_rows_product bf16" in done.stdout
+
+
+@pytest.mark.slow
 def test_a_kernel_that_keeps_registers_in_memory_is_over_its_budget(tmp_path):
     code = "import compile_ahead as c; c.chip.ROW_LANES = 1024; c.sampling('gfx90a', 151643)"
     done = run(tmp_path, "-c", code)
