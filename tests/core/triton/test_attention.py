@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from tgi_core.attention.base import AttentionSpec, SourceInput, StepInput
-from tgi_core.attention.cache_dtype import round_to_cache
+from tgi_core.attention.cache_dtype import put, round_to_cache
 from tgi_core.attention.reference import ReferenceAttention
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.reference.rotary import rotary
@@ -77,7 +77,26 @@ IN_ORDER_LAYERS = [*SPECS] if DEVICE == "cuda" else ["mha, odd head size", "wind
 FLOAT8 = ("fp8_e4m3fn", "fp8_e5m2")
 if DEVICE == "cuda":
     FLOAT8 = FLOAT8[0 if torch.cuda.get_device_capability() >= (8, 9) else 1 :]
+#: whose keys and values the kernel of `test_store` puts into the cache; the interpreter takes long for it
+STORED = [*SPECS] if DEVICE == "cuda" else ["gqa", "mha, odd head size"]
 LAYERS_IN_FLOAT8 = ["gqa", "mha, odd head size", "window"] if DEVICE == "cuda" else ["mha, odd head size"]
+
+
+@pytest.fixture
+def stored_plainly(monkeypatch):
+    """Puts keys and values into the cache with PyTorch where kernels are interpreted; `test_store` tests the kernel."""
+    if DEVICE == "cpu":
+        monkeypatch.setattr(attention, "store", store_plainly)
+
+
+def store_plainly(q, k, v, rotation, keys, values, slots):
+    if rotation is not None:
+        for x, turned in zip((q, k), rotary(q, k, *rotation), strict=True):
+            x.copy_(turned)
+    slots = slots[: len(k)]
+    there = slots >= 0
+    for cache, x in ((keys, k), (values, v)):
+        put(cache.flatten(0, 1), slots[there].long(), x[there])
 
 
 def run(backend, spec, steps, dtype, prepare=None):
@@ -97,10 +116,12 @@ def draw(spec, tokens, dtype, generator):
 
 
 @pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize(("dtype", "block_size"), EXACTNESS)
-def test_equals_the_reference(spec, steps, dtype, block_size):
-    compare(TritonAttention, spec, steps, dtype, block_size)
+def test_equals_the_reference(name, steps, dtype, block_size, request):
+    if name not in STORED:
+        request.getfixturevalue("stored_plainly")
+    compare(TritonAttention, SPECS[name], steps, dtype, block_size)
 
 
 @pytest.mark.parametrize("steps", ["prefill", "chunks beside decodes"])
@@ -173,6 +194,7 @@ def test_tiles_that_see_most_keys_begin_first():
     assert list(zip(sequence.tolist(), start.tolist(), strict=True)) == [(2, 32), (2, 0), (1, 64), (1, 32), (1, 0)]
 
 
+@pytest.mark.usefixtures("stored_plainly")
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 @pytest.mark.parametrize(("dtype", "block_size"), EXACTNESS)
 @pytest.mark.parametrize("kind", [TorchPrompts, FlashAttention2])
@@ -191,6 +213,7 @@ def compare(kind, spec, steps, dtype, block_size):
     torch.testing.assert_close(found, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
+@pytest.mark.usefixtures("stored_plainly")
 @pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
 @pytest.mark.parametrize("name", IN_ORDER_LAYERS)
 @pytest.mark.parametrize(("dtype", "block_size"), EXACTNESS)
@@ -204,6 +227,7 @@ def test_deterministic_steps_equal_the_reference(name, steps, dtype, block_size,
     torch.testing.assert_close(found, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
+@pytest.mark.usefixtures("stored_plainly")
 @pytest.mark.parametrize("name", ["gqa", "window"] if DEVICE == "cuda" else ["window"])
 def test_deterministic_recorded_steps_give_the_same_bits(name, monkeypatch):
     monkeypatch.setattr(attention, "SPLIT", 64)
@@ -292,7 +316,9 @@ def test_every_number_is_rounded_to_float8_and_none_overflows(dtype, kv_dtype, t
 @pytest.mark.parametrize("rotated", [16, 64])
 @pytest.mark.parametrize("name", ["gqa", "soft cap"])
 @pytest.mark.parametrize(("dtype", "block_size"), EXACTNESS)
-def test_queries_and_keys_are_turned_on_their_way(name, rotated, steps, apart, dtype, block_size, monkeypatch):
+def test_queries_and_keys_are_turned_on_their_way(name, rotated, steps, apart, dtype, block_size, monkeypatch, request):
+    if steps == "decode":  # where prompts are only what was before
+        request.getfixturevalue("stored_plainly")
     monkeypatch.setattr(attention, "APART", apart)
     compare_turned(name, rotated, STEPS[steps], dtype, block_size)
 
@@ -320,6 +346,7 @@ def compare_turned(name, rotated, steps, dtype, block_size):
             torch.testing.assert_close(got, wanted, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
+@pytest.mark.usefixtures("stored_plainly")
 @pytest.mark.parametrize("splits", [1, 2, 8])
 @pytest.mark.parametrize("name", ["gqa", "window", "alibi"])
 def test_any_number_of_splits_gives_the_same(name, splits, monkeypatch):
@@ -464,6 +491,7 @@ def test_heads_that_are_too_large_are_refused():
     assert "256" in attention_supports(query)
 
 
+@pytest.mark.usefixtures("stored_plainly")
 @pytest.mark.parametrize("name", ["gqa", "window"])
 def test_prompts_are_the_library_s(name, monkeypatch):
     asked = []
@@ -476,6 +504,7 @@ def test_prompts_are_the_library_s(name, monkeypatch):
     assert len(asked) == 2
 
 
+@pytest.mark.usefixtures("stored_plainly")
 def test_what_pytorch_has_not_stays_with_triton(monkeypatch):
     monkeypatch.setattr(TorchPrompts, "attend", lambda *arguments: pytest.fail("not for PyTorch"))
     for name in ("alibi", "soft cap"):
@@ -483,6 +512,7 @@ def test_what_pytorch_has_not_stays_with_triton(monkeypatch):
         run(make(TorchPrompts, spec, "float32", 16), spec, STEPS["prefill"], "float32")
 
 
+@pytest.mark.usefixtures("stored_plainly")
 def test_short_prompts_are_not_worth_gathering(monkeypatch):
     monkeypatch.setattr(FlashAttention2, "attend", lambda *arguments: pytest.fail("not for FlashAttention"))
     spec = AttentionSpec(scale=0.125, **SPECS["gqa"])
