@@ -45,8 +45,9 @@ def serve(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests; `-- PATH` for some of them."""
     install(session)
-    # a process for each of two cores, so a thread each
-    run(session, "pytest", *(session.posargs or ["-n", "2", "--dist", "loadfile"]), OMP_NUM_THREADS="1")
+    # a process for each of two cores, so a thread each; in the order of tests/conftest.py
+    everything = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+    run(session, "pytest", *(session.posargs or everything), OMP_NUM_THREADS="1")
 
 
 @nox.session

@@ -17,6 +17,23 @@ COMMANDS = {  # what pip would write for them; -P as the current folder is on no
     "pytest": "-P -m pytest",
     "pip": "-P -m pip",
 }
+LONGEST = (  # files that take a minute and more, so that no core waits for the last of them
+    "core/triton/test_compile.py",
+    "core/models/test_parity.py",
+    "docs/test_guides.py",
+    "core/triton/test_attention.py",
+    "packages/test_rocm_engine.py",
+    "core/models/test_tensor_parallel.py",
+    "core/models/test_embedded_model.py",
+    "core/triton/test_invariance.py",
+    "examples/test_example_vendor.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Begins with the files that take longest, which `--no-loadscope-reorder` keeps first."""
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @dataclass(frozen=True)

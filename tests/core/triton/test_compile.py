@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -20,19 +19,11 @@ def run(folder, *arguments):
     return subprocess.run(command, env=environment, cwd=here, capture_output=True, text=True, check=False)
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """How compiling for each target ended, two at a time: these tests come last, on a worker of their own."""
-    pool = ThreadPoolExecutor(2)
-    yield {name: pool.submit(run, tmp_path_factory.mktemp(name), "compile_ahead.py", name) for name in TARGETS}
-    pool.shutdown(cancel_futures=True)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # minutes on a busy machine
 @pytest.mark.parametrize("target", TARGETS)
-def test_kernels_compile_ahead(target, compiled):
-    done = compiled[target].result()
+def test_kernels_compile_ahead(target, tmp_path):
+    done = run(tmp_path, "compile_ahead.py", target)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{target} prefill" in done.stdout
     assert ("vgpr_spill_count" in done.stdout) is target.startswith("gfx")
