@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +51,18 @@ def platform_tag() -> str:
 
 
 def compile_kernels(folder: Path, flags: Sequence[str] = FLAGS) -> list[Path]:
-    """Build one shared library per processor variant; those that do not compile are left out."""
+    """Build one shared library per processor variant, side by side; those that do not compile are left out."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
     if not compiler:
         return []
     sources = sorted(str(path) for path in folder.glob("*.cpp"))
-    built = []
-    for name, march in VARIANTS.get(platform.machine().lower(), {"generic": []}).items():
-        library = folder / f"kernels_{name}.so"
+    variants = VARIANTS.get(platform.machine().lower(), {"generic": []})
+    libraries = [folder / f"kernels_{name}.so" for name in variants]
+
+    def compiles(library: Path, march: list[str]) -> bool:
         command = [compiler, *flags, *march, "-o", str(library), *sources]
-        done = subprocess.run(command, check=False, capture_output=True)
-        if done.returncode == 0:
-            built.append(library)
-    return built
+        return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        built = pool.map(compiles, libraries, variants.values())
+    return [library for library, is_built in zip(libraries, built, strict=True) if is_built]
