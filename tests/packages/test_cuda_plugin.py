@@ -6,6 +6,7 @@ from tgi_core import builtin
 from tgi_core.device.capabilities import FLOAT8
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.select import select_kernels
+from tgi_core.models.families import FAMILIES
 from tgi_core.models.select import select_model
 from tgi_core.plugins.manager import load_plugins
 from tgi_core.triton import support
@@ -76,4 +77,9 @@ def test_families_are_registered_for_the_gpu(plugins):
     assert select_model(plugins, "LlamaForCausalLM", "cuda").device == "cuda"
     assert select_model(plugins, "LlamaForCausalLM", "cpu").device == "cpu"
     assert select_model(plugins, "LlamaForCausalLM", "rocm").device == "any"
-    assert select_model(plugins, "GPTBigCodeForCausalLM", "cuda").device == "any"  # not run on a GPU yet
+
+
+def test_every_family_has_been_compared_on_a_gpu(plugins):
+    for family in FAMILIES:
+        for architecture in family.architectures:
+            assert select_model(plugins, architecture, "cuda").device == "cuda"

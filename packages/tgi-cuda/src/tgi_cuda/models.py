@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tgi_core.models.families import FAMILIES
 
-#: not run on a GPU yet; core serves them there, and `tgi models` does not call them optimised
-NOT_RUN = {"GPTBigCodeForCausalLM", "MT5ForConditionalGeneration"}
+#: architectures that nobody has run on a GPU; core serves them there, and `tgi models` does not call them optimised
+NOT_RUN: frozenset[str] = frozenset()
 
 MODELS = tuple(replace(family, device="cuda") for family in FAMILIES if NOT_RUN.isdisjoint(family.architectures))
