@@ -185,9 +185,9 @@ class Bench:
 
     def prefill(self) -> None:
         most = self.engine.info.max_input_tokens
-        weights_s = self.weight_bytes * self.shape.elements("decode", "source") / self.chip.bytes_per_s
         for tokens in sorted({128, min(512, most), min(LONG, most)}):
-            limit = max(weights_s, self.prompt_flop(tokens) / self.chip.flop_per_s)
+            weights = self.weight_bytes * (self.shape.read_elements(tokens) + self.shape.elements("source"))
+            limit = max(weights / self.chip.bytes_per_s, self.prompt_flop(tokens) / self.chip.flop_per_s)
             found = self.timed(lambda tokens=tokens: self.seconds(tokens))
             self.row(first_token_row(tokens), 1e3 * found, 1e3 * limit, "ms")
         if self.shape.is_decoder and most > CACHED + TAIL:
