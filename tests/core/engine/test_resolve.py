@@ -63,6 +63,28 @@ def test_zero_flags_give_everything_the_model_and_the_memory_allow():
     assert all(reason.why for reason in resolved.reasons)
 
 
+def test_counts_of_tokens_have_their_memory_and_take_no_large_share_of_it():
+    many = replace(GPU, batch_size=512, memory_fraction=1.0)
+    facts = Facts(
+        model_id="m", device="d", device_reason="r", free_bytes=10**9, weight_bytes=0, token_bytes=10_000,
+        counts_bytes=100_000,
+    )  # fmt: skip
+
+    def found(free, **wishes):
+        resolved = resolve(EngineConfig(**wishes), MODEL, many, replace(facts, free_bytes=free))
+        (why,) = [reason.why for reason in resolved.reasons if reason.setting == "max_batch_size"] or [""]
+        return resolved.max_batch_size, resolved.max_batch_total_tokens, why
+
+    pays = "more do not pay off on this device"
+    assert found(2 * 10**9) == (512, (2 * 10**9 - 512 * 10**5) // 160_000 * 16, pays)
+    assert found(512 * 10**5 * 16)[0] == 512
+    size, tokens, why = found(512 * 10**5 * 16 - 1)
+    assert (size, why) == (256, "to count the tokens of more would take too much memory")
+    assert tokens == (512 * 10**5 * 16 - 1 - 256 * 10**5) // 160_000 * 16
+    assert found(10**8)[0] == 64
+    assert found(10**8, max_batch_size=300)[::2] == (300, "")
+
+
 def test_keys_and_values_are_kept_in_what_was_asked_for():
     able = replace(GPU, kv_dtypes=("model", "fp8_e4m3fn", "fp8_e5m2"))
     assert run(able).kv_cache_dtype == run(able, kv_cache_dtype="model").kv_cache_dtype == "bfloat16"

@@ -142,6 +142,7 @@ def build(
         weight_bytes=_weight_bytes(reader, dtype, model_config, group, quantization),
         token_bytes=_token_bytes(attention, query.block_size) + model.token_bytes,
         sequence_bytes=model.sequence_bytes,
+        counts_bytes=TokenCounts.sequence_bytes(model_config.vocab_size) if capabilities.tells_memory else 0,
         ranks=group.size,
     )
     load_weights = partial(model.load_weights, reader, lambda fraction: progress("weights", fraction, files.model_id))

@@ -26,9 +26,13 @@ class Facts:
     weight_bytes: int  #: of the loaded model
     token_bytes: int  #: of KV cache, over all layers; 0 for models that keep a state instead
     sequence_bytes: int = 0  #: of cache that a sequence takes however long it is
+    counts_bytes: int = 0  #: of a sequence, where the device counts tokens for penalties in memory that is planned here
     step_bytes: int = 0  #: that the largest step takes, where it was taken; and what weights take more than planned
     step_tokens: int | None = None  #: of prompts, that fit into a step
     ranks: int = 1  #: that hold the model; bytes are those of the one that has least
+
+
+COUNTS_SHARE, FEWEST_COUNTED = 16, 64  #: of memory that counts may take; sequences that always get them
 
 
 @dataclass
@@ -125,7 +129,8 @@ def resolve(
     dtype, why = resolve_dtype(config, model, capabilities)
     kept = kv_dtype(config, capabilities)
     choices.take("dtype", config.dtype, dtype, why)
-    batch_size = _batch_size_that_fits(config, capabilities, facts, _batch_size(config, capabilities, choices), choices)
+    batch_size = _batch_size(config, capabilities, facts, choices)
+    batch_size = _batch_size_that_fits(config, capabilities, facts, batch_size, choices)
     longest = _longest(config, model, capabilities)
     one_block = capabilities.block_sizes[0] == ONE_BLOCK_PER_SEQUENCE
     surplus = kv_surplus(model, capabilities.block_sizes[0])
@@ -162,15 +167,19 @@ def resolve(
     )
 
 
-def _batch_size(config: EngineConfig, capabilities: Capabilities, choices: _Choices) -> int:
+def _batch_size(config: EngineConfig, capabilities: Capabilities, facts: Facts, choices: _Choices) -> int:
     most = capabilities.max_sequences
     if most is not None:
         if config.max_batch_size is not None and config.max_batch_size > most:
             raise ConfigError(f"--max-batch-size {config.max_batch_size}: the compiled model has {most} slots")
         choices.take("max_batch_size", config.max_batch_size, most, "slots of the compiled model")
         return config.max_batch_size or most
-    choices.take("max_batch_size", config.max_batch_size, capabilities.batch_size, "more do not pay off on this device")
-    return config.max_batch_size or capabilities.batch_size
+    size, why = capabilities.batch_size, "more do not pay off on this device"
+    room = _room(config, capabilities, facts)
+    while size > FEWEST_COUNTED and size * facts.counts_bytes * COUNTS_SHARE > room:
+        size, why = size // 2, "to count the tokens of more would take too much memory"
+    choices.take("max_batch_size", config.max_batch_size, size, why)
+    return config.max_batch_size or size
 
 
 def _batch_size_that_fits(
@@ -191,9 +200,14 @@ def _batch_size_that_fits(
 
 
 def _room(config: EngineConfig, capabilities: Capabilities, facts: Facts) -> int:
-    """Bytes for KV cache."""
+    """Bytes for KV cache, and for what sequences take however long they are."""
     left = facts.free_bytes - facts.weight_bytes - facts.step_bytes
     return int(left * capabilities.memory_fraction * config.memory_fraction)
+
+
+def _room_for_tokens(config: EngineConfig, capabilities: Capabilities, facts: Facts, batch_size: int) -> int:
+    """Bytes of that for KV cache."""
+    return _room(config, capabilities, facts) - batch_size * (facts.sequence_bytes + facts.counts_bytes)
 
 
 def kv_surplus(model: ModelConfig, block_size: int) -> int:
@@ -225,7 +239,7 @@ def _longest_that_fits(
     config: EngineConfig, capabilities: Capabilities, facts: Facts, batch_size: int, longest: int
 ) -> int:
     """The longest sequence that every slot has memory for."""
-    room = _room(config, capabilities, facts) - batch_size * facts.sequence_bytes
+    room = _room_for_tokens(config, capabilities, facts, batch_size)
     fits = room // (batch_size * facts.token_bytes) if facts.token_bytes else longest
     if fits >= longest:
         return longest
@@ -256,7 +270,7 @@ def _capacity(
         return batch_size * longest
     if not facts.token_bytes:
         return -(-(config.max_batch_total_tokens or batch_size * longest) // block) * block
-    room = _room(config, capabilities, facts) - batch_size * facts.sequence_bytes
+    room = _room_for_tokens(config, capabilities, facts, batch_size)
     fits = room // (facts.token_bytes * block) * block
     if config.max_batch_total_tokens is not None:
         if config.max_batch_total_tokens > fits:

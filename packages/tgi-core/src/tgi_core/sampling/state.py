@@ -17,6 +17,8 @@ from tgi_core.sampling.rules import TokenRules
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.step import Admission
 
+COUNT = torch.int32  #: what counts tokens
+
 
 @dataclass(slots=True, eq=False)
 class SlotState:
@@ -45,11 +47,16 @@ class TokenCounts:
     def __init__(self, slots: int, vocab_size: int, device: torch.device, upload: Upload) -> None:
         self.slots, self.vocab_size, self.device, self.upload = slots, vocab_size, device, upload
 
+    @staticmethod
+    def sequence_bytes(vocab_size: int) -> int:
+        """What a slot takes of memory."""
+        return len(TokenTables._fields) * vocab_size * COUNT.itemsize
+
     @cached_property
     def tables(self) -> TokenTables:
         """The counts."""
         shape = (self.slots, self.vocab_size)
-        return TokenTables(*(torch.zeros(shape, dtype=torch.int32, device=self.device) for _ in range(2)))
+        return TokenTables(*(torch.zeros(shape, dtype=COUNT, device=self.device) for _ in TokenTables._fields))
 
     def admit(self, admission: Admission) -> None:
         """Start counting for a sequence that was given this slot."""
