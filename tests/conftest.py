@@ -33,6 +33,7 @@ LONGEST = (  # files that take a minute and more, so that no core waits for the 
 def pytest_collection_modifyitems(items):
     """Begins with the files that take longest, which `--no-loadscope-reorder` keeps first."""
     ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST)}
+    assert all(path.exists() for path in ranks), "a file of LONGEST is not where it was"
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 

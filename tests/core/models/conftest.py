@@ -133,6 +133,7 @@ CHECKPOINTS = {
     "mpt, flag of ALiBi off, scaled": ("mpt", {"attn_config": {"alibi": False, "softmax_scale": 0.3}}),
     "mpt, 6 heads, clipped": ("mpt", {"d_model": 96, "n_heads": 6, "attn_config": {"clip_qkv": 0.5}}),
     "opt": ("opt", {}),
+    "opt, without a last norm": ("opt", {"_remove_final_layer_norm": True}),
     "opt-350m": ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 32}),
     "galactica": ("opt", {"activation_function": "gelu", "enable_bias": False}),
     "galactica 120b": (

@@ -22,6 +22,7 @@ from transformers import (
 
 from tgi_core.kernels.reference import sample as reference
 from tgi_core.kernels.reference.sample import LIKELY
+from tgi_core.sampling.processors.base import LogitsProcessor
 from tgi_core.sampling.processors.bias import MinimumLength
 from tgi_core.sampling.processors.filters import MinP, TopK, TopP, TypicalP
 from tgi_core.sampling.processors.penalties import Penalties
@@ -340,6 +341,25 @@ def test_a_batch_that_stays_the_same_sends_only_random_numbers_to_the_device():
     for step in range(5):
         sampler.sample(logits_of(3, seed=step), [0, 1, 2])
     assert uploads.count == 5
+
+
+def test_a_processor_hides_what_a_grammar_forbids():
+    class EvenTokens(LogitsProcessor):
+        @classmethod
+        def wanted(cls, params, context):
+            return params.max_new_tokens == 3
+
+        def __call__(self, logits):
+            every_other_bit = torch.full((len(logits), -(-VOCAB // 32)), 0x55555555, dtype=torch.int32)
+            return self.context.kernels.apply_bitmask(logits, every_other_bit)
+
+    sampler = Sampler(make_sampler().context, [EvenTokens])
+    for slot, tokens in enumerate((3, 4, 3)):
+        admit(sampler, slot, max_new_tokens=tokens)
+    logits = logits_of(3)
+    expected = [int(row[::2].argmax()) * 2 for row in logits]
+    expected[1] = int(logits[1].argmax())
+    assert sampler.sample(logits, [0, 1, 2]).ids.tolist() == expected
 
 
 @pytest.mark.gpu

@@ -139,6 +139,7 @@ def check_same_code(target):
     for name in codes:
         products(name, "bf16")
         sampling(name, 49152)
+        attention(name, "bf16", 128)
     if not codes[target] or codes[target] != codes[other]:
         raise SystemExit(f"the code of {target} is not that of {other}: compile it on its own")
 
@@ -183,13 +184,14 @@ def attention(target, dtype, size, cache=None, *, in_order_too=False, **options)
         "UPCAST": False,
     }
     shape |= {"q_token": 6144, "k_token": 6144, "v_token": 6144, "columns": 32, "origin": 31, "window": 64}
-    kinds = tiles.BY_LANES[target_of(target).warp_size]
+    copies = target == "sm_90"
+    kinds = tiles.kinds(target_of(target).warp_size, copies=copies)
     itemsize, most_rows = (4, tiles.FLOAT32_ROWS) if dtype == "fp32" else (2, None)
     fitting = partial(tiles.fitting, biased=flags["HAS_BIAS"])
     fits = (fitting(kind, padded, itemsize, SHARED[target], most_rows) for kind in kinds)
-    many, gathered, crowded, sparse, lonely = fits
+    many, gathered, crowded, few, lonely = fits
     common = {**shape, **flags, **dict.fromkeys(absent)}
-    for splits, single in ((1, crowded), (1, sparse), (16, lonely)):
+    for splits, single in ((1, crowded), (1, few), (16, lonely)):
         gone = dict.fromkeys(("partial", "sums") if splits == 1 else ())
         for half in (size // 2,) if options or cache else (0, size // 2):
             still = {} if half else {"cos": None, "sin": None}
@@ -200,11 +202,10 @@ def attention(target, dtype, size, cache=None, *, in_order_too=False, **options)
     for tile, kind in ((many, paged), (gathered, beside)):
         constants = {**common, **kind, "M": tile.rows, "N": tile.keys, "CAUSAL": True}
         compile_one(prefill.prefill, constants, target, dtype, tile.warps, tile.stages, {} if kind is beside else known)
-    if target == "sm_90":
-        tile = fitting(tiles.COPIED, padded, itemsize, SHARED[target], most_rows)
-        constants = {**common, "PAGED": False, "COPIED": True, "M": tile.rows, "N": tile.keys, "CAUSAL": True}
-        copied = dict.fromkeys(("keys", "values"), f"tensordesc<{dtype}[{tile.keys}, 1, {padded}]>")
-        compile_one(prefill.prefill, constants, target, dtype, tile.warps, tile.stages, copied)
+    if copies:
+        copied = dict.fromkeys(("keys", "values"), f"tensordesc<{dtype}[{gathered.keys}, 1, {padded}]>")
+        constants = {**constants, "COPIED": True}
+        compile_one(prefill.prefill, constants, target, dtype, gathered.warps, gathered.stages, copied)
     if in_order_too:
         attention_in_order(target, dtype, common, itemsize, most_rows, known)
     constants = {

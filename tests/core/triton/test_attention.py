@@ -13,7 +13,7 @@ from tgi_core.attention.cache_dtype import put, round_to_cache
 from tgi_core.attention.reference import ReferenceAttention
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.reference.rotary import rotary
-from tgi_core.triton import attention
+from tgi_core.triton import attention, tiles
 from tgi_core.triton.attention import TritonAttention
 from tgi_core.triton.chip import Chip
 from tgi_core.triton.flash_attention_2 import FlashAttention2
@@ -141,6 +141,14 @@ class _NoCopies(Chip):
         self.copies_tiles = False
 
 
+@pytest.mark.parametrize("is_in_tiles", [True, False])
+def test_heads_of_80_are_copied_in_tiles_if_they_lie_so(is_in_tiles, monkeypatch):
+    monkeypatch.setattr(TritonAttention, "gathers_from", 2)
+    if not is_in_tiles:
+        monkeypatch.setattr(attention, "is_in_tiles", lambda x: False)
+    compare(TritonAttention, SPECS["soft cap"], [[(5, 0), (33, 0)]], *EXACTNESS[0])
+
+
 def test_values_of_another_sequence_that_are_no_numbers_stay_there(monkeypatch):
     monkeypatch.setattr(TritonAttention, "gathers_from", 2)
     spec = AttentionSpec(scale=0.2, **SPECS["window"])
@@ -158,7 +166,7 @@ def test_the_fewer_programs_decode_the_more_each_reads_at_a_time():
     spec = AttentionSpec(scale=0.2, **SPECS["head of 128"])
     (layer,) = make(TritonAttention, spec, "float16", 16, layers=1)._layers
     multiprocessors = layer.multiprocessors
-    keys = [layer._tile_of_decodes(count * multiprocessors).keys for count in (2, 6, 7)]
+    keys = [layer._tile_of_decodes(count * multiprocessors).keys for count in (tiles.LONELY, tiles.FEW, tiles.FEW + 1)]
     assert keys == [128, 64, 32]
 
 

@@ -11,6 +11,14 @@ from tgi_core.triton.bitmask import apply_bitmask
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
+@pytest.mark.parametrize("shape", [(2, 1), (1, 2), (2,)])
+@pytest.mark.parametrize("function", [apply_bitmask, reference.apply_bitmask])
+def test_every_token_of_every_row_needs_a_bit(shape, function):
+    for allowed in (torch.zeros(shape, dtype=torch.int32), torch.zeros(2, 2, dtype=torch.int64)):
+        with pytest.raises(ValueError, match=r"2 rows and 33 tokens need a mask \[2, 2\] of int32, not \["):
+            function(torch.zeros(2, 33, device=DEVICE), allowed.to(DEVICE))
+
+
 @pytest.mark.parametrize("size", [1, 32, 33, 4096, 9001])
 def test_tokens_whose_bit_is_not_set_are_hidden(size):
     chance = torch.Generator().manual_seed(size)

@@ -48,8 +48,8 @@ def test_only_hopper_copies_tiles(like, major, copies, monkeypatch):
 
 
 def test_no_decode_is_a_lone_warp_of_64_lanes():
-    kinds = tiles.BY_LANES[64]
-    assert min(tile.warps for tile in (*kinds.decode, *kinds.sparse, *kinds.lonely)) == 2
+    kinds = tiles.kinds(64, copies=False)
+    assert min(tile.warps for tile in (*kinds.crowded, *kinds.few, *kinds.lonely)) == 2
 
 
 def test_prompts_in_float32_get_tiles_that_compile_quickly():

@@ -25,11 +25,12 @@ def draw(*shape, dtype, seed=0):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", ["silu", "gelu", "gelu_tanh"])
 @pytest.mark.parametrize(("rows", "outputs", "inputs"), [(1, 128, 64), (131, 104, 72), (260, 304, 136), *LARGE])
-def test_gate_and_up_are_rounded_as_if_they_had_been_written(rows, outputs, inputs, kind, dtype):
+def test_equals_a_product_and_an_activation(rows, outputs, inputs, kind, dtype):
+    """In float16 so closely that gate and up must have been rounded to it; the interpreter cuts bfloat16."""
     x, weight = draw(rows, inputs, dtype=dtype), draw(2 * outputs, inputs, dtype=dtype, seed=1) / inputs**0.5
     expected = getattr(activation, f"{kind}_and_mul")(torch.nn.functional.linear(x, weight)).double()
     found = gated_product(x, weight, kind).double()
-    assert (found - expected).norm() / expected.norm() < {torch.float16: 1e-3, torch.bfloat16: 1e-2}[dtype]
+    assert (found - expected).norm() / expected.norm() < {torch.float16: 1e-4, torch.bfloat16: 1e-2}[dtype]
 
 
 def test_rows_may_lie_apart():
@@ -52,6 +53,7 @@ def test_what_cannot_be_copied_in_tiles_is_left_to_others():
 def test_many_rows_are_multiplied_and_activated_at_once(monkeypatch):
     x, weight = draw(70, 64, dtype=torch.bfloat16), draw(80, 64, dtype=torch.bfloat16) / 8
     monkeypatch.setattr(many_rows, "FEWEST_ROWS", 70)
-    found = linear.gated(x, weight, None, activation.silu_and_mul)
-    assert torch.equal(found, gated_product(x, weight, "silu"))
+    expected = gated_product(x, weight, "silu")
     assert gated_product(x[1:], weight, "silu") is None
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda *given: pytest.fail("gate and up were written"))
+    assert torch.equal(linear.gated(x, weight, None, activation.silu_and_mul), expected)

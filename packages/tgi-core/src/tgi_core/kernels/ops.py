@@ -182,7 +182,8 @@ class Kernels:
 
     apply_bitmask: Callable[[Tensor, Tensor], Tensor]
     """(logits [B, V] float32, allowed [B, ceil(V / 32)] int32) -> the same with -inf where the bit of token v, number
-    v % 32 of word v // 32, is 0, which is how grammars tell what may follow; may overwrite logits."""
+    v % 32 of word v // 32, is 0, which is how grammars tell what may follow; may overwrite logits.  A ValueError says
+    that there are rows or tokens without bits."""
 
     attention: Callable[[KernelQuery], Any]
     """(KernelQuery) -> AttentionBackend"""

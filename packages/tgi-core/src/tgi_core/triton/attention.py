@@ -185,15 +185,11 @@ class _Layer:
         packed = min(self.group, PACKED_HEADS)
         padded = max(16, triton.next_power_of_2(spec.head_size))
         most_rows = tiles.FLOAT32_ROWS if dtype is torch.float32 and not chip.interprets else None
-        self.many, self.gathered, self.single, self.sparse, self.lonely = (
-            tiles.fitting(kind, padded, dtype.itemsize, chip.shared_bytes, most_rows, biased=biased)
-            for kind in tiles.BY_LANES[chip.lanes]
-        )
         self.copies = chip.copies_tiles and not in_order
-        if self.copies:
-            self.gathered = tiles.fitting(
-                tiles.COPIED, padded, dtype.itemsize, chip.shared_bytes, most_rows, biased=biased
-            )
+        self.many, self.gathered, self.crowded, self.few, self.lonely = (
+            tiles.fitting(kind, padded, dtype.itemsize, chip.shared_bytes, most_rows, biased=biased)
+            for kind in tiles.kinds(chip.lanes, copies=self.copies)
+        )
         self.in_order, self.packed = in_order, packed
         if in_order:
             self.many = tiles.fitting_in_order(padded, dtype.itemsize, chip.shared_bytes, most_rows)
@@ -283,7 +279,7 @@ class _Layer:
     def _tile_of_decodes(self, programs: int) -> tiles.Tile:
         if programs <= tiles.LONELY * self.multiprocessors:
             return self.lonely
-        return self.sparse if programs <= tiles.SPARSE * self.multiprocessors else self.single
+        return self.few if programs <= tiles.FEW * self.multiprocessors else self.crowded
 
     def decode(
         self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation | None, cache: tuple[Tensor, Tensor], out: Tensor,

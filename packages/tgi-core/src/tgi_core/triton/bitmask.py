@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tgi_core.kernels.reference.sample import check_bitmask
 from tgi_core.triton.launch import Kernel
 from tgi_core.triton.overlap import follow
 
@@ -32,6 +33,7 @@ _APPLY_BITMASK = Kernel(_apply_bitmask)
 
 def apply_bitmask(logits: Tensor, allowed: Tensor) -> Tensor:
     """See `Kernels.apply_bitmask`."""
+    check_bitmask(logits, allowed)
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     rows, size = logits.shape
     if rows:

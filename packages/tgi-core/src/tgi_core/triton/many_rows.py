@@ -12,8 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from tgi_core.triton.activation import gated
-from tgi_core.triton.chip import chip_of, tiles_were_measured
-from tgi_core.triton.launch import Kernel, in_tiles, is_in_tiles
+from tgi_core.triton.chip import chip_of
+from tgi_core.triton.launch import ALIGNMENT, Kernel, in_tiles, is_in_tiles
 from tgi_core.triton.overlap import follow
 from tgi_core.triton.scores import product
 
@@ -53,14 +53,15 @@ _GATED_PRODUCT = Kernel(_gated_product)
 
 def gated_product(x: Tensor, weight: Tensor, kind: str) -> Tensor | None:
     """x [T, N], weight [2 M, N], a kind of activation -> activation(x weight^T) [T, M]; None: PyTorch is faster."""
-    if len(x) < FEWEST_ROWS or x.dtype.itemsize != 2 or not tiles_were_measured(x.device):
+    chip = chip_of(x.device)
+    if x.dim() != 2 or len(x) < FEWEST_ROWS or x.dtype.itemsize != 2 or not chip.copies_tiles:
         return None
     x = x if x.stride(1) == 1 else x.contiguous()
     (rows, inputs), outputs = x.shape, len(weight) // 2
-    out = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
     weight = weight.view(2, outputs, inputs)
-    if not all(map(is_in_tiles, (x, weight, out))):
+    if not (is_in_tiles(x) and is_in_tiles(weight)) or outputs * x.itemsize % ALIGNMENT:
         return None
+    out = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
     constants = {
         "M": outputs,
         "N": inputs,
@@ -68,7 +69,7 @@ def gated_product(x: Tensor, weight: Tensor, kind: str) -> Tensor | None:
         "OUTPUTS": OUTPUTS,
         "INPUTS": INPUTS,
         "NEIGHBOURS": NEIGHBOURS,
-        "PROGRAMS": chip_of(x.device).multiprocessors,
+        "PROGRAMS": chip.multiprocessors,
         "KIND": kind,
         "UPCAST": _GATED_PRODUCT.interpreted,
     }

@@ -24,9 +24,9 @@ COPIED = (Tile(64, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 3
 GATHERED = (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
 #: of decodes with many programs on each multiprocessor; the fewer there are, the more each reads at a time
 DECODE = (Tile(16, 32, 1, 2), Tile(16, 32, 2, 2), Tile(16, 16, 4, 1))
-SPARSE_DECODE = (Tile(16, 64, 2, 3), *DECODE[1:])
+FEW_DECODES = (Tile(16, 64, 2, 3), *DECODE[1:])
 LONELY_DECODE = (Tile(16, 128, 4, 2), Tile(16, 64, 4, 2), *DECODE[1:])
-SPARSE, LONELY = 6, 2  #: programs on each multiprocessor, up to which decodes count as that
+FEW, LONELY = 6, 2  #: programs on each multiprocessor, up to which decodes count as that, as measured on an H200
 #: for queries of every kind of step alike
 IN_ORDER = (Tile(64, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
 IN_ORDER_NUMBERS = 1 << 13  #: of a tile's queries at most, as a program holds sums of a split beside those of all
@@ -37,8 +37,8 @@ class Kinds(NamedTuple):
 
     prefill: tuple[Tile, ...]
     gathered: tuple[Tile, ...]
-    decode: tuple[Tile, ...]
-    sparse: tuple[Tile, ...]
+    crowded: tuple[Tile, ...]
+    few: tuple[Tile, ...]
     lonely: tuple[Tile, ...]
 
 
@@ -47,12 +47,18 @@ WIDE_WARPS = (Tile(128, 64, 4, 2), Tile(128, 32, 8, 2), Tile(64, 32, 4, 2), Tile
 #: by lanes of a warp.  With 64, a decode that is one warp takes so many registers that hardly another one runs beside
 #: it, and more scalar ones than there are (as compiled for gfx90a and gfx942; not measured)
 BY_LANES = {
-    32: Kinds(PREFILL, GATHERED, DECODE, SPARSE_DECODE, LONELY_DECODE),
-    64: Kinds(WIDE_WARPS, WIDE_WARPS, DECODE[1:], SPARSE_DECODE, LONELY_DECODE),
+    32: Kinds(PREFILL, GATHERED, DECODE, FEW_DECODES, LONELY_DECODE),
+    64: Kinds(WIDE_WARPS, WIDE_WARPS, DECODE[1:], FEW_DECODES, LONELY_DECODE),
 }
 
 FLOAT32_ROWS = 32  #: of float32, which no matrix units multiply: more only take longer to compile
 WIDE_HEAD_BYTES = 256  #: of a padded head, from which on a decode takes two warps at least
+
+
+def kinds(lanes: int, *, copies: bool) -> Kinds:
+    """The tiles of a chip, which may copy keys by itself."""
+    found = BY_LANES[lanes]
+    return found._replace(gathered=COPIED) if copies else found
 
 
 def fitting(

@@ -37,8 +37,23 @@ def penalize(logits: Tensor, tables: TokenTables, slots: Tensor, penalties: Pena
     return torch.where(seen, divided, logits) - output * frequency - (output > 0) * presence
 
 
+def check_bitmask(logits: Tensor, allowed: Tensor) -> None:
+    """Whether `Kernels.apply_bitmask` can take these.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    (rows, size), words = logits.shape, allowed.shape[-1]
+    if allowed.dtype is not torch.int32 or allowed.dim() != 2 or len(allowed) != rows or 32 * words < size:
+        raise ValueError(
+            f"logits of {rows} rows and {size} tokens need a mask [{rows}, {-(-size // 32)}] of int32, not "
+            f"{list(allowed.shape)} of {allowed.dtype}"
+        )
+
+
 def apply_bitmask(logits: Tensor, allowed: Tensor) -> Tensor:
     """The bits of a word one after the other, the lowest first."""
+    check_bitmask(logits, allowed)
     bits = allowed.unsqueeze(-1) >> torch.arange(32, dtype=torch.int32, device=allowed.device) & 1
     return logits.masked_fill_(bits.flatten(1)[:, : logits.shape[1]] == 0, HIDDEN)
 

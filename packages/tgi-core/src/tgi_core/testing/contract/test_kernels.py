@@ -230,6 +230,13 @@ def test_samples_where_the_distribution_says(vendor, kernel, dtype):
         assert_near(totals, x.double().logsumexp(-1), 1e-5)
 
 
+@pytest.mark.ops("apply_bitmask")
+def test_refuses_masks_that_lack_bits(vendor, kernel, dtype):
+    function, device = serving(vendor, kernel, dtype), vendor.backend.torch_device
+    with pytest.raises(ValueError, match="mask"):
+        function(torch.zeros(2, 64, device=device), torch.zeros(2, 1, dtype=torch.int32, device=device))
+
+
 @pytest.mark.ops("greedy", "sample")
 def test_says_that_logits_are_not_numbers(vendor, kernel, dtype):
     function, device = serving(vendor, kernel, dtype), vendor.backend.torch_device
