@@ -9,7 +9,8 @@
     python benchmarks/gpu.py --vllm ~/vllm/bin/python
 
 The first one runs all rows.  --vllm names an interpreter that has vLLM, whose figures come beside ours; where this one
-has it, that is not needed.  What --deterministic costs is the difference to the same rows without it.
+has it, that is not needed.  Both begin to count when the requests are handed over.  What --deterministic costs is the
+difference to the same rows without it.
 
 With --num-shard, limits are those of one GPU divided by the number of GPUs, without what they say to each other.
 
@@ -22,6 +23,7 @@ import argparse
 import gc
 import importlib.util
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -52,6 +54,7 @@ from gpu_rows import (
     long_decode_row,
     prefill_row,
     prompt_ids,
+    prompts_of_first_tokens,
 )
 from shapes import SHAPES, Shape
 
@@ -120,12 +123,13 @@ class Bench:
         cells = (f"{x:12.2f}" if x else " " * 12 for x in (value, limit, self.beside.get(name, 0)))
         print(f"{self.shape.name:7} {name:44} {' '.join(cells)} {unit}", flush=True)
 
-    def add(self, prompt: int, output: int, *, prefix: int = 0, sampled: bool = False) -> None:
+    def request(self, prompt: int, output: int, *, prefix: int = 0, sampled: bool = False) -> Request:
+        """A new one, which may begin with the same tokens as others."""
         self.ids += 1
         params = {"do_sample": True, **SAMPLED} if sampled else {}
         wish = SamplingParams(max_new_tokens=output, ignore_eos=True, **params)
         ids = prompt_ids(0, prefix) + prompt_ids(self.ids, prompt)
-        self.engine.add(Request(id=self.ids, prompt_ids=ids, params=wish))
+        return Request(id=self.ids, prompt_ids=ids, params=wish)
 
     def drain(self) -> int:
         """Run to the end; the number of tokens."""
@@ -146,9 +150,10 @@ class Bench:
 
     def seconds(self, prompt: int, *, count: int = 1, output: int = 1, sampled: bool = False, prefix: int = 0) -> float:
         """To answer so many new prompts that come at once."""
-        for _ in range(count):
-            self.add(prompt, output, sampled=sampled, prefix=prefix)
+        requests = [self.request(prompt, output, sampled=sampled, prefix=prefix) for _ in range(count)]
         started = time.perf_counter()
+        for request in requests:
+            self.engine.add(request)
         tokens = self.drain()
         elapsed = time.perf_counter() - started
         if tokens != count * output:
@@ -158,7 +163,7 @@ class Bench:
     def decode_steps(self, batch: int, first: int = FIRST, steps: int = STEPS) -> float:
         """Seconds of a decode step."""
         for _ in range(batch):
-            self.add(first, steps + SKIPPED)
+            self.engine.add(self.request(first, steps + SKIPPED))
         while self.engine.scheduler.waiting or self.engine.stats.kind != "decode":
             self.engine.step()
         for _ in range(SKIPPED // 2):
@@ -185,7 +190,7 @@ class Bench:
 
     def prefill(self) -> None:
         most = self.engine.info.max_input_tokens
-        for tokens in sorted({128, min(512, most), min(LONG, most)}):
+        for tokens in prompts_of_first_tokens(most):
             weights = self.weight_bytes * (self.shape.read_elements(tokens) + self.shape.elements("source"))
             limit = max(weights / self.chip.bytes_per_s, self.prompt_flop(tokens) / self.chip.flop_per_s)
             found = self.timed(lambda tokens=tokens: self.seconds(tokens))
@@ -201,11 +206,12 @@ class Bench:
     def prompt_flop(self, tokens: int) -> float:
         """To read one prompt, whose tokens see those before, or of an encoder all."""
         seen = tokens * tokens / (2 if self.shape.is_decoder else 1)
-        return 2 * tokens * self.shape.token_elements + 4 * seen * self.shape.inner * self.shape.layers
+        products = tokens * self.shape.token_elements + self.shape.elements("head")
+        return 2 * products + 4 * seen * self.shape.inner * self.shape.layers
 
     def batch(self) -> None:
         for load in LOADS:
-            if load.prompt + load.output < self.engine.info.max_total_tokens:
+            if load.prompt + load.output <= self.engine.info.max_total_tokens:
                 self.row(str(load), self.timed(lambda load=load: self.rate(load)), 0, "tokens/s out")
 
     def rate(self, load: Load) -> float:
@@ -218,7 +224,7 @@ class Bench:
         from torch.profiler import ProfilerActivity, profile
 
         for _ in range(batch):
-            self.add(FIRST, STEPS)
+            self.engine.add(self.request(FIRST, STEPS))
         while self.engine.scheduler.waiting or self.engine.stats.kind != "decode":
             self.engine.step()
         for _ in range(8):
@@ -246,11 +252,17 @@ class Bench:
         print(f"# without a kernel {sum(gaps) / 10:.0f} us a step, at most {gaps[0]:.0f} us at a time", flush=True)
 
 
-def rows_of_vllm(python: str, folder: Path, rows: str, repeats: int) -> dict[str, float]:
-    """Its figures, by row; none where it cannot run this model, which it tells itself."""
+def rows_of_vllm(python: str, folder: Path, args: argparse.Namespace) -> dict[str, float]:
+    """Its figures, by row; none where it cannot run this model, which it tells on standard error."""
     torch.cuda.empty_cache()
-    command = [python, str(Path(__file__).with_name("vllm_rows.py")), str(folder), "--rows", rows]
-    done = subprocess.run([*command, "--repeats", str(repeats)], stdout=subprocess.PIPE, text=True, check=False)
+    command = [
+        python, str(Path(__file__).with_name("vllm_rows.py")), str(folder), "--rows", args.rows,
+        "--repeats", str(args.repeats), "--num-shard", str(args.num_shard),
+    ]  # fmt: skip
+    environment = {**os.environ, "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, text=True, check=False)
+    if done.returncode:
+        print(f"# vLLM ended with status {done.returncode}", flush=True)
     lines = (json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"row"'))
     return {line["row"]: line["value"] for line in lines}
 
@@ -276,12 +288,16 @@ def main() -> None:
     torch.cuda.empty_cache()
     print(f"# {torch.cuda.get_device_name()}, torch {torch.__version__}: {chip.bytes_per_s / 1e12:.2f} TB/s copied, "
           f"{chip.flop_per_s / 1e12:.0f} TFLOP/s bfloat16")  # fmt: skip
-    vllm = args.vllm or (sys.executable if importlib.util.find_spec("vllm") else None)
+    apart = args.deterministic or args.kv_cache_dtype or args.quantize or args.max_batch_prefill_tokens
+    if args.vllm and apart:
+        parser.error("--vllm compares plain weights, keys and values only; leave the other wishes out")
+    found = sys.executable if importlib.util.find_spec("vllm") and not apart else None
+    vllm = args.vllm or found
     print(f"{'shape':7} {'row':44} {'ours':>12} {'limit':>12} {'vLLM' if vllm else '':>12}")
     for name in args.shape or SHAPES:
         shape = Shape(name)
         folder = shape.write(args.folder, "cuda")
-        beside = rows_of_vllm(vllm, folder, args.rows, args.repeats) if vllm else {}
+        beside = rows_of_vllm(vllm, folder, args) if vllm else {}
         wishes = EngineConfig(
             device="cuda", num_shard=args.num_shard, deterministic=args.deterministic,
             kv_cache_dtype=args.kv_cache_dtype, quantize=args.quantize,

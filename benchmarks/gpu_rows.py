@@ -41,6 +41,11 @@ def long_decode_row(tokens: int) -> str:
     return f"decode step, batch 1, context {tokens}"
 
 
+def prompts_of_first_tokens(most: int) -> list[int]:
+    """Lengths, of at most so many tokens."""
+    return sorted({128, min(512, most), min(LONG, most)})
+
+
 def first_token_row(tokens: int) -> str:
     """Milliseconds to the first token."""
     return f"time to first token, {tokens}"

@@ -24,13 +24,15 @@ class Weight(NamedTuple):
 
     name: str
     shape: tuple[int, ...]
-    reader: str = "decode"  #: "expert": if it is chosen; "source": when a source is read; "look-up": a row for a token
+    #: "decode": every step; "head": too, but once for a prompt; "expert": if it is chosen; "source": when a source is
+    #: read; "look-up": a row for a token
+    reader: str = "decode"
 
 
 def _llama(c: Config, feed_forward: Callable[[Config, str], Iterator[Weight]]) -> Iterator[Weight]:
     n = c["hidden_size"]
     kv_size = c["num_key_value_heads"] * n // c["num_attention_heads"]
-    yield Weight("model.embed_tokens.weight", (c["vocab_size"], n), "decode" if c["tie_word_embeddings"] else "look-up")
+    yield Weight("model.embed_tokens.weight", (c["vocab_size"], n), "head" if c["tie_word_embeddings"] else "look-up")
     for i in range(c["num_hidden_layers"]):
         at = f"model.layers.{i}."
         for name, rows in (("q", n), ("k", kv_size), ("v", kv_size), ("o", n)):
@@ -40,7 +42,7 @@ def _llama(c: Config, feed_forward: Callable[[Config, str], Iterator[Weight]]) -
         yield Weight(f"{at}post_attention_layernorm.weight", (n,))
     yield Weight("model.norm.weight", (n,))
     if not c["tie_word_embeddings"]:
-        yield Weight("lm_head.weight", (c["vocab_size"], n))
+        yield Weight("lm_head.weight", (c["vocab_size"], n), "head")
 
 
 def _gated(c: Config, at: str) -> Iterator[Weight]:
@@ -75,7 +77,7 @@ def _gpt_neox(c: Config) -> Iterator[Weight]:
             yield Weight(f"{at}{name}.bias", (n,))
     yield Weight("gpt_neox.final_layer_norm.weight", (n,))
     yield Weight("gpt_neox.final_layer_norm.bias", (n,))
-    yield Weight("embed_out.weight", (c["vocab_size"], n))
+    yield Weight("embed_out.weight", (c["vocab_size"], n), "head")
 
 
 def _t5(c: Config) -> Iterator[Weight]:
@@ -97,7 +99,7 @@ def _t5(c: Config) -> Iterator[Weight]:
         buckets = (c["relative_attention_num_buckets"], c["num_heads"])
         yield Weight(f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight", buckets, reader)
         yield Weight(f"{stack}.final_layer_norm.weight", (n,), reader)
-    yield Weight("lm_head.weight", (c["vocab_size"], n))
+    yield Weight("lm_head.weight", (c["vocab_size"], n), "head")
 
 
 #: architecture -> (what its config.json says besides sizes, its weights)
@@ -189,9 +191,9 @@ class Shape:
     def read_elements(self, rows: int = 1) -> float:
         """Weights that a decode of so many rows reads, each of which chooses experts at random."""
         if not (experts := self.config.get("num_local_experts")):
-            return self.elements("decode")
+            return self.elements("decode", "head")
         left_out = (1 - self.config["num_experts_per_tok"] / experts) ** rows
-        return self.elements("decode") + self.elements("expert") * (1 - left_out)
+        return self.elements("decode", "head") + self.elements("expert") * (1 - left_out)
 
     @property
     def is_decoder(self) -> bool:
@@ -200,7 +202,7 @@ class Shape:
 
     @property
     def token_elements(self) -> float:
-        """Weights that a token of a prompt is multiplied with."""
+        """Weights that every token of a prompt is multiplied with; the last one of a decoder meets the head too."""
         if not self.is_decoder:
             return self.elements("source")
         chosen = self.config.get("num_experts_per_tok", 0) / self.config.get("num_local_experts", 1)

@@ -31,6 +31,7 @@ from gpu_rows import (
     long_decode_row,
     prefill_row,
     prompt_ids,
+    prompts_of_first_tokens,
 )
 from vllm import LLM, SamplingParams
 
@@ -38,9 +39,10 @@ from vllm import LLM, SamplingParams
 class Peer:
     """One model in vLLM, with the settings that it chooses itself."""
 
-    def __init__(self, folder: str, repeats: int) -> None:
-        self.llm = LLM(folder, disable_log_stats=True)
-        self.longest = self.llm.llm_engine.model_config.max_model_len
+    def __init__(self, folder: str, repeats: int, gpus: int) -> None:
+        self.llm = LLM(folder, tensor_parallel_size=gpus)
+        config = self.llm.llm_engine.vllm_config
+        self.longest, self.most = config.model_config.max_model_len, config.scheduler_config.max_num_seqs
         self.repeats, self._numbers = repeats, itertools.count(1)
 
     def row(self, name: str, measured: Callable[[], float]) -> None:
@@ -51,7 +53,8 @@ class Peer:
 
     def seconds(self, count: int, prompt: int, output: int, *, sampled: bool = False, prefix: int = 0) -> float:
         """To answer so many new prompts, which begin with the same `prefix` tokens."""
-        params = SamplingParams(max_tokens=output, ignore_eos=True, **(SAMPLED if sampled else {"temperature": 0}))
+        how = SAMPLED if sampled else {"temperature": 0}
+        params = SamplingParams(max_tokens=output, ignore_eos=True, detokenize=False, **how)
         begin = prompt_ids(0, prefix)
         ids = [begin + prompt_ids(next(self._numbers), prompt) for _ in range(count)]
         started = time.perf_counter()
@@ -62,20 +65,20 @@ class Peer:
         return elapsed
 
     def step(self, batch: int, first: int, steps: int) -> float:
-        """Milliseconds of a decode."""
+        """Milliseconds of a decode: what long answers take more than short ones, as steps cannot be told apart here."""
         return 1e3 * (self.seconds(batch, first, steps) - self.seconds(batch, first, SKIPPED)) / (steps - SKIPPED)
 
     def decode(self) -> None:
-        for batch in BATCHES:
+        for batch in (size for size in BATCHES if size <= self.most):
             self.row(decode_row(batch), lambda batch=batch: self.step(batch, FIRST, STEPS))
-        if self.longest > LONG + STEPS:
+        if self.longest - 1 > LONG + STEPS:
             self.row(long_decode_row(LONG), lambda: self.step(1, LONG, STEPS // 2))
 
     def prefill(self) -> None:
-        each, long = min(EACH, self.longest - 1), min(LONG, self.longest - 1)
-        for tokens in sorted({128, 512, long}):
+        each = min(EACH, self.longest - 1)
+        for tokens in prompts_of_first_tokens(self.longest - 1):
             self.row(first_token_row(tokens), lambda tokens=tokens: 1e3 * self.seconds(1, tokens, 1))
-        if self.longest > CACHED + TAIL:
+        if self.longest - 1 > CACHED + TAIL:
             self.row(cached_row(), lambda: 1e3 * self.seconds(1, TAIL, 1, prefix=CACHED))
         self.row(prefill_row(each), lambda: 8 * each / self.seconds(8, each, 1))
 
@@ -97,8 +100,9 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("--rows", default="decode,prefill,batch")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--num-shard", type=int, default=1)
     args = parser.parse_args()
-    peer = Peer(args.folder, args.repeats)
+    peer = Peer(args.folder, args.repeats, args.num_shard)
     for row in filter(None, args.rows.split(",")):
         getattr(peer, row)()
 
