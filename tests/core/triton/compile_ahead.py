@@ -191,7 +191,7 @@ def attention(target, dtype, size, cache=None, *, in_order_too=False, **options)
     fits = (fitting(kind, padded, itemsize, SHARED[target], most_rows) for kind in kinds)
     many, gathered, crowded, few, lonely = fits
     common = {**shape, **flags, **dict.fromkeys(absent)}
-    for splits, single in ((1, crowded), (1, few), (16, lonely)):
+    for splits, single in dict.fromkeys(((1, crowded), (1, few), (16, lonely))):
         gone = dict.fromkeys(("partial", "sums") if splits == 1 else ())
         for half in (size // 2,) if options or cache else (0, size // 2):
             still = {} if half else {"cos": None, "sin": None}

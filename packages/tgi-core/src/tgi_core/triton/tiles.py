@@ -48,7 +48,7 @@ WIDE_WARPS = (Tile(128, 64, 4, 2), Tile(128, 32, 8, 2), Tile(64, 32, 4, 2), Tile
 #: it, and more scalar ones than there are (as compiled for gfx90a and gfx942; not measured)
 BY_LANES = {
     32: Kinds(PREFILL, GATHERED, DECODE, FEW_DECODES, LONELY_DECODE),
-    64: Kinds(WIDE_WARPS, WIDE_WARPS, DECODE[1:], FEW_DECODES, LONELY_DECODE),
+    64: Kinds(WIDE_WARPS, WIDE_WARPS, DECODE[1:], DECODE[1:], LONELY_DECODE),
 }
 
 FLOAT32_ROWS = 32  #: of float32, which no matrix units multiply: more only take longer to compile
