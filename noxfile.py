@@ -143,12 +143,12 @@ def neuron(session: nox.Session) -> None:
     """
     projects = [nox.project.load_toml(ROOT / package / "pyproject.toml")["project"] for package in INSTALLED]
     needed = [name for project in projects for name in project["dependencies"] if not name.startswith("tgi-")]
-    tests = ("httpx>=0.27", "pytest>=8.3", "pytest-asyncio>=0.24", "pytest-timeout>=2.3")
+    tests = ("httpx>=0.27", "pytest>=8.3", "pytest-asyncio>=0.24", "pytest-timeout>=2.3", "pytest-xdist>=3.7")
     constraints = ("-c", str(ROOT / "constraints.txt"))
     session.install("-q", *constraints, *needed, *tests, f"optimum-neuron=={OPTIMUM_NEURON}")
     sources = os.pathsep.join(str(ROOT / package / "src") for package in (*INSTALLED, "packages/tgi-neuron"))
     variables = {"PYTHONPATH": sources, "OMP_NUM_THREADS": "1"}
-    session.run("pytest", *(session.posargs or ["tests/packages/neuron"]), env=variables)
+    session.run("pytest", *(session.posargs or ["-n", "2", "tests/packages/neuron"]), env=variables)
 
 
 @nox.session(venv_backend="virtualenv", reuse_venv=True)
@@ -158,8 +158,9 @@ def gaudi(session: nox.Session) -> None:
     session.install("--no-deps", "--no-build-isolation", "--force-reinstall", "tests/habana_standin")
     sources = os.pathsep.join(str(ROOT / f"packages/tgi-{name}/src") for name in ("core", "server", "gaudi"))
     variables = {"PYTHONPATH": sources, "OMP_NUM_THREADS": "1"}
-    vendor = "tests/packages/gaudi/vendor"  # a process of its own, where everything says that it is on a card
-    runs = [session.posargs] if session.posargs else [["tests/packages/gaudi", f"--ignore={vendor}"], [vendor]]
+    vendor = "tests/packages/gaudi/vendor"  # in processes of its own, where everything says that it is on a card
+    apart = (["tests/packages/gaudi", f"--ignore={vendor}"], ["-n", "2", vendor])
+    runs = [session.posargs] if session.posargs else apart
     for arguments in runs:
         session.run("pytest", "-W", "default", *arguments, env=variables)
 
