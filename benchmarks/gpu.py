@@ -34,28 +34,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
+import gpu_rows as rows
 import msgspec
 import torch
-from gpu_rows import (
-    BATCHES,
-    CACHED,
-    EACH,
-    FIRST,
-    LOADS,
-    LONG,
-    SAMPLED,
-    SKIPPED,
-    STEPS,
-    TAIL,
-    Load,
-    cached_row,
-    decode_row,
-    first_token_row,
-    long_decode_row,
-    prefill_row,
-    prompt_ids,
-    prompts_of_first_tokens,
-)
 from shapes import SHAPES, Shape
 
 from tgi_core.config import EngineConfig
@@ -126,9 +107,9 @@ class Bench:
     def request(self, prompt: int, output: int, *, prefix: int = 0, sampled: bool = False) -> Request:
         """A new one, which may begin with the same tokens as others."""
         self.ids += 1
-        params = {"do_sample": True, **SAMPLED} if sampled else {}
+        params = {"do_sample": True, **rows.SAMPLED} if sampled else {}
         wish = SamplingParams(max_new_tokens=output, ignore_eos=True, **params)
-        ids = prompt_ids(0, prefix) + prompt_ids(self.ids, prompt)
+        ids = rows.prompt_ids(0, prefix) + rows.prompt_ids(self.ids, prompt)
         return Request(id=self.ids, prompt_ids=ids, params=wish)
 
     def drain(self) -> int:
@@ -160,15 +141,15 @@ class Bench:
             raise RuntimeError(f"{tokens} tokens came of {count * output}")
         return elapsed
 
-    def decode_steps(self, batch: int, first: int = FIRST, steps: int = STEPS) -> float:
+    def decode_steps(self, batch: int, first: int = rows.FIRST, steps: int = rows.STEPS) -> float:
         """Seconds of a decode step."""
         for _ in range(batch):
-            self.engine.add(self.request(first, steps + SKIPPED))
+            self.engine.add(self.request(first, steps + rows.SKIPPED))
         while self.engine.scheduler.waiting or self.engine.stats.kind != "decode":
             self.engine.step()
-        for _ in range(SKIPPED // 2):
+        for _ in range(rows.SKIPPED // 2):
             self.engine.step()
-        started, count = time.perf_counter(), steps - SKIPPED
+        started, count = time.perf_counter(), steps - rows.SKIPPED
         for _ in range(count):
             self.engine.step()
         elapsed = time.perf_counter() - started
@@ -181,27 +162,37 @@ class Bench:
         return 1e3 * (weights + batch * context * self.shape.token_bytes) / self.chip.bytes_per_s
 
     def decode(self) -> None:
-        for batch in (size for size in BATCHES if size <= self.engine.info.max_batch_size):
+        for batch in (size for size in rows.BATCHES if size <= self.engine.info.max_batch_size):
             step = self.timed(lambda batch=batch: self.decode_steps(batch))
-            self.row(decode_row(batch), 1e3 * step, self.decode_limit(batch, FIRST + STEPS // 2), "ms")
-        if self.engine.info.max_input_tokens > LONG + STEPS:
-            step = self.timed(lambda: self.decode_steps(1, LONG, STEPS // 2))
-            self.row(long_decode_row(LONG), 1e3 * step, self.decode_limit(1, LONG + STEPS // 4), "ms")
+            self.row(
+                rows.decode_row(batch),
+                1e3 * step,
+                self.decode_limit(batch, rows.FIRST + rows.STEPS // 2),
+                "ms",
+            )
+        if self.engine.info.max_input_tokens > rows.LONG + rows.STEPS:
+            step = self.timed(lambda: self.decode_steps(1, rows.LONG, rows.STEPS // 2))
+            self.row(
+                rows.long_decode_row(rows.LONG),
+                1e3 * step,
+                self.decode_limit(1, rows.LONG + rows.STEPS // 4),
+                "ms",
+            )
 
     def prefill(self) -> None:
         most = self.engine.info.max_input_tokens
-        for tokens in prompts_of_first_tokens(most):
+        for tokens in rows.prompts_of_first_tokens(most):
             weights = self.weight_bytes * (self.shape.read_elements(tokens) + self.shape.elements("source"))
             limit = max(weights / self.chip.bytes_per_s, self.prompt_flop(tokens) / self.chip.flop_per_s)
             found = self.timed(lambda tokens=tokens: self.seconds(tokens))
-            self.row(first_token_row(tokens), 1e3 * found, 1e3 * limit, "ms")
-        if self.shape.is_decoder and most > CACHED + TAIL:
-            found = self.timed(lambda: self.seconds(TAIL, prefix=CACHED))
-            self.row(cached_row(), 1e3 * found, self.decode_limit(1, CACHED), "ms")
-        each = min(EACH, most)
+            self.row(rows.first_token_row(tokens), 1e3 * found, 1e3 * limit, "ms")
+        if self.shape.is_decoder and most > rows.CACHED + rows.TAIL:
+            found = self.timed(lambda: self.seconds(rows.TAIL, prefix=rows.CACHED))
+            self.row(rows.cached_row(), 1e3 * found, self.decode_limit(1, rows.CACHED), "ms")
+        each = min(rows.EACH, most)
         limit = self.chip.flop_per_s * each / self.prompt_flop(each)
         found = self.timed(lambda: 8 * each / self.seconds(each, count=8))
-        self.row(prefill_row(each), found, limit, "tokens/s")
+        self.row(rows.prefill_row(each), found, limit, "tokens/s")
 
     def prompt_flop(self, tokens: int) -> float:
         """To read one prompt, whose tokens see those before, or of an encoder all."""
@@ -210,11 +201,11 @@ class Bench:
         return 2 * products + 4 * seen * self.shape.inner * self.shape.layers
 
     def batch(self) -> None:
-        for load in LOADS:
+        for load in rows.LOADS:
             if load.prompt + load.output <= self.engine.info.max_total_tokens:
                 self.row(str(load), self.timed(lambda load=load: self.rate(load)), 0, "tokens/s out")
 
-    def rate(self, load: Load) -> float:
+    def rate(self, load: rows.Load) -> float:
         """Tokens of answers per second."""
         count, prompt, output, sampled = load
         return count * output / self.seconds(prompt, count=count, output=output, sampled=sampled)
@@ -224,7 +215,7 @@ class Bench:
         from torch.profiler import ProfilerActivity, profile
 
         for _ in range(batch):
-            self.engine.add(self.request(FIRST, STEPS))
+            self.engine.add(self.request(rows.FIRST, rows.STEPS))
         while self.engine.scheduler.waiting or self.engine.stats.kind != "decode":
             self.engine.step()
         for _ in range(8):

@@ -14,25 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-from gpu_rows import (
-    BATCHES,
-    CACHED,
-    EACH,
-    FIRST,
-    LOADS,
-    LONG,
-    SAMPLED,
-    SKIPPED,
-    STEPS,
-    TAIL,
-    cached_row,
-    decode_row,
-    first_token_row,
-    long_decode_row,
-    prefill_row,
-    prompt_ids,
-    prompts_of_first_tokens,
-)
+import gpu_rows as rows
 from vllm import LLM, SamplingParams
 
 
@@ -53,10 +35,10 @@ class Peer:
 
     def seconds(self, count: int, prompt: int, output: int, *, sampled: bool = False, prefix: int = 0) -> float:
         """To answer so many new prompts, which begin with the same `prefix` tokens."""
-        how = SAMPLED if sampled else {"temperature": 0}
+        how = rows.SAMPLED if sampled else {"temperature": 0}
         params = SamplingParams(max_tokens=output, ignore_eos=True, detokenize=False, **how)
-        begin = prompt_ids(0, prefix)
-        ids = [begin + prompt_ids(next(self._numbers), prompt) for _ in range(count)]
+        begin = rows.prompt_ids(0, prefix)
+        ids = [begin + rows.prompt_ids(next(self._numbers), prompt) for _ in range(count)]
         started = time.perf_counter()
         found = self.llm.generate([{"prompt_token_ids": each} for each in ids], params, use_tqdm=False)
         elapsed = time.perf_counter() - started
@@ -66,24 +48,28 @@ class Peer:
 
     def step(self, batch: int, first: int, steps: int) -> float:
         """Milliseconds of a decode: what long answers take more than short ones, as steps cannot be told apart here."""
-        return 1e3 * (self.seconds(batch, first, steps) - self.seconds(batch, first, SKIPPED)) / (steps - SKIPPED)
+        return (
+            1e3
+            * (self.seconds(batch, first, steps) - self.seconds(batch, first, rows.SKIPPED))
+            / (steps - rows.SKIPPED)
+        )
 
     def decode(self) -> None:
-        for batch in (size for size in BATCHES if size <= self.most):
-            self.row(decode_row(batch), lambda batch=batch: self.step(batch, FIRST, STEPS))
-        if self.longest - 1 > LONG + STEPS:
-            self.row(long_decode_row(LONG), lambda: self.step(1, LONG, STEPS // 2))
+        for batch in (size for size in rows.BATCHES if size <= self.most):
+            self.row(rows.decode_row(batch), lambda batch=batch: self.step(batch, rows.FIRST, rows.STEPS))
+        if self.longest - 1 > rows.LONG + rows.STEPS:
+            self.row(rows.long_decode_row(rows.LONG), lambda: self.step(1, rows.LONG, rows.STEPS // 2))
 
     def prefill(self) -> None:
-        each = min(EACH, self.longest - 1)
-        for tokens in prompts_of_first_tokens(self.longest - 1):
-            self.row(first_token_row(tokens), lambda tokens=tokens: 1e3 * self.seconds(1, tokens, 1))
-        if self.longest - 1 > CACHED + TAIL:
-            self.row(cached_row(), lambda: 1e3 * self.seconds(1, TAIL, 1, prefix=CACHED))
-        self.row(prefill_row(each), lambda: 8 * each / self.seconds(8, each, 1))
+        each = min(rows.EACH, self.longest - 1)
+        for tokens in rows.prompts_of_first_tokens(self.longest - 1):
+            self.row(rows.first_token_row(tokens), lambda tokens=tokens: 1e3 * self.seconds(1, tokens, 1))
+        if self.longest - 1 > rows.CACHED + rows.TAIL:
+            self.row(rows.cached_row(), lambda: 1e3 * self.seconds(1, rows.TAIL, 1, prefix=rows.CACHED))
+        self.row(rows.prefill_row(each), lambda: 8 * each / self.seconds(8, each, 1))
 
     def batch(self) -> None:
-        for load in LOADS:
+        for load in rows.LOADS:
             if load.prompt + load.output <= self.longest:
                 count, prompt, output, sampled = load
                 self.row(

@@ -45,8 +45,7 @@ def scripts_of_rows(scripts, monkeypatch):
     loads = (gpu_rows.Load(3, 20, 3), gpu_rows.Load(2, 20, 3, sampled=True), gpu_rows.Load(1, LONGEST, 1))
     few = {"BATCHES": (1, 2, 8), "STEPS": 20, "LONG": 100, "EACH": 40, "CACHED": 70, "TAIL": 30, "LOADS": loads}
     for name, value in few.items():
-        for module in (gpu, gpu_rows, vllm_rows):
-            monkeypatch.setattr(module, name, value, raising=False)
+        monkeypatch.setattr(gpu_rows, name, value)
     return gpu, vllm_rows
 
 

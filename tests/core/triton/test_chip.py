@@ -39,12 +39,12 @@ def test_matrix_units_are_used_from_ampere_on(major, has, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("like", "major", "copies"), [(H100, 9, True), (H100, 8, False), (H100, 10, False), (MI210, 9, False)]
+    ("like", "major", "is_hopper"), [(H100, 9, True), (H100, 8, False), (H100, 10, False), (MI210, 9, False)]
 )
-def test_only_hopper_copies_tiles(like, major, copies, monkeypatch):
+def test_hopper_is_told_from_others(like, major, is_hopper, monkeypatch):
     properties = SimpleNamespace(**vars(like), major=major)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    assert chip.Chip(torch.device("cuda", 0)).copies_tiles is copies
+    assert chip.Chip(torch.device("cuda", 0)).is_hopper is is_hopper
 
 
 def test_no_decode_is_a_lone_warp_of_64_lanes():

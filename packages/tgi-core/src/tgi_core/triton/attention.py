@@ -185,7 +185,7 @@ class _Layer:
         packed = min(self.group, PACKED_HEADS)
         padded = max(16, triton.next_power_of_2(spec.head_size))
         most_rows = tiles.FLOAT32_ROWS if dtype is torch.float32 and not chip.interprets else None
-        self.copies = chip.copies_tiles and not in_order
+        self.copies = chip.is_hopper and not in_order
         self.many, self.gathered, self.crowded, self.few, self.lonely = (
             tiles.fitting(kind, padded, dtype.itemsize, chip.shared_bytes, most_rows, biased=biased)
             for kind in tiles.kinds(chip.lanes, copies=self.copies)

@@ -6,9 +6,7 @@ from functools import cache
 from typing import Any
 
 import torch
-import triton
 
-MEASURED_ARCHITECTURE = 90  #: of CUDA: Hopper
 AMPERE = 8  #: the first compute capability whose matrix units Triton uses; AMD's count higher
 HOPPER = 9  #: what NVIDIA calls compute capability 9.0; on AMD's, with 64 lanes, it means others
 ROW_LANES = 512  #: of a program that has a row of logits to itself
@@ -20,7 +18,7 @@ class Chip:
     def __init__(self, device: torch.device) -> None:
         if device.type == "cpu":  # Triton's interpreter
             self.multiprocessors, self.shared_bytes, self.interprets = 4, 1 << 18, True
-            self.lanes, self.has_matrix_units, self.copies_tiles = 32, True, True
+            self.lanes, self.has_matrix_units, self.is_hopper = 32, True, True
             return
         properties: Any = torch.cuda.get_device_properties(device)
         self.multiprocessors, self.interprets = int(properties.multi_processor_count), False
@@ -28,18 +26,11 @@ class Chip:
         self.lanes = int(getattr(properties, "warp_size", 32))  #: of a warp
         major = int(getattr(properties, "major", AMPERE))
         self.has_matrix_units = major >= AMPERE  #: that Triton uses
-        self.copies_tiles = major == HOPPER and self.lanes == 32  #: by itself, as kernels measured for it ask it to
+        #: whose copies of tiles are used, and on which products of few rows were found to be faster than PyTorch's
+        self.is_hopper = major == HOPPER and self.lanes == 32
 
 
 chip_of = cache(Chip)  #: of a device
-
-
-@cache
-def tiles_were_measured(device: torch.device) -> bool:
-    """Whether this is a chip on which products of few rows were found to be faster than PyTorch's."""
-    if device.type == "cpu":  # Triton's interpreter
-        return True
-    return triton.runtime.driver.active.get_current_target().arch == MEASURED_ARCHITECTURE
 
 
 @cache

@@ -17,7 +17,7 @@ from torch import Tensor
 from tgi_core.kernels.ops import Activation
 from tgi_core.kernels.reference.linear import Linear
 from tgi_core.triton.activation import KINDS, gated
-from tgi_core.triton.chip import chip_of, tiles_were_measured
+from tgi_core.triton.chip import chip_of
 from tgi_core.triton.launch import Kernel
 from tgi_core.triton.many_rows import gated_product
 from tgi_core.triton.overlap import follow
@@ -146,7 +146,7 @@ class FewRowsLinear(Linear):
     def _product(self, x: Tensor, packed: Tensor, bias: Tensor | None, kind: str) -> Tensor | None:
         """None: something else is faster."""
         rows, tile = len(x) if x.dim() == 2 else 0, None
-        if rows > 1 and x.dtype.itemsize == 2 and tiles_were_measured(x.device):
+        if rows > 1 and x.dtype.itemsize == 2 and chip_of(x.device).is_hopper:
             tile = tile_of(rows, *packed.shape)
         if rows != 1 and tile is None:
             return None

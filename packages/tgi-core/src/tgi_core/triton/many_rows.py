@@ -54,7 +54,7 @@ _GATED_PRODUCT = Kernel(_gated_product)
 def gated_product(x: Tensor, weight: Tensor, kind: str) -> Tensor | None:
     """x [T, N], weight [2 M, N], a kind of activation -> activation(x weight^T) [T, M]; None: PyTorch is faster."""
     chip = chip_of(x.device)
-    if x.dim() != 2 or len(x) < FEWEST_ROWS or x.dtype.itemsize != 2 or not chip.copies_tiles:
+    if x.dim() != 2 or len(x) < FEWEST_ROWS or x.dtype.itemsize != 2 or not chip.is_hopper:
         return None
     x = x if x.stride(1) == 1 else x.contiguous()
     (rows, inputs), outputs = x.shape, len(weight) // 2
