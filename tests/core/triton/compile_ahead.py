@@ -254,7 +254,10 @@ def products(target, dtype):
     """Of one row and of a few, with an activation and without."""
     for kind in ("", "silu"):
         shape = {"M": 4096, "N": 4096, "KIND": kind, "HAS_BIAS": False, "bias": None}
-        compile_one(linear._row_product, {**shape, "ROWS": 1, "COLUMNS": 1024}, target, dtype)
+        for inputs in (576, 2048, 4096, 14336):
+            rows, columns, warps = linear.row_tile(4096, inputs)
+            lone = {**shape, "N": inputs, "ROWS": rows // 2 if kind else rows, "COLUMNS": columns}
+            compile_one(linear._row_product, lone, target, dtype, warps)
         for outputs in (576, 4096, 28672):
             rows, tile = linear.fixed_tile(outputs, 4 if dtype == "fp32" else 2, SHARED[target])
             fixed = {**shape, "x_row": 4096, "M": outputs, "ROWS": rows, "INPUTS": tile.inputs, "UPCAST": False}

@@ -11,7 +11,7 @@ from tgi_core.kernels.reference import norm as reference_norm
 from tgi_core.kernels.reference.rotary import rotary as reference_rotary
 from tgi_core.kernels.reference.sample import greedy as reference_greedy
 from tgi_core.triton import activation, norm
-from tgi_core.triton.linear import fixed_linear, fixed_tile, linear
+from tgi_core.triton.linear import fixed_linear, fixed_tile, linear, row_tile
 from tgi_core.triton.rotary import rotary
 from tgi_core.triton.sample import greedy
 
@@ -139,6 +139,13 @@ def test_gated_linear(linear, rows, outputs, inputs, kind, dtype):
             expected = activate(torch.nn.functional.linear(x, weight, bias)).double()
         error = (linear.gated(x, linear.pack(weight), bias, activate).double() - expected).norm() / expected.norm()
         assert error < {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}[dtype]
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(960, 576), (2048, 2048), (4096, 14336), (28672, 4096)])
+def test_rows_of_a_weight_that_a_program_takes_for_one_row(outputs, inputs):
+    rows, columns, warps = row_tile(outputs, inputs)
+    assert rows % 2 == 0, "gate and up lie together"
+    assert rows * columns // (32 * warps) <= 32, "numbers of each lane, which wait in registers"
 
 
 def test_linear_of_rows_that_lie_apart():

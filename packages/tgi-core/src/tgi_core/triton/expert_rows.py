@@ -8,8 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from tgi_core.triton.activation import gated
-from tgi_core.triton.linear import rows_product
+from tgi_core.triton.linear import columns_of, gated_rows, rows_of, rows_product
 from tgi_core.triton.overlap import follow
 
 
@@ -21,14 +20,13 @@ def widen_rows(
     """x [T, N], chosen [T, K], gate_up [E, 2 M, N] -> [T K, M]; a program: some rows of one pair's expert."""
     follow(OVERLAP)
     pair = tl.program_id(0).to(tl.int64)
-    m = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    there = m < M
+    row, there = rows_of(tl.program_id(1), M, ROWS, KIND)
     dtype = x.dtype.element_ty
     weight = gate_up + tl.load(chosen + pair) * 2 * M * N
-    token = x + pair // K * N
-    gate = rows_product(token, weight, m, there, N, ROWS, COLUMNS).to(dtype).to(tl.float32)
-    up = rows_product(token, weight, M + m, there, N, ROWS, COLUMNS).to(dtype).to(tl.float32)
-    tl.store(out + pair * M + m, gated(gate, up, dtype, KIND).to(dtype), mask=there)
+    first = columns_of(weight, row, there, 0, N, COLUMNS)
+    y = gated_rows(rows_product(x + pair // K * N, weight, first, row, there, N, COLUMNS), dtype, ROWS, KIND)
+    m = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    tl.store(out + pair * M + m, y.to(dtype), mask=m < M)
 
 
 @triton.jit
@@ -46,6 +44,7 @@ def narrow_rows(
     for each in range(K):
         pair = token * K + each
         weight = down + tl.load(chosen + pair) * N * M
-        y = rows_product(wide + pair * M, weight, n, there, M, ROWS, COLUMNS)
+        first = columns_of(weight, n, there, 0, M, COLUMNS)
+        y = rows_product(wide + pair * M, weight, first, n, there, M, COLUMNS)
         mixed += y.to(dtype).to(tl.float32) * tl.load(weights + pair)
     tl.store(out + token * N + n, mixed.to(dtype), mask=there)

@@ -20,30 +20,54 @@ from tgi_core.triton.activation import KINDS, gated
 from tgi_core.triton.chip import chip_of
 from tgi_core.triton.launch import Kernel
 from tgi_core.triton.many_rows import gated_product
-from tgi_core.triton.overlap import follow
+from tgi_core.triton.overlap import follow, let_next_begin, wait_for_previous
 from tgi_core.triton.scores import product
 from tgi_core.triton.tiles import SHARE
 
-COLUMNS, WARPS = 1024, 4  #: of the weight that a program reads at a time for a single row
-LONG_ROW = 2048  #: inputs from which on a program takes one row of the weight
-ROWS = 4  #: that a program takes of shorter ones
 MOST_ROWS = 64  #: that any of the tiles below is the fastest for
-MANY_OUTPUTS, SHORT_ROW = 8192, 1024  #: of weights that have tiles of their own
+MANY_OUTPUTS, FEW_OUTPUTS = 8192, 2048  #: of weights that have tiles of their own
+SHORT_ROW, LONG_ROW = 1024, 2048  #: inputs of such weights
 
 
 @triton.jit
-def rows_product(x, weight, row, there, N: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """x [N], rows of weight [..., N] -> [ROWS] in float32; row: int64, there: whether it is one."""
-    column = tl.arange(0, COLUMNS)
-    total = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for start in range(0, N, COLUMNS):
-        n = start + column
-        inside = n < N
-        a = tl.load(x + n, mask=inside, other=0.0).to(tl.float32)
-        at = row[:, None] * N + n[None, :]
-        w = tl.load(weight + at, mask=there[:, None] & inside[None, :], other=0.0, eviction_policy="evict_first")
+def columns_of(weight, row, there, start, N: tl.constexpr, COLUMNS: tl.constexpr):
+    """Rows of weight [..., N], from column `start` on: [ROWS, COLUMNS]; row: int64, there: whether it is one."""
+    n = start + tl.arange(0, COLUMNS)
+    seen = there[:, None] & (n < N)[None, :]
+    return tl.load(weight + row[:, None] * N + n[None, :], mask=seen, other=0.0, eviction_policy="evict_first")
+
+
+@triton.jit
+def rows_product(x, weight, first, row, there, N: tl.constexpr, COLUMNS: tl.constexpr):
+    """x [N], rows of weight [..., N], their first columns -> [ROWS] in float32; see `columns_of`."""
+    w = first
+    total = tl.zeros(first.shape, tl.float32)
+    for start in tl.static_range(0, N, COLUMNS):
+        if start > 0:
+            w = columns_of(weight, row, there, start, N, COLUMNS)
+        n = start + tl.arange(0, COLUMNS)
+        a = tl.load(x + n, mask=n < N, other=0.0).to(tl.float32)
         total += w.to(tl.float32) * a[None, :]
     return tl.sum(total, 1)
+
+
+@triton.jit
+def rows_of(program, M: tl.constexpr, ROWS: tl.constexpr, KIND: tl.constexpr):
+    """The rows of a weight [M, N], or with a KIND of activation [2 M, N], for ROWS outputs, and whether these exist.
+
+    Of gate and up those for the same output are neighbours: [ROWS] or [2 ROWS] int64.
+    """
+    parts: tl.constexpr = 1 if KIND == "" else 2
+    number = tl.arange(0, ROWS * parts)
+    output = program * ROWS + number // parts
+    return (number % parts * M + output).to(tl.int64), output < M
+
+
+@triton.jit
+def gated_rows(y, dtype: tl.constexpr, ROWS: tl.constexpr, KIND: tl.constexpr):
+    """[2 ROWS] as in `rows_of` -> [ROWS] in float32"""
+    gate, up = tl.split(tl.reshape(y.to(dtype).to(tl.float32), [ROWS, 2]))
+    return gated(gate, up, dtype, KIND)
 
 
 @triton.jit
@@ -51,18 +75,19 @@ def _row_product(
     x, weight, bias, out, M: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     KIND: tl.constexpr, HAS_BIAS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """x [N], weight [M, N], or with a KIND of activation [2 M, N] -> [M]; a program: a few rows of the weight."""
-    follow(OVERLAP)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    there = row < M
+    """x [N], weight [M, N], or with a KIND of activation [2 M, N] -> [M]; a program: a few outputs."""
+    let_next_begin(OVERLAP)
+    row, there = rows_of(tl.program_id(0), M, ROWS, KIND)
+    first = columns_of(weight, row, there, 0, N, COLUMNS)
+    wait_for_previous(OVERLAP)
+    y = rows_product(x, weight, first, row, there, N, COLUMNS)
     dtype = out.dtype.element_ty
-    y = rows_product(x, weight, row.to(tl.int64), there, N, ROWS, COLUMNS)
     if HAS_BIAS:
         y += tl.load(bias + row, mask=there, other=0.0).to(tl.float32)
     if KIND != "":
-        up = rows_product(x, weight, M + row.to(tl.int64), there, N, ROWS, COLUMNS)
-        y = gated(y.to(dtype).to(tl.float32), up.to(dtype).to(tl.float32), dtype, KIND)
-    tl.store(out + row, y.to(dtype), mask=there)
+        y = gated_rows(y, dtype, ROWS, KIND)
+    output = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    tl.store(out + output, y.to(dtype), mask=output < M)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -104,6 +129,21 @@ def _few_rows_product(
 
 
 _ROW_PRODUCT, _FEW_ROWS_PRODUCT = Kernel(_row_product), Kernel(_few_rows_product)
+
+
+class RowTile(NamedTuple):
+    """Of a product with a single row."""
+
+    rows: int  #: of the weight that a program takes
+    columns: int  #: of them at a time, the first before the row is there
+    warps: int
+
+
+def row_tile(outputs: int, inputs: int) -> RowTile:
+    """The fastest of 11 tried on an H200 in a recorded step, where weights come from memory, or near it."""
+    if inputs <= SHORT_ROW or (inputs > LONG_ROW and outputs < inputs):
+        return RowTile(4, 1024, 4)
+    return RowTile(2, 1024, 4) if inputs <= LONG_ROW else RowTile(2, 2048, 8)
 
 
 class Tile(NamedTuple):
@@ -155,9 +195,10 @@ class FewRowsLinear(Linear):
         out = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
         shape = {"M": outputs, "N": inputs, "KIND": kind, "HAS_BIAS": bias is not None}
         if tile is None:
-            at_once = 1 if inputs >= LONG_ROW else ROWS
-            constants = {**shape, "ROWS": at_once, "COLUMNS": COLUMNS}
-            _ROW_PRODUCT.launch((triton.cdiv(outputs, at_once), 1, 1), (x, packed, bias, out), constants, WARPS)
+            lone = row_tile(*packed.shape)
+            at_once = lone.rows // 2 if kind else lone.rows
+            constants = {**shape, "ROWS": at_once, "COLUMNS": lone.columns}
+            _ROW_PRODUCT.launch((triton.cdiv(outputs, at_once), 1, 1), (x, packed, bias, out), constants, lone.warps)
             return out
         at_once = tile.outputs // 2 if kind else tile.outputs
         constants = {**shape, "ROWS": max(16, triton.next_power_of_2(rows)), "OUTPUTS": at_once, "INPUTS": tile.inputs}
@@ -190,7 +231,6 @@ FIXED = (
 )
 FIXED_FLOAT32 = FixedTile(32, Tile(32, 32, 4, 2))  #: no matrix units multiply it: more only take longer to compile
 NARROW = FixedTile(64, Tile(16, 64, 4, 4))  #: of weights with few outputs, so that there are programs enough
-FEW_OUTPUTS = 2048
 
 
 @cache
