@@ -252,6 +252,7 @@ def sampling(target, size):
 
 def products(target, dtype):
     """Of one row and of a few, with an activation and without."""
+    whole = {"SPLITS": 1, "partial": None, "arrived": None, "UPCAST": False}
     for kind in ("", "silu"):
         shape = {"M": 4096, "N": 4096, "KIND": kind, "HAS_BIAS": False, "bias": None}
         for inputs in (576, 2048, 4096, 14336):
@@ -260,21 +261,28 @@ def products(target, dtype):
             compile_one(linear._row_product, lone, target, dtype, warps)
         for outputs in (576, 4096, 28672):
             rows, tile = linear.fixed_tile(outputs, 4 if dtype == "fp32" else 2, SHARED[target])
-            fixed = {**shape, "x_row": 4096, "M": outputs, "ROWS": rows, "INPUTS": tile.inputs, "UPCAST": False}
+            fixed = {**shape, **whole, "x_row": 4096, "M": outputs, "ROWS": rows, "INPUTS": tile.inputs}
             fixed["OUTPUTS"] = tile.outputs // 2 if kind and tile.outputs > 16 else tile.outputs
             compile_one(linear._few_rows_product, fixed, target, dtype, tile.warps, tile.stages, {"rows": "i32"})
         if target == "sm_90" and dtype != "fp32":  # where few rows are not PyTorch's
             for rows, outputs, inputs in (
                 (16, 6144, 4096),
                 (32, 4096, 14336),
+                (32, 2048, 5120),
                 (64, 28672, 4096),
                 (16, 576, 576),
                 (32, 3072, 576),
             ):
                 tile = linear.tile_of(rows, outputs, inputs)
-                few = {**shape, "x_row": inputs, "M": outputs, "N": inputs, "ROWS": rows, "UPCAST": False}
+                if kind and tile.splits > 1:
+                    continue
+                types = {"rows": "i32"}
+                few = {**shape, **whole, "x_row": inputs, "M": outputs, "N": inputs, "ROWS": rows}
                 few |= {"OUTPUTS": tile.outputs // 2 if kind else tile.outputs, "INPUTS": tile.inputs}
-                compile_one(linear._few_rows_product, few, target, dtype, tile.warps, tile.stages, {"rows": "i32"})
+                if tile.splits > 1:
+                    few = {name: value for name, value in few.items() if name not in ("partial", "arrived")}
+                    few, types = few | {"SPLITS": tile.splits}, types | {"partial": "*fp32", "arrived": "*i32"}
+                compile_one(linear._few_rows_product, few, target, dtype, tile.warps, tile.stages, types)
 
 
 def many_rows_products(target, dtype):

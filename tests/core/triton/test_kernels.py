@@ -11,7 +11,9 @@ from tgi_core.kernels.reference import norm as reference_norm
 from tgi_core.kernels.reference.rotary import rotary as reference_rotary
 from tgi_core.kernels.reference.sample import greedy as reference_greedy
 from tgi_core.triton import activation, norm
-from tgi_core.triton.linear import fixed_linear, fixed_tile, linear, row_tile
+from tgi_core.triton import linear as triton_linear
+from tgi_core.triton.chip import chip_of
+from tgi_core.triton.linear import fixed_linear, fixed_tile, linear, row_tile, tile_of
 from tgi_core.triton.rotary import rotary
 from tgi_core.triton.sample import greedy
 
@@ -139,6 +141,31 @@ def test_gated_linear(linear, rows, outputs, inputs, kind, dtype):
             expected = activate(torch.nn.functional.linear(x, weight, bias)).double()
         error = (linear.gated(x, linear.pack(weight), bias, activate).double() - expected).norm() / expected.norm()
         assert error < {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}[dtype]
+
+
+@pytest.mark.parametrize("rows", [3, 40])
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("splits", [2, 3])
+def test_inputs_divided_over_programs(splits, has_bias, rows, monkeypatch):
+    if not chip_of(torch.device(DEVICE)).is_hopper:
+        pytest.skip("PyTorch multiplies few rows on this chip")
+    dtype, tile = torch.bfloat16, triton_linear.Tile(16, 64, 2, 3, splits)
+    monkeypatch.setattr(triton_linear, "tile_of", lambda rows, outputs, inputs: tile)
+    x, weight = randn(rows, 300, dtype=dtype), randn(70, 300, dtype=dtype, seed=1) / 17
+    bias = randn(70, dtype=dtype, seed=2) if has_bias else None
+    expected = torch.nn.functional.linear(x.double(), weight.double(), bias.double() if has_bias else None)
+    first, again = (linear(x, weight, bias) for _ in range(2))  # what the first leaves serves the second
+    assert (first.double() - expected).norm() / expected.norm() < 1e-2
+    assert torch.equal(first, again)
+    found = linear.gated(x, weight, None, activation.silu_and_mul)  # gate and up are not added up
+    torch.testing.assert_close(found, activation.silu_and_mul(linear(x, weight, None)), **TOLERANCE[dtype])
+
+
+def test_weights_with_few_outputs_are_divided():
+    assert [tile_of(8, *shape).splits for shape in ((2048, 2048), (4096, 14336), (4096, 4096), (28672, 4096))] == [
+        4, 4, 1, 1,
+    ]  # fmt: skip
+    assert tile_of(64, 2048, 2048) is None
 
 
 @pytest.mark.parametrize(("outputs", "inputs"), [(960, 576), (2048, 2048), (4096, 14336), (28672, 4096)])

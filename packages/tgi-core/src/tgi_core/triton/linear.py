@@ -5,6 +5,7 @@ PyTorch does the others, but in `FixedLinear`, and where `many_rows` activates w
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -92,11 +93,12 @@ def _row_product(
 
 @triton.jit(do_not_specialize=["rows"])
 def _few_rows_product(
-    x, weight, bias, out, rows, x_row: tl.constexpr, M: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr,
-    OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, KIND: tl.constexpr, HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
-    OVERLAP: tl.constexpr,
+    x, weight, bias, out, partial, arrived, rows, x_row: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, SPLITS: tl.constexpr, KIND: tl.constexpr,
+    HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """x [T, N], weight [M, N], or with a KIND of activation [2 M, N] -> [T, M]; a program: some outputs and rows."""
+    """x [T, N], weight [M, N], or with a KIND of activation [2 M, N] -> [T, M]; a program: some outputs and rows, and
+    one of SPLITS of the inputs, which the last program of a tile adds up."""
     follow(OVERLAP)
     first = tl.program_id(0) * ROWS
     x += first.to(tl.int64) * x_row
@@ -109,7 +111,9 @@ def _few_rows_product(
     x_there = x + row[None, :] * x_row + n[:, None]
     y = tl.zeros([OUTPUTS, ROWS], tl.float32)
     up = tl.zeros([OUTPUTS, ROWS], tl.float32)
-    for start in range(0, N, INPUTS):
+    share: tl.constexpr = (N + INPUTS * SPLITS - 1) // (INPUTS * SPLITS) * INPUTS
+    begin = tl.program_id(2) * share
+    for start in range(begin, tl.minimum(begin + share, N), INPUTS):
         w_seen, x_seen = there[:, None], given[None, :]
         if N % INPUTS != 0:
             left = n < N - start
@@ -120,12 +124,35 @@ def _few_rows_product(
         if KIND != "":
             w = tl.load(w_there + M * N + start, mask=w_seen, other=0.0, eviction_policy="evict_first")
             up += product(w, a, UPCAST)
-    dtype = out.dtype.element_ty
-    if HAS_BIAS:
-        y += tl.load(bias + m, mask=there, other=0.0).to(tl.float32)[:, None]
-    if KIND != "":
-        y = gated(y.to(dtype).to(tl.float32), up.to(dtype).to(tl.float32), dtype, KIND)
-    tl.store(out + row[None, :] * M + m[:, None], y.to(dtype), mask=there[:, None] & given[None, :])
+    is_last = True
+    if SPLITS > 1:
+        tile = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+        y, is_last = _added_up(y, partial, arrived + tile, tile, ROWS, OUTPUTS, SPLITS)
+    if is_last:
+        dtype = out.dtype.element_ty
+        if HAS_BIAS:
+            y += tl.load(bias + m, mask=there, other=0.0).to(tl.float32)[:, None]
+        if KIND != "":
+            y = gated(y.to(dtype).to(tl.float32), up.to(dtype).to(tl.float32), dtype, KIND)
+        tl.store(out + row[None, :] * M + m[:, None], y.to(dtype), mask=there[:, None] & given[None, :])
+
+
+@triton.jit
+def _added_up(y, partial, arrived, tile, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, SPLITS: tl.constexpr):
+    """A split's y [OUTPUTS, ROWS] of a tile -> the sum of all splits', always in the same order, and whether it is
+    there: the program that arrives last gets it, and leaves `arrived` as it was."""
+    size: tl.constexpr = OUTPUTS * ROWS
+    place = tl.arange(0, ROWS)[None, :] * OUTPUTS + tl.arange(0, OUTPUTS)[:, None]
+    there = partial + tile.to(tl.int64) * SPLITS * size + place
+    tl.store(there + tl.program_id(2) * size, y)
+    tl.debug_barrier()  # of all threads, before one of them tells the other programs
+    is_last = tl.atomic_add(arrived, 1) == SPLITS - 1
+    if is_last:
+        tl.store(arrived, 0)
+        y = tl.zeros([OUTPUTS, ROWS], tl.float32)
+        for split in tl.static_range(SPLITS):
+            y += tl.load(there + split * size, cache_modifier=".cg")  # written by other multiprocessors
+    return y, is_last
 
 
 _ROW_PRODUCT, _FEW_ROWS_PRODUCT = Kernel(_row_product), Kernel(_few_rows_product)
@@ -153,19 +180,23 @@ class Tile(NamedTuple):
     inputs: int  #: at a time
     warps: int
     stages: int  #: blocks of inputs on their way
+    splits: int = 1  #: of the inputs, for weights with too few outputs to keep the chip busy
 
 
 def tile_of(rows: int, outputs: int, inputs: int) -> Tile | None:
-    """The fastest of 14 tried on an H100 in a recorded step, where weights come from memory; None: PyTorch is."""
+    """The fastest of those tried on an H100 and an H200 in a recorded step, where weights come from memory; None:
+    PyTorch is."""
     if rows > (MOST_ROWS if outputs >= MANY_OUTPUTS else MOST_ROWS // 2):
         return None
-    if outputs < 2048:
-        return Tile(16, 64, 2, 6) if inputs < SHORT_ROW else Tile(16, 128, 4, 4) if inputs <= 2048 else None
     if inputs < SHORT_ROW:
-        return Tile(128, 64, 4, 6)
+        return Tile(16, 64, 2, 6) if outputs < FEW_OUTPUTS else Tile(128, 64, 4, 6)
+    if outputs < FEW_OUTPUTS:
+        return Tile(16, 128, 4, 4) if inputs <= LONG_ROW else None
     if outputs >= MANY_OUTPUTS:
-        return Tile(128, 128, 4, 3)
-    return Tile(64, 128, 4, 6) if inputs <= outputs * 7 // 2 else None  # else the inputs are to be divided too
+        return Tile(128, 128, 4, 4)
+    if outputs > FEW_OUTPUTS and inputs >= 3 * outputs:
+        return Tile(64, 128, 4, 4, splits=4)
+    return Tile(64, 128, 4, 6, splits=4 if outputs <= FEW_OUTPUTS else 1)
 
 
 class FewRowsLinear(Linear):
@@ -188,6 +219,7 @@ class FewRowsLinear(Linear):
         rows, tile = len(x) if x.dim() == 2 else 0, None
         if rows > 1 and x.dtype.itemsize == 2 and chip_of(x.device).is_hopper:
             tile = tile_of(rows, *packed.shape)
+            tile = None if kind and tile and tile.splits > 1 else tile  # gate and up are not added up
         if rows != 1 and tile is None:
             return None
         outputs, inputs = len(packed) // 2 if kind else len(packed), packed.shape[1]
@@ -210,9 +242,20 @@ def _multiply(
     x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, constants: dict[str, Any], tile: Tile
 ) -> None:
     rows, outputs = out.shape
-    constants = {**constants, "x_row": x.stride(0), "UPCAST": _FEW_ROWS_PRODUCT.interpreted}
-    grid = triton.cdiv(rows, constants["ROWS"]), triton.cdiv(outputs, constants["OUTPUTS"]), 1
-    _FEW_ROWS_PRODUCT.launch(grid, (x, weight, bias, out, rows), constants, tile.warps, tile.stages)
+    more = {"x_row": x.stride(0), "SPLITS": tile.splits, "UPCAST": _FEW_ROWS_PRODUCT.interpreted}
+    grid = triton.cdiv(rows, constants["ROWS"]), triton.cdiv(outputs, constants["OUTPUTS"]), tile.splits
+    partial = arrived = None
+    if tile.splits > 1:
+        size = math.prod(grid) * constants["ROWS"] * constants["OUTPUTS"]
+        partial, arrived = torch.empty(size, dtype=torch.float32, device=x.device), _arrivals(x.device)
+    arguments = x, weight, bias, out, partial, arrived, rows
+    _FEW_ROWS_PRODUCT.launch(grid, arguments, {**constants, **more}, tile.warps, tile.stages)
+
+
+@cache
+def _arrivals(device: torch.device) -> Tensor:
+    """Zeros, of which each product leaves zeros, so that those of one stream share them."""
+    return torch.zeros(MANY_OUTPUTS, dtype=torch.int32, device=device)
 
 
 class FixedTile(NamedTuple):
