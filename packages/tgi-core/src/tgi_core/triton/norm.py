@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tgi_core.triton.launch import Kernel
-from tgi_core.triton.overlap import follow
+from tgi_core.triton.overlap import let_next_begin, wait_for_previous
 
 
 @triton.jit
@@ -17,10 +17,14 @@ def _norm(
     heads: tl.constexpr, x_token: tl.constexpr, x_head: tl.constexpr, size: tl.constexpr, BLOCK: tl.constexpr,
     IS_RMS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_BIAS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    follow(OVERLAP)
+    let_next_begin(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < size
+    scale = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        offset = tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
+    wait_for_previous(OVERLAP)
     dtype = x.dtype.element_ty
     values = tl.load(x + row // heads * x_token + row % heads * x_head + columns, mask=inside, other=0.0)
     if HAS_RESIDUAL:
@@ -33,9 +37,9 @@ def _norm(
     y *= tl.rsqrt(tl.sum(y * y) / size + eps)
     if IS_RMS:  # rounded before it is multiplied, as the reference is
         y = y.to(dtype).to(tl.float32)
-    y *= tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
+    y *= scale
     if HAS_BIAS:
-        y += tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
+        y += offset
     tl.store(out + row * size + columns, y.to(dtype), mask=inside)
 
 
