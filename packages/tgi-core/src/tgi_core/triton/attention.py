@@ -294,7 +294,7 @@ class _Layer:
             sums = torch.empty((part.decodes, heads, splits), dtype=torch.float32, device=q.device)
         constants = self._constants(
             bias, part, tile, q_token=q.stride(0), k_token=k.stride(0) if has_new else 0,
-            v_token=v.stride(0) if has_new else 0, S=splits, HAS_NEW=has_new,
+            v_token=v.stride(0) if has_new else 0, S=splits, HAS_NEW=has_new, SETTLED=part.settled,
             HALF=rotation[0].shape[-1] if rotation else 0,
         )  # fmt: skip
         arguments = (

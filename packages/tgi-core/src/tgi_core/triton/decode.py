@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from tgi_core.triton.float8 import narrowed, widened
-from tgi_core.triton.overlap import follow
+from tgi_core.triton.overlap import let_next_begin, wait_for_previous
 from tgi_core.triton.rotary import rotation
 from tgi_core.triton.scores import HIDDEN, LOWEST, accumulate, adjust, key_slots, product
 
@@ -23,6 +23,36 @@ def _split_size(visible, S: tl.constexpr, N: tl.constexpr):
 
 
 @triton.jit
+def _read(
+    keys, values, tables, sequence, width, n, seen, dims, real, BLOCK_SIZE: tl.constexpr, token_size: tl.constexpr
+):  # fmt: skip
+    """The keys [DP, N] and values [N, DP] of tokens n [N]."""
+    there = key_slots(tables, sequence, width, n, seen, BLOCK_SIZE) * token_size
+    kt = tl.load(keys + there[None, :] + dims[:, None], mask=seen[None, :] & real[:, None], other=0.0)
+    vs = tl.load(values + there[:, None] + dims[None, :], mask=seen[:, None] & real[None, :], other=0.0)
+    return kt, vs
+
+
+@triton.jit
+def _attend(
+    queries, kt, vs, n, seen, best, total, out, head, position, scale, soft_cap, slopes, bias, window,
+    columns: tl.constexpr, origin: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFT_CAP: tl.constexpr,
+    HAS_SLOPES: tl.constexpr, HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """Take keys and values of tokens n [N] into the running softmax, see `accumulate`."""
+    kt, vs = widened(kt, queries.dtype, UPCAST), widened(vs, queries.dtype, UPCAST)
+    positions = tl.zeros(head.shape, tl.int32) + position
+    scores, unit = adjust(
+        product(queries, kt, UPCAST), head, positions, n, scale, soft_cap, slopes, bias, columns, origin,
+        HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS,
+    )  # fmt: skip
+    visible = seen[None, :]
+    if HAS_WINDOW:
+        visible = visible & (n[None, :] > position - window)
+    return accumulate(tl.where(visible, scores, HIDDEN), unit, vs, best, total, out, UPCAST)
+
+
+@triton.jit
 def decode(
     q, k, v, cos, sin, keys, values, output, partial, sums, members, query_starts, lens, tables, info,
     slopes, bias, scale, soft_cap,
@@ -30,11 +60,12 @@ def decode(
     window: tl.constexpr, H: tl.constexpr, HKV: tl.constexpr, G: tl.constexpr, P: tl.constexpr, D: tl.constexpr,
     DP: tl.constexpr, HALF: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, S: tl.constexpr, BLOCK_SIZE: tl.constexpr, WIDTH_AT: tl.constexpr,
-    HAS_NEW: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFT_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
-    HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr, OVERLAP: tl.constexpr,
+    HAS_NEW: tl.constexpr, SETTLED: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFT_CAP: tl.constexpr,
+    HAS_SLOPES: tl.constexpr, HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """Sequences without keys are padding: nothing is read or written for them."""
-    follow(OVERLAP)
+    """Sequences without keys are padding: nothing is read or written for them.  SETTLED: see `KeysOf`; the first block
+    of keys is then on its way before the queries are there."""
+    let_next_begin(OVERLAP)
     chunks: tl.constexpr = (G + P - 1) // P
     member = tl.program_id(0)
     kv_head = tl.program_id(1) // chunks
@@ -42,23 +73,32 @@ def decode(
     split = tl.program_id(2)
     sequence = tl.load(members + member)
     context = tl.load(lens + sequence)
+    token = tl.load(query_starts + sequence).to(tl.int64)
+    width = tl.load(info + WIDTH_AT)
     begin = 0
     if HAS_WINDOW:
         begin = tl.maximum(context - window, 0) // N * N
     size = _split_size(context - begin, S, N)
     begin += split * size
+    end = tl.minimum(begin + size, context)
+    old = tl.minimum(end, context - 1) if HAS_NEW else end
+    dims = tl.arange(0, DP)
+    real = dims < D
+    token_size: tl.constexpr = HKV * D  # in the cache
+    keys += kv_head * D
+    values += kv_head * D
+    if SETTLED:
+        n = begin + tl.arange(0, N)
+        seen = n < old
+        kt, vs = _read(keys, values, tables, sequence, width, n, seen, dims, real, BLOCK_SIZE, token_size)
+    wait_for_previous(OVERLAP)
     if begin < context:
-        token = tl.load(query_starts + sequence).to(tl.int64)
-        end = tl.minimum(begin + size, context)
-        old = tl.minimum(end, context - 1) if HAS_NEW else end
         row = tl.arange(0, M)
         in_group = chunk * P + row
         inside = (row < P) & (in_group < G)
         head = tl.where(inside, kv_head * G + in_group, 0)
         position = context - 1
         positions = tl.zeros([M], tl.int32) + position
-        dims = tl.arange(0, DP)
-        real = dims < D
         mask = inside[:, None] & real[None, :]
         q_heads = q + token * q_token + head[:, None] * D
         queries = tl.load(q_heads + dims[None, :], mask=mask, other=0.0)
@@ -66,27 +106,23 @@ def decode(
             c, s, partner = rotation(cos, sin, token, dims, HALF)
             others = tl.load(q_heads + partner[None, :], mask=mask, other=0.0).to(tl.float32)
             queries = (queries.to(tl.float32) * c[None, :] + others * s[None, :]).to(queries.dtype)
-        width = tl.load(info + WIDTH_AT)
         best = tl.full([M], LOWEST, tl.float32)
         total = tl.zeros([M], tl.float32)
         out = tl.zeros([M, DP], tl.float32)
+        if SETTLED:
+            best, total, out = _attend(
+                queries, kt, vs, n, seen, best, total, out, head, position, scale, soft_cap, slopes, bias, window,
+                columns, origin, HAS_WINDOW, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS, UPCAST,
+            )  # fmt: skip
+            begin += N
         for start in range(begin, old, N):
             n = start + tl.arange(0, N)
             seen = n < old
-            slot = key_slots(tables, sequence, width, n, seen, BLOCK_SIZE)
-            there = slot * (HKV * D) + kv_head * D
-            kt = tl.load(keys + there[None, :] + dims[:, None], mask=seen[None, :] & real[:, None], other=0.0)
-            vs = tl.load(values + there[:, None] + dims[None, :], mask=seen[:, None] & real[None, :], other=0.0)
-            kt, vs = widened(kt, queries.dtype, UPCAST), widened(vs, queries.dtype, UPCAST)
-            scores, unit = adjust(
-                product(queries, kt, UPCAST), head, positions, n, scale, soft_cap, slopes, bias, columns, origin,
-                HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS,
+            kt, vs = _read(keys, values, tables, sequence, width, n, seen, dims, real, BLOCK_SIZE, token_size)
+            best, total, out = _attend(
+                queries, kt, vs, n, seen, best, total, out, head, position, scale, soft_cap, slopes, bias, window,
+                columns, origin, HAS_WINDOW, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS, UPCAST,
             )  # fmt: skip
-            visible = seen[None, :]
-            if HAS_WINDOW:
-                visible = visible & (n[None, :] > position - window)
-            scores = tl.where(visible, scores, HIDDEN)
-            best, total, out = accumulate(scores, unit, vs, best, total, out, UPCAST)
         if HAS_NEW:
             if end == context:
                 k_head = k + token * k_token + kv_head * D
@@ -97,10 +133,10 @@ def decode(
                 v_new = tl.load(v + token * v_token + kv_head * D + dims, mask=real, other=0.0)
                 k_new = narrowed(k_new, keys.dtype.element_ty)
                 v_new = narrowed(v_new, values.dtype.element_ty)
-                n = position + tl.zeros([1], tl.int32)
+                own = position + tl.zeros([1], tl.int32)
                 scores = tl.sum(queries.to(tl.float32) * k_new.to(tl.float32)[None, :], 1)[:, None]
                 scores, unit = adjust(
-                    scores, head, positions, n, scale, soft_cap, slopes, bias, columns, origin,
+                    scores, head, positions, own, scale, soft_cap, slopes, bias, columns, origin,
                     HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS,
                 )  # fmt: skip
                 score = tl.max(scores, 1) * unit
@@ -113,8 +149,8 @@ def decode(
                 if chunk == 0:
                     block = tl.load(tables + sequence * width + position // BLOCK_SIZE).to(tl.int64)
                     slot = block * BLOCK_SIZE + position % BLOCK_SIZE
-                    tl.store(keys + slot * (HKV * D) + kv_head * D + dims, k_new, mask=real)
-                    tl.store(values + slot * (HKV * D) + kv_head * D + dims, v_new, mask=real)
+                    tl.store(keys + slot * token_size + dims, k_new, mask=real)
+                    tl.store(values + slot * token_size + dims, v_new, mask=real)
         out = out / total[:, None]
         if S == 1:
             there = output + token * (H * D) + head[:, None] * D + dims[None, :]
@@ -132,11 +168,13 @@ def combine(
     HAS_WINDOW: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Adds up the splits of one head of one sequence."""
-    follow(OVERLAP)
+    let_next_begin(OVERLAP)
     member = tl.program_id(0)
     head = tl.program_id(1)
     sequence = tl.load(members + member)
     context = tl.load(lens + sequence)
+    token = tl.load(query_starts + sequence).to(tl.int64)
+    wait_for_previous(OVERLAP)
     if context > 0:
         begin = 0
         if HAS_WINDOW:
@@ -151,5 +189,4 @@ def combine(
         mask = there[:, None] & (dims < D)[None, :]
         parts = tl.load(partial + at[:, None] * D + dims[None, :], mask=mask, other=0.0)
         out = tl.sum(parts * weights[:, None], 0) / tl.sum(weights, 0)
-        token = tl.load(query_starts + sequence).to(tl.int64)
         tl.store(output + (token * H + head) * D + dims, out.to(output.dtype.element_ty), mask=dims < D)

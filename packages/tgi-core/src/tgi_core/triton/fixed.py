@@ -40,6 +40,7 @@ class FixedDecodes:
                 members=starts[:rows],
                 decodes=rows,
                 splits=splits,
+                settled=True,
             )
             for kind, memory in self._memory.items()
         }

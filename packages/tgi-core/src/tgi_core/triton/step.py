@@ -77,6 +77,7 @@ class KeysOf:
     members: Tensor  #: sequences with one query
     decodes: int  #: how many these are
     splits: int = 1
+    settled: bool = False  #: no key is written in this step but the one that its query brings
     key_starts: Tensor | None = None  #: [B + 1] of keys beside the queries; None where they lie in blocks
     slots: Tensor | None = None  #: of new keys, where they are to be stored
     tiles: dict[int, Tiles] = field(default_factory=dict)  #: by tokens of a tile
