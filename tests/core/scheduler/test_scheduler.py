@@ -423,6 +423,20 @@ def test_prompts_that_hold_up_as_many_decodes_as_wait_take_fewer_tokens():
     assert all(loop.outputs[number] for number in (1, 2, 3, 4))
 
 
+def test_first_tokens_do_not_wait_for_many_other_prompts():
+    class Careful(FakePagedRunner):
+        capabilities = replace(FakePagedRunner.capabilities, mixed_tokens=8)
+
+    loop = Loop(Careful, num_blocks=64, prefill_tokens=32)
+    for number, length in enumerate((10, 10, 10, 31, 10), 1):
+        loop.add(number, list(range(5 + number, 5 + number + length)), new_tokens=20)
+    assert [row.length for row in loop.step().rows] == [10, 10]  # more than half is full
+    assert [row.length for row in loop.step().rows if row.length > 1] == [10, 20]  # a long one takes what is left
+    while loop.scheduler.has_work:
+        loop.step()
+    assert all(loop.outputs[number] for number in range(1, 6))
+
+
 def test_wishes_of_fewer_tokens_hold_beside_decodes_too():
     class Careful(FakePagedRunner):
         capabilities = replace(FakePagedRunner.capabilities, mixed_tokens=24)

@@ -43,6 +43,7 @@ class _Draft:
     """A step while it is planned."""
 
     prefill_budget: int  #: prompt tokens that still fit
+    prefilled: int = 0  #: prompt tokens in it
     rows: list[Row] = field(default_factory=list)
     admissions: list[Admission] = field(default_factory=list)
     kinds: set[StepKind] = field(default_factory=set)
@@ -182,7 +183,7 @@ class Scheduler:
     def _admit(self, draft: _Draft) -> None:
         """Rows for waiting sequences, while slots, blocks and the prompt budget last."""
         most_rows = self.capabilities.prefill_rows or self.limits.max_batch_size
-        while self._free_slots and draft.prefill_budget > 0 and len(draft.admissions) < most_rows:
+        while self._free_slots and self._has_room(draft) and len(draft.admissions) < most_rows:
             sequence = self.waiting.peek()
             if sequence is None or sequence.pending:
                 return
@@ -198,6 +199,12 @@ class Scheduler:
             self._enter(draft, self.waiting.pop(), found)
             added = self.kv.extend(sequence.id, sequence.reserved + sequence.computed + length) or ()
             self._plan_row(draft, sequence, length, (*found, *added))
+
+    def _has_room(self, draft: _Draft) -> bool:
+        """For a further prompt: where steps are kept short beside decodes, only in the first half of one, so that first
+        tokens need not wait for many others' prompts."""
+        most = self.limits.max_batch_prefill_tokens
+        return draft.prefill_budget > 0 and (self.capabilities.mixed_tokens is None or draft.prefilled < most // 2)
 
     def _match(self, sequence: Sequence) -> list[int]:
         """Blocks that hold its beginning; where steps are not mixed they leave two tokens, as one would be a decode."""
@@ -242,6 +249,7 @@ class Scheduler:
             read = length if start else length + len(sequence.source)
             self._counts.prefill_tokens += read
             draft.prefill_budget -= read
+            draft.prefilled += read
         wants_token = length == uncomputed
         tokens = tuple(sequence.tokens[start : start + length]) if start < known else None
         sequence.computed += length
