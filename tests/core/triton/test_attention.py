@@ -265,6 +265,12 @@ def test_splits_have_programs_of_their_own_only_where_programs_are_few():
     assert backend.variant(backend._chip.multiprocessors, 5000) == 1
 
 
+def test_a_sequence_is_split_where_that_takes_less_time_than_adding_up():
+    backend = make(TritonAttention, AttentionSpec(scale=0.2, **SPECS["mha, odd head size"]), "float32", 16)
+    assert backend.variant(1, attention.WHOLE_KEYS) == 1
+    assert backend.variant(1, attention.WHOLE_KEYS + 1) > 1
+
+
 @pytest.mark.parametrize("kv_dtype", FLOAT8)
 @pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
 @pytest.mark.parametrize("name", LAYERS_IN_FLOAT8)

@@ -36,7 +36,8 @@ IN_ORDER, COMBINE_IN_ORDER = Kernel(attend_in_order, contracts=False), Kernel(co
 
 PACKED_HEADS = 16  #: heads of a group that share a program
 MOST_SPLITS = 64
-SPLIT_KEYS, SPLIT_KEYS_OF_MANY = 64, 256  #: at least, so that a split of one sequence, or of several, is worth it
+SPLIT_KEYS, SPLIT_KEYS_OF_MANY = 128, 256  #: at least, so that a split of one sequence, or of several, is worth it
+WHOLE_KEYS = 256  #: of a sequence that is not split, as adding up takes longer
 PROGRAMS = 2  #: on each multiprocessor that keep memory busy
 LONG_KEYS = 4096  #: from here on a sequence is split however many there are, as it would hold up the others
 LONG_SPLITS = 4
@@ -102,7 +103,8 @@ class TritonAttention(AttentionBackend):
             count = triton.next_power_of_2(-(-longest // SPLIT))
             return 1 if programs >= self._chip.multiprocessors or rows * count > MOST_ROW_SPLITS else count
         wanted = max(PROGRAMS * self._chip.multiprocessors // programs, LONG_SPLITS if longest >= LONG_KEYS else 1)
-        worth = -(-longest // (SPLIT_KEYS if rows == 1 else SPLIT_KEYS_OF_MANY))
+        least = SPLIT_KEYS if rows == 1 else SPLIT_KEYS_OF_MANY
+        worth = -(-longest // least) if longest > WHOLE_KEYS else 1
         return min(MOST_SPLITS, triton.next_power_of_2(min(wanted, worth)))
 
     def fixed(self, rows: int, tokens: int | None, width: int, variant: int) -> FixedMetadata | None:
