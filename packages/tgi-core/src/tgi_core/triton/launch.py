@@ -46,7 +46,7 @@ class Kernel:
     """
 
     def __init__(self, function: Any, *, contracts: bool = True) -> None:
-        self.function, self._options = function, {} if contracts else {"enable_fp_fusion": False}
+        self.function, self._options = function, {"enable_fp_fusion": contracts}
         self.interpreted = not isinstance(function, triton.JITFunction)
         self._names: list[str] = list(function.arg_names)
         self._variants: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
