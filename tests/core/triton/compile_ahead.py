@@ -112,7 +112,7 @@ def compile_one(kernel, constants, target, dtype, warps=4, stages=3, known=(), *
     aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(types.values()) if kind.startswith("*")}
     source = ASTSource(fn=kernel, signature=types, constexprs=constants, attrs=aligned)
     options = {"num_warps": warps, "num_stages": stages, **({"launch_pdl": True} if overlaps else {})}
-    options |= {} if contracts else {"enable_fp_fusion": False}
+    options["enable_fp_fusion"] = contracts
     compiled = triton.compile(source, target=target_of(target), options=options)
     limit = SHARED[target]
     print(target, kernel.__name__, dtype, constants.get("D", ""), "shared", compiled.metadata.shared, "of", limit)
@@ -191,7 +191,10 @@ def attention(target, dtype, size, cache=None, *, in_order_too=False, **options)
     fits = (fitting(kind, padded, itemsize, SHARED[target], most_rows) for kind in kinds)
     many, gathered, crowded, few, lonely = fits
     common = {**shape, **flags, **dict.fromkeys(absent)}
-    for splits, single in dict.fromkeys(((1, crowded), (1, few), (16, lonely))):
+    decodes = {(1, crowded): None, (1, few): None, (16, lonely): None}
+    if target.startswith("sm_") and (options or cache or dtype == "fp32"):
+        decodes = {(16, lonely): None}  # which takes the most memory; registers are not looked at
+    for splits, single in decodes:
         gone = dict.fromkeys(("partial", "sums") if splits == 1 else ())
         for half in (size // 2,) if options or cache else (0, size // 2):
             still = {} if half else {"cos": None, "sin": None}
