@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -34,7 +34,7 @@ from urllib.parse import urlsplit
 import httpx
 from shapes import SHAPES, Shape, words
 
-READY_TIMEOUT_S = 300
+READY_TIMEOUT_S, ANSWER_TIMEOUT_S = 300, 600
 HEAD_START_S = 1.0  #: for all processes to be waiting when the streams begin
 
 
@@ -93,29 +93,44 @@ async def _stream(target: Target, body: bytes) -> Stream:
     head += f"connection: close\r\ncontent-length: {len(body)}\r\n\r\n"
     sent, arrivals, tokens, rest = time.monotonic(), [], 0, b""
     reader, writer = await asyncio.open_connection(url.hostname, url.port or 80)
-    with contextlib.closing(writer):
+    try:
         writer.write(head.encode() + body)
-        answer = await reader.readline()
-        if b" 200 " not in answer:
-            raise RuntimeError(f"{answer!r}: {await reader.read()!r}")
-        while chunk := await reader.read(1 << 16):
+        status, _, headers = (await reader.readuntil(b"\r\n\r\n")).partition(b"\r\n")
+        if status.split()[1:2] != [b"200"]:
+            raise RuntimeError(f"{status!r}: {await reader.read()!r}")
+        async for piece in _pieces(reader, is_chunked=b"transfer-encoding: chunked" in headers.lower()):
             now = time.monotonic()
-            *lines, rest = (rest + chunk).split(b"\n")
+            *lines, rest = (rest + piece).split(b"\n")
             for line in lines:
                 if line.startswith(b"data: {"):
                     event = json.loads(line[6:])
                     if event["choices"]:
                         arrivals.append(now)
                     tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
+    finally:
+        writer.close()
+        await writer.wait_closed()
     return Stream(sent, arrivals, tokens)
+
+
+async def _pieces(reader: asyncio.StreamReader, *, is_chunked: bool) -> AsyncIterator[bytes]:
+    """Of an answer as they come (RFC 9112, section 7.1)."""
+    while not is_chunked and (piece := await reader.read(1 << 16)):
+        yield piece
+    while is_chunked and (size := int((await reader.readline()).partition(b";")[0], 16)):
+        yield await reader.readexactly(size)
+        await reader.readexactly(2)
 
 
 def ask(target: Target, bodies: list[bytes], begin: float) -> list[Stream]:
     """In a process of its own: all requests at the moment `begin`."""
 
     async def run() -> list[Stream]:
-        await asyncio.sleep(begin - time.monotonic())
-        return await asyncio.gather(*(_stream(target, body) for body in bodies))
+        if (early := begin - time.monotonic()) < 0:
+            raise RuntimeError(f"a process that asks was ready {-early:.2f} s too late: are there too many --clients?")
+        await asyncio.sleep(early)
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            return await asyncio.gather(*(_stream(target, body) for body in bodies))
 
     return asyncio.run(run())
 
@@ -128,18 +143,23 @@ def prompts_of(row: Row, generator: random.Random) -> list[list[int] | str]:
 
 
 def measure(row: Row, target: Target, pool: ProcessPoolExecutor, clients: int, generator: random.Random) -> list[float]:
-    """Tokens/s; milliseconds to the first token, median; between tokens, median and 99 %."""
+    """`figures` of a row."""
     bodies = [_body(target, prompt, row.output) for prompt in prompts_of(row, generator)]
     begin = time.monotonic() + HEAD_START_S
     futures = [pool.submit(ask, target, bodies[i::clients], begin) for i in range(min(clients, len(bodies)))]
     streams = [stream for future in futures for stream in future.result()]
     if short := [stream.tokens for stream in streams if stream.tokens != row.output]:
         raise RuntimeError(f"{row}: {len(short)} answers have not {row.output} tokens but {short[0]}")
+    return figures(streams)
+
+
+def figures(streams: list[Stream]) -> list[float]:
+    """Tokens/s; milliseconds to the first token, median; between tokens, median and 99 %."""
     first = [stream.arrivals[0] - stream.sent for stream in streams]
     between = sorted(b - a for stream in streams for a, b in zip(stream.arrivals, stream.arrivals[1:], strict=False))
     seconds = max(stream.arrivals[-1] for stream in streams) - min(stream.sent for stream in streams)
     middle, late = (1e3 * between[int(share * (len(between) - 1))] for share in (0.5, 0.99))
-    return [row.streams * row.output / seconds, 1e3 * statistics.median(first), middle, late]
+    return [sum(stream.tokens for stream in streams) / seconds, 1e3 * statistics.median(first), middle, late]
 
 
 @contextlib.contextmanager
@@ -186,6 +206,8 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=min(8, os.cpu_count() or 1), help="processes that ask")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "tgi-bench")
     args, extra = parser.parse_known_args()
+    if args.url and (urlsplit(args.url).scheme, urlsplit(args.url).path.strip("/")) != ("http", ""):
+        parser.error("--url takes http://HOST:PORT")
     rows = [ROWS[int(number)] for number in args.rows.split(",")] if args.rows else ROWS
     generator = random.Random(0)
     context = get_context("spawn")
@@ -198,8 +220,8 @@ def main() -> None:
         time.sleep(args.settle)
         print(f"{'row':34} {'out tok/s':>10} {'ttft ms':>9} {'itl p50':>8} {'p99 ms':>8}")
         for row in rows:
-            figures = [measure(row, target, pool, args.clients, generator) for _ in range(args.repeats + 1)][1:]
-            rate, first, middle, late = (statistics.median(column) for column in zip(*figures, strict=True))
+            found = [measure(row, target, pool, args.clients, generator) for _ in range(args.repeats + 1)][1:]
+            rate, first, middle, late = (statistics.median(column) for column in zip(*found, strict=True))
             print(f"{row!s:34} {rate:10.0f} {first:9.1f} {middle:8.2f} {late:8.2f}", flush=True)
 
 
