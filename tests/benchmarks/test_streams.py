@@ -32,9 +32,10 @@ class Here:
 
 def serve(answer, use):
     """What `use` gives of the URL of a server that sends these pieces to every request, and the bodies it got."""
-    bodies = []
+    bodies, answers = [], []
 
     async def handle(reader, writer):
+        answers.append(asyncio.current_task())
         head = await reader.readuntil(b"\r\n\r\n")
         size = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
         bodies.append(json.loads(await reader.readexactly(size)))
@@ -49,7 +50,9 @@ def serve(answer, use):
         server = await asyncio.start_server(handle, "127.0.0.1", 0)
         async with server:
             port = server.sockets[0].getsockname()[1]
-            return await asyncio.to_thread(use, f"http://127.0.0.1:{port}")
+            found = await asyncio.to_thread(use, f"http://127.0.0.1:{port}")
+            await asyncio.gather(*answers)
+            return found
 
     return asyncio.run(run()), bodies
 

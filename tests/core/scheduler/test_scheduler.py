@@ -437,6 +437,19 @@ def test_first_tokens_do_not_wait_for_many_other_prompts():
     assert all(loop.outputs[number] for number in range(1, 6))
 
 
+@pytest.mark.parametrize("tokens", [1, 2, 3])
+def test_steps_of_few_tokens_take_prompts_too(tokens):
+    class Careful(FakePagedRunner):
+        capabilities = replace(FakePagedRunner.capabilities, mixed_tokens=8)
+
+    loop = Loop(Careful, num_blocks=64, prefill_tokens=tokens)
+    for number in (1, 2):
+        loop.add(number, list(range(5 + number, 25 + number)), new_tokens=3)
+    for _ in range(60):
+        loop.step()
+    assert [len(loop.outputs[number]) for number in (1, 2)] == [3, 3]
+
+
 def test_wishes_of_fewer_tokens_hold_beside_decodes_too():
     class Careful(FakePagedRunner):
         capabilities = replace(FakePagedRunner.capabilities, mixed_tokens=24)

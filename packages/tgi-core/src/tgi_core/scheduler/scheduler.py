@@ -43,7 +43,7 @@ class _Draft:
     """A step while it is planned."""
 
     prefill_budget: int  #: prompt tokens that still fit
-    prefilled: int = 0  #: prompt tokens in it
+    spare: int = 0  #: of these, for the rest of a prompt that is in it already
     rows: list[Row] = field(default_factory=list)
     admissions: list[Admission] = field(default_factory=list)
     kinds: set[StepKind] = field(default_factory=set)
@@ -132,7 +132,8 @@ class Scheduler:
 
     def _draft_mixed(self) -> _Draft:
         decoding = sum(sequence.is_decoding for sequence in self.running.values())
-        draft = _Draft(max(self._most_tokens(decoding) - decoding, self.kv.block_size))
+        budget = max(self._most_tokens(decoding) - decoding, self.kv.block_size)
+        draft = _Draft(budget, self._spare(budget))
         self._continue_running(draft, decode=True, prefill=True)
         self._admit(draft)
         return draft
@@ -142,6 +143,12 @@ class Scheduler:
         most, beside = self.limits.max_batch_prefill_tokens, self.capabilities.mixed_tokens
         waiting = len(self.waiting) + len(self.running) - decoding
         return most if beside is None or decoding < max(waiting, 1) else min(most, beside)
+
+    def _spare(self, budget: int) -> int:
+        """What is more than half of the largest step, where steps are kept short beside decodes, so that first tokens
+        do not wait for many others' prompts."""
+        half = -(-self.limits.max_batch_prefill_tokens // 2)
+        return max(0, budget - half) if self.capabilities.mixed_tokens is not None else 0
 
     def _draft_one_phase(self) -> _Draft:
         """Prefill or decode, in turn, so that neither waits for the other's end.
@@ -183,7 +190,7 @@ class Scheduler:
     def _admit(self, draft: _Draft) -> None:
         """Rows for waiting sequences, while slots, blocks and the prompt budget last."""
         most_rows = self.capabilities.prefill_rows or self.limits.max_batch_size
-        while self._free_slots and self._has_room(draft) and len(draft.admissions) < most_rows:
+        while self._free_slots and draft.prefill_budget > draft.spare and len(draft.admissions) < most_rows:
             sequence = self.waiting.peek()
             if sequence is None or sequence.pending:
                 return
@@ -199,12 +206,6 @@ class Scheduler:
             self._enter(draft, self.waiting.pop(), found)
             added = self.kv.extend(sequence.id, sequence.reserved + sequence.computed + length) or ()
             self._plan_row(draft, sequence, length, (*found, *added))
-
-    def _has_room(self, draft: _Draft) -> bool:
-        """For a further prompt: where steps are kept short beside decodes, only in the first half of one, so that first
-        tokens need not wait for many others' prompts."""
-        most = self.limits.max_batch_prefill_tokens
-        return draft.prefill_budget > 0 and (self.capabilities.mixed_tokens is None or draft.prefilled < most // 2)
 
     def _match(self, sequence: Sequence) -> list[int]:
         """Blocks that hold its beginning; where steps are not mixed they leave two tokens, as one would be a decode."""
@@ -249,7 +250,6 @@ class Scheduler:
             read = length if start else length + len(sequence.source)
             self._counts.prefill_tokens += read
             draft.prefill_budget -= read
-            draft.prefilled += read
         wants_token = length == uncomputed
         tokens = tuple(sequence.tokens[start : start + length]) if start < known else None
         sequence.computed += length
