@@ -257,6 +257,7 @@ def test_gptq_keeps_its_bits_and_says_the_same(tmp_path, hip):
     assert found[0] == pytest.approx(found[1], abs=0.02)
 
 
+@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # rows that pad a batch hold what was in memory
 @pytest.mark.parametrize(("family", "method"), [("qwen2_moe", "awq"), ("mixtral", "int4")])
 def test_experts_keep_their_bits_are_recorded_and_say_the_same(tmp_path, hip, monkeypatch, family, method):
     monkeypatch.delitem(REFUSED_QUANTIZATIONS["gfx942"], "awq")  # NVIDIA's GPUs take it, on the same kernels
