@@ -131,6 +131,7 @@ def test_an_op_that_few_models_need_may_be_absent(monkeypatch):
 
 @pytest.mark.gpu
 @on_gpu
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # of transformers' GPTBigCode
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_on_a_gpu(tmp_path, family, dtype):
