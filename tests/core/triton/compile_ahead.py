@@ -199,7 +199,8 @@ def attention(target, dtype, size, cache=None, *, in_order_too=False, **options)
         for half in (size // 2,) if options or cache else (0, size // 2):
             still = {} if half else {"cos": None, "sin": None}
             tile = {"M": single.rows, "N": single.keys, "S": splits, "HAS_NEW": True}
-            tile |= {"HALF": half, "SETTLED": splits == 1}
+            early = target == "sm_90" and tiles.reads_early(single, padded, 1 if cache else itemsize, 32)
+            tile |= {"HALF": half, "SETTLED": early}
             constants = {**common, **gone, **still, **tile}
             compile_one(decode.decode, constants, target, dtype, single.warps, single.stages, known)
     paged, beside = {"PAGED": True, "key_starts": None, "COPIED": False}, {"PAGED": False, "COPIED": False}

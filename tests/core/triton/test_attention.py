@@ -13,7 +13,7 @@ from tgi_core.attention.cache_dtype import put, round_to_cache
 from tgi_core.attention.reference import ReferenceAttention
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.kernels.reference.rotary import rotary
-from tgi_core.triton import attention, tiles
+from tgi_core.triton import attention, overlap, tiles
 from tgi_core.triton.attention import TritonAttention
 from tgi_core.triton.chip import Chip
 from tgi_core.triton.flash_attention_2 import FlashAttention2
@@ -370,6 +370,51 @@ def test_any_number_of_splits_gives_the_same(name, splits, monkeypatch):
     backend = make(TritonAttention, spec, "float32", 32)
     monkeypatch.setattr(backend, "variant", lambda rows, longest: splits)
     torch.testing.assert_close(run(backend, spec, steps, "float32"), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("stored_plainly")
+@pytest.mark.parametrize("splits", [1, 4])
+@pytest.mark.parametrize(
+    ("name", "kv_dtype"),
+    [
+        ("mqa, more heads than share a program", "model"),
+        ("window", "model"),
+        ("window of one", "model"),
+        ("alibi", "model"),
+        ("window", "fp8_e5m2"),
+    ],
+)
+def test_recorded_decodes_read_their_first_keys_early(name, kv_dtype, splits, monkeypatch):
+    spec = AttentionSpec(scale=0.2, **SPECS[name])
+    steps = [[(250, 0), (3, 0), (64, 0)], [(1, 250), (1, 3), (1, 64)], [(1, 251), (1, 4), (1, 65)]]
+    expected = run(make(ReferenceAttention, spec, "float32", 32, kv_dtype=kv_dtype), spec, steps, "float32")
+    backend, early = make(TritonAttention, spec, "float32", 32, kv_dtype=kv_dtype), []
+    recorded = backend.fixed(3, None, NUM_BLOCKS // 4, splits)
+    launch = attention.DECODE.launch
+
+    def prepare(step):
+        if step.num_tokens > 3:
+            return backend.prepare(step)
+        recorded.fill(step)
+        return recorded.metadata
+
+    def launch_and_look(grid, arguments, constants, *how):
+        early.append(constants["SETTLED"])
+        launch(grid, arguments, constants, *how)
+
+    monkeypatch.setattr(attention.DECODE, "launch", launch_and_look)
+    tolerance = 1e-5 if kv_dtype == "model" else 1e-4
+    found = run(backend, spec, steps, "float32", prepare)
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    can = DEVICE == "cpu" or overlap.overlaps()
+    assert early == [can] * 4  # of two layers
+
+
+def test_keys_are_read_early_where_registers_hold_them():
+    lonely = tiles.LONELY_DECODE[0]
+    assert tiles.reads_early(lonely, 64, 2, 32)
+    assert not tiles.reads_early(lonely, 128, 2, 32)
+    assert tiles.reads_early(lonely, 128, 1, 32)
 
 
 def test_rows_that_pad_a_fixed_batch_touch_nothing():

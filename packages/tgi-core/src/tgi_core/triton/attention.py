@@ -26,6 +26,7 @@ from tgi_core.triton.decode import combine, decode
 from tgi_core.triton.fixed import FixedDecodes, FixedMixtures
 from tgi_core.triton.in_order import SPLIT, attend_in_order, combine_in_order
 from tgi_core.triton.launch import Kernel, in_tiles, is_in_tiles
+from tgi_core.triton.overlap import overlaps
 from tgi_core.triton.prefill import prefill
 from tgi_core.triton.rotary import rotary
 from tgi_core.triton.step import GatheredKeys, KeysOf, Metadata, StepBuilder
@@ -37,7 +38,7 @@ IN_ORDER, COMBINE_IN_ORDER = Kernel(attend_in_order, contracts=False), Kernel(co
 PACKED_HEADS = 16  #: heads of a group that share a program
 MOST_SPLITS = 64
 SPLIT_KEYS, SPLIT_KEYS_OF_MANY = 128, 256  #: at least, so that a split of one sequence, or of several, is worth it
-WHOLE_KEYS = 256  #: of a sequence that is not split, as adding up takes longer
+WHOLE_KEYS = 256  #: at most, of a sequence that is not split, as adding up takes longer
 PROGRAMS = 2  #: on each multiprocessor that keep memory busy
 LONG_KEYS = 4096  #: from here on a sequence is split however many there are, as it would hold up the others
 LONG_SPLITS = 4
@@ -196,7 +197,8 @@ class _Layer:
         if in_order:
             self.many = tiles.fitting_in_order(padded, dtype.itemsize, chip.shared_bytes, most_rows)
             self.gathered = self.many
-        self.multiprocessors = chip.multiprocessors
+        self.multiprocessors, self.lanes = chip.multiprocessors, chip.lanes
+        self.overlaps = chip.interprets or overlaps()
         self.programs = spec.kv_heads * -(-self.group // packed)  #: of one sequence or tile
         self.constants: Constants = {
             "window": spec.window or 0,
@@ -294,9 +296,10 @@ class _Layer:
         if splits > 1:
             partial = torch.empty((part.decodes, heads, splits, size), dtype=torch.float32, device=q.device)
             sums = torch.empty((part.decodes, heads, splits), dtype=torch.float32, device=q.device)
+        early = self.overlaps and tiles.reads_early(tile, self.constants["DP"], cache[0].itemsize, self.lanes)
         constants = self._constants(
             bias, part, tile, q_token=q.stride(0), k_token=k.stride(0) if has_new else 0,
-            v_token=v.stride(0) if has_new else 0, S=splits, HAS_NEW=has_new, SETTLED=part.settled,
+            v_token=v.stride(0) if has_new else 0, S=splits, HAS_NEW=has_new, SETTLED=part.settled and early,
             HALF=rotation[0].shape[-1] if rotation else 0,
         )  # fmt: skip
         arguments = (

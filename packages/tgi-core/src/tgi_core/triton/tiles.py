@@ -51,6 +51,7 @@ BY_LANES = {
     64: Kinds(WIDE_WARPS, WIDE_WARPS, DECODE[1:], DECODE[1:], LONELY_DECODE),
 }
 
+EARLY_BYTES = 256  #: of a lane, see `reads_early`
 FLOAT32_ROWS = 32  #: of float32, which no matrix units multiply: more only take longer to compile
 WIDE_HEAD_BYTES = 256  #: of a padded head, from which on a decode takes two warps at least
 
@@ -82,6 +83,12 @@ def fitting(
             break
     wide = padded_head * itemsize > WIDE_HEAD_BYTES
     return found._replace(warps=max(2, found.warps)) if wide else found
+
+
+def reads_early(tile: Tile, padded_head: int, itemsize: int, lanes: int) -> bool:
+    """Whether a decode's registers hold its first keys and values, numbers of `itemsize`, until its queries are there;
+    with twice as many, programs keep some in memory (as compiled for sm_90)."""
+    return 2 * tile.keys * padded_head * itemsize <= EARLY_BYTES * lanes * tile.warps
 
 
 def fitting_in_order(padded_head: int, itemsize: int, shared_bytes: int, most_rows: int | None = None) -> Tile:
