@@ -145,7 +145,7 @@ def test_gated_linear(linear, rows, outputs, inputs, kind, dtype):
 
 @pytest.mark.parametrize("rows", [3, 40])
 @pytest.mark.parametrize("has_bias", [True, False])
-@pytest.mark.parametrize("splits", [2, 3])
+@pytest.mark.parametrize("splits", [2, 3, 4])  # the last of four has none
 def test_inputs_divided_over_programs(splits, has_bias, rows, monkeypatch):
     if not chip_of(torch.device(DEVICE)).is_hopper:
         pytest.skip("PyTorch multiplies few rows on this chip")
@@ -157,22 +157,43 @@ def test_inputs_divided_over_programs(splits, has_bias, rows, monkeypatch):
     first, again = (linear(x, weight, bias) for _ in range(2))  # what the first leaves serves the second
     assert (first.double() - expected).norm() / expected.norm() < 1e-2
     assert torch.equal(first, again)
-    found = linear.gated(x, weight, None, activation.silu_and_mul)  # gate and up are not added up
+    found = linear.gated(x, weight, None, activation.silu_and_mul)  # in one part
     torch.testing.assert_close(found, activation.silu_and_mul(linear(x, weight, None)), **TOLERANCE[dtype])
 
 
-def test_weights_with_few_outputs_are_divided():
+def test_weights_with_few_outputs_are_divided(monkeypatch):
     assert [tile_of(8, *shape).splits for shape in ((2048, 2048), (4096, 14336), (4096, 4096), (28672, 4096))] == [
         4, 4, 1, 1,
     ]  # fmt: skip
     assert tile_of(64, 2048, 2048) is None
+    if not chip_of(torch.device(DEVICE)).is_hopper:
+        return
+    monkeypatch.setattr(triton_linear, "MOST_TILES", 2)
+    monkeypatch.setattr(triton_linear, "tile_of", lambda rows, outputs, inputs: triton_linear.Tile(16, 64, 2, 3, 2))
+    with pytest.raises(ValueError, match="more than 2 tiles"):
+        linear(randn(3, 64, dtype=torch.bfloat16), randn(40, 64, dtype=torch.bfloat16), None)
+
+
+@dtypes
+@pytest.mark.parametrize("tile", [(2, 64, 4), (4, 32, 1), (2, 512, 8)])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_one_row_in_every_tile(has_bias, tile, dtype, monkeypatch):
+    """With gate and up a program takes half as many outputs, as few as one."""
+    monkeypatch.setattr(triton_linear, "row_tile", lambda outputs, inputs: triton_linear.RowTile(*tile))
+    x, weight = randn(1, 300, dtype=dtype), randn(70, 300, dtype=dtype, seed=1) / 17
+    bias = randn(70, dtype=dtype, seed=2) if has_bias else None
+    plain = torch.nn.functional.linear(x.double(), weight.double(), bias.double() if has_bias else None)
+    tolerance = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}[dtype]
+    assert (linear(x, weight, bias).double() - plain).norm() / plain.norm() < tolerance
+    found = linear.gated(x, weight, bias, activation.silu_and_mul)
+    torch.testing.assert_close(found, activation.silu_and_mul(linear(x, weight, bias)), **TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize(("outputs", "inputs"), [(960, 576), (2048, 2048), (4096, 14336), (28672, 4096)])
-def test_rows_of_a_weight_that_a_program_takes_for_one_row(outputs, inputs):
+def test_registers_hold_what_waits_for_one_row(outputs, inputs):
     rows, columns, warps = row_tile(outputs, inputs)
-    assert rows % 2 == 0, "gate and up lie together"
-    assert rows * columns // (32 * warps) <= 32, "numbers of each lane, which wait in registers"
+    assert rows % 2 == 0  # gate and up
+    assert rows * columns // (32 * warps) <= 32  # numbers of each lane
 
 
 def test_linear_of_rows_that_lie_apart():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from tgi_core.triton.linear import columns_of, gated_rows, rows_of, rows_product
+from tgi_core.triton.linear import columns_of, gated_rows, outputs_of, rows_of, rows_product
 from tgi_core.triton.overlap import follow
 
 
@@ -25,8 +25,8 @@ def widen_rows(
     weight = gate_up + tl.load(chosen + pair) * 2 * M * N
     first = columns_of(weight, row, there, 0, N, COLUMNS)
     y = gated_rows(rows_product(x + pair // K * N, weight, first, row, there, N, COLUMNS), dtype, ROWS, KIND)
-    m = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    tl.store(out + pair * M + m, y.to(dtype), mask=m < M)
+    m, there = outputs_of(tl.program_id(1), M, ROWS)
+    tl.store(out + pair * M + m, y.to(dtype), mask=there)
 
 
 @triton.jit

@@ -40,8 +40,8 @@ class Kernel:
 
     Args:
         function: whose parameters are pointers, tensors in tiles, floats and integers, which Triton is told not to
-            specialize on, then constants: all that Triton would look at is a key here.  The last one is OVERLAP, for
-            `follow`.
+            specialize on, then constants: all that Triton would look at is a key here.  The last one is OVERLAP, see
+            `overlap`.
         contracts: a product and a sum may be rounded once, together, as the compiler likes.
     """
 

@@ -26,8 +26,9 @@ from tgi_core.triton.scores import product
 from tgi_core.triton.tiles import SHARE
 
 MOST_ROWS = 64  #: that any of the tiles below is the fastest for
-MANY_OUTPUTS, FEW_OUTPUTS = 8192, 2048  #: of weights that have tiles of their own
-SHORT_ROW, LONG_ROW = 1024, 2048  #: inputs of such weights
+MANY_OUTPUTS, FEW_OUTPUTS = 8192, 2048  #: at least; at most: where other tiles are faster
+SHORT_ROW, LONG_ROW = 1024, 2048  #: inputs below and above which they are
+MOST_TILES = 4096  #: of a product whose inputs are divided
 
 
 @triton.jit
@@ -53,14 +54,21 @@ def rows_product(x, weight, first, row, there, N: tl.constexpr, COLUMNS: tl.cons
 
 
 @triton.jit
+def outputs_of(program, M: tl.constexpr, ROWS: tl.constexpr):
+    """ROWS outputs of M, and whether they exist."""
+    output = program * ROWS + tl.arange(0, ROWS)
+    return output, output < M
+
+
+@triton.jit
 def rows_of(program, M: tl.constexpr, ROWS: tl.constexpr, KIND: tl.constexpr):
     """The rows of a weight [M, N], or with a KIND of activation [2 M, N], for ROWS outputs, and whether these exist.
 
     Of gate and up those for the same output are neighbours: [ROWS] or [2 ROWS] int64.
     """
     parts: tl.constexpr = 1 if KIND == "" else 2
-    number = tl.arange(0, ROWS * parts)
-    output = program * ROWS + number // parts
+    number, _ = outputs_of(program, M * parts, ROWS * parts)
+    output = number // parts
     return (number % parts * M + output).to(tl.int64), output < M
 
 
@@ -87,8 +95,8 @@ def _row_product(
         y += tl.load(bias + row, mask=there, other=0.0).to(tl.float32)
     if KIND != "":
         y = gated_rows(y, dtype, ROWS, KIND)
-    output = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    tl.store(out + output, y.to(dtype), mask=output < M)
+    output, there = outputs_of(tl.program_id(0), M, ROWS)
+    tl.store(out + output, y.to(dtype), mask=there)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -99,6 +107,7 @@ def _few_rows_product(
 ):  # fmt: skip
     """x [T, N], weight [M, N], or with a KIND of activation [2 M, N] -> [T, M]; a program: some outputs and rows, and
     one of SPLITS of the inputs, which the last program of a tile adds up."""
+    tl.static_assert(SPLITS == 1 or KIND == "", "gate and up are not added up")
     follow(OVERLAP)
     first = tl.program_id(0) * ROWS
     x += first.to(tl.int64) * x_row
@@ -112,8 +121,11 @@ def _few_rows_product(
     y = tl.zeros([OUTPUTS, ROWS], tl.float32)
     up = tl.zeros([OUTPUTS, ROWS], tl.float32)
     share: tl.constexpr = (N + INPUTS * SPLITS - 1) // (INPUTS * SPLITS) * INPUTS
-    begin = tl.program_id(2) * share
-    for start in range(begin, tl.minimum(begin + share, N), INPUTS):
+    begin, end = 0, N
+    if SPLITS > 1:
+        begin = tl.program_id(2) * share
+        end = tl.minimum(begin + share, N)
+    for start in range(begin, end, INPUTS):
         w_seen, x_seen = there[:, None], given[None, :]
         if N % INPUTS != 0:
             left = n < N - start
@@ -162,7 +174,7 @@ class RowTile(NamedTuple):
     """Of a product with a single row."""
 
     rows: int  #: of the weight that a program takes
-    columns: int  #: of them at a time, the first before the row is there
+    columns: int  #: of these rows that it reads at a time; the first block before what it is multiplied with
     warps: int
 
 
@@ -196,7 +208,7 @@ def tile_of(rows: int, outputs: int, inputs: int) -> Tile | None:
         return Tile(128, 128, 4, 4)
     if outputs > FEW_OUTPUTS and inputs >= 3 * outputs:
         return Tile(64, 128, 4, 4, splits=4)
-    return Tile(64, 128, 4, 6, splits=4 if outputs <= FEW_OUTPUTS else 1)
+    return Tile(64, 128, 4, 6, splits=4 if outputs == FEW_OUTPUTS else 1)
 
 
 class FewRowsLinear(Linear):
@@ -219,7 +231,7 @@ class FewRowsLinear(Linear):
         rows, tile = len(x) if x.dim() == 2 else 0, None
         if rows > 1 and x.dtype.itemsize == 2 and chip_of(x.device).is_hopper:
             tile = tile_of(rows, *packed.shape)
-            tile = None if kind and tile and tile.splits > 1 else tile  # gate and up are not added up
+            tile = tile._replace(splits=1) if kind and tile else tile  # gate and up are not added up
         if rows != 1 and tile is None:
             return None
         outputs, inputs = len(packed) // 2 if kind else len(packed), packed.shape[1]
@@ -246,6 +258,8 @@ def _multiply(
     grid = triton.cdiv(rows, constants["ROWS"]), triton.cdiv(outputs, constants["OUTPUTS"]), tile.splits
     partial = arrived = None
     if tile.splits > 1:
+        if grid[0] * grid[1] > MOST_TILES:
+            raise ValueError(f"{rows} x {outputs} outputs are more than {MOST_TILES} tiles, whose inputs are divided")
         size = math.prod(grid) * constants["ROWS"] * constants["OUTPUTS"]
         partial, arrived = torch.empty(size, dtype=torch.float32, device=x.device), _arrivals(x.device)
     arguments = x, weight, bias, out, partial, arrived, rows
@@ -254,8 +268,9 @@ def _multiply(
 
 @cache
 def _arrivals(device: torch.device) -> Tensor:
-    """Zeros, of which each product leaves zeros, so that those of one stream share them."""
-    return torch.zeros(MANY_OUTPUTS, dtype=torch.int32, device=device)
+    """How many programs of each tile have arrived, none between products: all products of a stream share them.  To be
+    made before a step is recorded, as zeros that are recorded are written with each replay only."""
+    return torch.zeros(MOST_TILES, dtype=torch.int32, device=device)
 
 
 class FixedTile(NamedTuple):

@@ -1,8 +1,9 @@
-"""Programmatic dependent launch: a kernel is set up while the one before it runs.
+"""Programmatic dependent launch: a kernel is set up while those before it run.
 
-Every kernel says at its begin that the next one may start, then waits until the one before is complete: whatever was
-written before it is there, and what it reads is not overwritten (PTX ISA, griddepcontrol).  What no kernel writes, as
-weights and what a step is told by the host, may be read before that.  From NVIDIA's Hopper on.
+Every kernel says at its begin that the next one may start, and waits until the one before, and so all before that, are
+complete: whatever they wrote is there, and what they read is not overwritten (PTX ISA, griddepcontrol).  Earlier it may
+read what nothing writes since the host last copied something or began a recorded step, for both wait for all kernels:
+weights, what the host says of a step, keys of earlier steps.  From NVIDIA's Hopper on.
 """
 
 from __future__ import annotations
