@@ -198,7 +198,7 @@ class _Layer:
             self.many = tiles.fitting_in_order(padded, dtype.itemsize, chip.shared_bytes, most_rows)
             self.gathered = self.many
         self.multiprocessors, self.lanes = chip.multiprocessors, chip.lanes
-        self.overlaps = chip.interprets or overlaps()
+        self.overlaps = DECODE.interpreted or overlaps()
         self.programs = spec.kv_heads * -(-self.group // packed)  #: of one sequence or tile
         self.constants: Constants = {
             "window": spec.window or 0,
