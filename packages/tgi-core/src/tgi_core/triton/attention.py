@@ -296,10 +296,11 @@ class _Layer:
         if splits > 1:
             partial = torch.empty((part.decodes, heads, splits, size), dtype=torch.float32, device=q.device)
             sums = torch.empty((part.decodes, heads, splits), dtype=torch.float32, device=q.device)
-        early = self.overlaps and tiles.reads_early(tile, self.constants["DP"], cache[0].itemsize, self.lanes)
+        can_be_early = part.settled and self.overlaps
+        early = can_be_early and tiles.reads_early(tile, self.constants["DP"], cache[0].itemsize, self.lanes)
         constants = self._constants(
             bias, part, tile, q_token=q.stride(0), k_token=k.stride(0) if has_new else 0,
-            v_token=v.stride(0) if has_new else 0, S=splits, HAS_NEW=has_new, SETTLED=part.settled and early,
+            v_token=v.stride(0) if has_new else 0, S=splits, HAS_NEW=has_new, SETTLED=early,
             HALF=rotation[0].shape[-1] if rotation else 0,
         )  # fmt: skip
         arguments = (

@@ -112,9 +112,9 @@ def _few_rows_product(
     first = tl.program_id(0) * ROWS
     x += first.to(tl.int64) * x_row
     out += first.to(tl.int64) * M
-    m = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
+    m, there = outputs_of(tl.program_id(1), M, OUTPUTS)
     row = tl.arange(0, ROWS)
-    there, given = m < M, row < rows - first
+    given = row < rows - first
     n = tl.arange(0, INPUTS)
     w_there = weight + m.to(tl.int64)[:, None] * N + n[None, :]
     x_there = x + row[None, :] * x_row + n[:, None]
