@@ -37,6 +37,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """What a test draws is the same in every run."""
+    torch.manual_seed(0)
+
+
 @dataclass(frozen=True)
 class Environment:
     """A virtual environment that sees what is installed here, and installs into itself, without a network."""

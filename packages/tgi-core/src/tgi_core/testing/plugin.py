@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from tgi_core.errors import TGIError
 from tgi_core.testing.certificate import Certificate
@@ -48,6 +49,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("dtype", vendor.dtypes)
     if "kv_dtype" in metafunc.fixturenames:
         metafunc.parametrize("kv_dtype", vendor.kv_dtypes)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """What a test draws is the same in every run, on every device."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -18,13 +18,13 @@ LINEAR = ("linear", "linear_int8", "linear_int4")
 
 
 class Draw:
-    """Random tensors of one dtype, the same every time."""
+    """Random tensors of one dtype."""
 
     def __init__(self, dtype):
-        self.dtype, self.generator = getattr(torch, dtype), torch.Generator().manual_seed(0)
+        self.dtype = getattr(torch, dtype)
 
     def __call__(self, *shape, dtype=None, scale=1.0):
-        return (torch.randn(shape, generator=self.generator) * scale).to(dtype or self.dtype)
+        return (torch.randn(shape) * scale).to(dtype or self.dtype)
 
 
 def norms(draw, biased, adds):
@@ -47,9 +47,22 @@ def activations(draw):
         yield (draw(*shape, scale=3.0),)
 
 
-def logits(draw, *more):
+def logits(draw, of=lambda x: ()):
+    """Also what `of` makes of them."""
     for rows, size in ((1, 7), (5, VOCABULARY)):
-        yield draw(rows, size, dtype=torch.float32, scale=4.0), *(make(rows, size) for make in more)
+        x = draw(rows, size, dtype=torch.float32, scale=4.0)
+        yield x, *of(x)
+
+
+def counts(x):
+    return (torch.randint(1, x.shape[1] + 1, (len(x),)),)
+
+
+def shares(x):
+    """Halfway between two sums that tokens reach, the likeliest first, as a kernel's rounding may differ."""
+    reached = x.double().softmax(-1).sort(descending=True).values.cumsum(-1)
+    last = (reached < torch.rand(len(x), 1)).sum(-1, keepdim=True).clamp(min=1)
+    return (reached.gather(1, torch.cat([last - 1, last], dim=1)).mean(1).float(),)
 
 
 def penalties(draw):
@@ -67,7 +80,7 @@ def scores_of_experts(draw):
 
 def bitmasks(draw):
     for rows, size in ((1, 7), (5, VOCABULARY)):
-        allowed = torch.randint(-(2**31), 2**31, (rows, -(-size // 32)), generator=draw.generator)
+        allowed = torch.randint(-(2**31), 2**31, (rows, -(-size // 32)))
         yield draw(rows, size, dtype=torch.float32), allowed.int()
 
 
@@ -78,9 +91,9 @@ CASES = {
     "add_layer_norm": lambda draw: norms(draw, biased=True, adds=True),
     "rotary": rotations,
     **dict.fromkeys(("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu", "gelu_tanh"), activations),
-    "greedy": lambda draw: (case[:1] for case in logits(draw)),
-    "top_k": lambda draw: logits(draw, lambda rows, size: torch.randint(1, size + 1, (rows,))),
-    "top_p": lambda draw: logits(draw, lambda rows, size: torch.rand(rows)),
+    "greedy": logits,
+    "top_k": lambda draw: logits(draw, counts),
+    "top_p": lambda draw: logits(draw, shares),
     "penalize": penalties,
     "apply_bitmask": bitmasks,
     "choose_experts": scores_of_experts,
@@ -164,10 +177,10 @@ def test_multiplies_weights_as_a_checkpoint_stores_them(vendor, kernel, dtype, g
     function, draw, device = serving(vendor, kernel, dtype), Draw(dtype), vendor.backend.torch_device
     outputs, inputs = 96, 1024
     groups = torch.arange(inputs) // group
-    groups = groups if order == "in order" else groups[torch.randperm(inputs, generator=draw.generator)]
-    zeros = torch.randint(1, 16, (outputs, inputs // group), generator=draw.generator).int()[:, groups]
+    groups = groups if order == "in order" else groups[torch.randperm(inputs)]
+    zeros = torch.randint(1, 16, (outputs, inputs // group)).int()[:, groups]
     scales = (draw(outputs, inputs // group, dtype=torch.float32) * 0.01).half()[:, groups]
-    levels = torch.randint(0, 16, (outputs, inputs), generator=draw.generator).int()
+    levels = torch.randint(0, 16, (outputs, inputs)).int()
     codes = encode(levels, zeros, scales)
     packed = function.pack(codes.to(device))
     weight = ((levels - zeros) * scales.double()).float()
