@@ -1,6 +1,7 @@
 """Environments of people who have installed tgi's packages and nothing else, and Triton's interpreter made faster."""
 
 import collections
+import dataclasses
 import importlib.util
 import os
 import subprocess
@@ -96,13 +97,17 @@ def make_environment():
 
 
 @pytest.fixture(scope="session")
-def language_replaced():
-    """Has the interpreter replace Triton's language once per launch; gives how often it did so, by function.
+def faster_interpreter():
+    """Makes Triton's interpreter faster; gives how often a function had Triton's language replaced.
 
-    Before it runs a kernel, the interpreter replaces what `triton.language` holds by its own.  It does so again for
-    every call of a function, be it `tl.sum` or one of ours, and looks at hundreds of names that are replaced already,
-    which is most of the time of a small kernel.  Functions that see the same modules of the language need it once in a
-    launch, and compute the same.  If Triton's insides are others, this raises an AttributeError.
+    - Before it runs a kernel, the interpreter replaces what `triton.language` holds by its own.  It does so again for
+      every call of a function, be it `tl.sum` or one of ours, and looks at hundreds of names that are replaced already.
+      Functions that see the same modules of the language need it once in a launch, and compute the same.
+    - It computes every sum and product of integers a second time, in 64 bits, to see whether they overflow, and then
+      does not look at what it saw unless it debugs.
+    - It makes a table of all of NumPy's types whenever it asks for one.
+
+    If Triton's insides are others, this raises an AttributeError.
     """
     count = collections.Counter()
     if torch.cuda.is_available() or not importlib.util.find_spec("triton"):
@@ -128,7 +133,16 @@ def language_replaced():
         replaced.clear()
         return launch(*arguments, **constants)
 
+    builder, find_dtype, dtypes = interpreter.interpreter_builder, interpreter._get_np_dtype, {}
+
+    def numpy_dtype(kind):
+        if kind.scalar.name not in dtypes:
+            dtypes[kind.scalar.name] = find_dtype(kind.scalar)
+        return dtypes[kind.scalar.name]
+
     with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(builder, "options", dataclasses.replace(builder.options, sanitize_overflow=False))
+        monkeypatch.setattr(interpreter, "_get_np_dtype", numpy_dtype)
         monkeypatch.setattr(interpreter, "_patch_lang", replace_once)
         monkeypatch.setattr(interpreter.GridExecutor, "__call__", launch_anew)
         yield count

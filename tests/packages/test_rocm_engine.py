@@ -188,7 +188,7 @@ def _launch(run):
 
 
 @pytest.fixture(autouse=True)
-def _infinite_numbers(language_replaced):
+def _infinite_numbers(faster_interpreter):
     with np.errstate(all="ignore"):
         yield
 

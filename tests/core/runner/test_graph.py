@@ -33,7 +33,7 @@ WISHES = [
 
 
 @pytest.fixture
-def pretend(monkeypatch, language_replaced):
+def pretend(monkeypatch, faster_interpreter):
     """Makes the CPU a device with graphs."""
     if torch.cuda.is_available():
         pytest.skip("Triton's interpreter has to be chosen before kernels are compiled for the GPU")

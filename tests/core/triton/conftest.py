@@ -14,7 +14,7 @@ def pytest_configure(config):
 
 
 @pytest.fixture(autouse=True)
-def _infinite_numbers(language_replaced):
+def _infinite_numbers(faster_interpreter):
     """The interpreter computes with NumPy, which warns of infinities where a GPU does not."""
     with np.errstate(all="ignore"):
         yield

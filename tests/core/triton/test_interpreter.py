@@ -1,5 +1,6 @@
 """What makes the interpreter faster changes nothing that a kernel or a test sees."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,16 +31,32 @@ def launch(rows):
     assert out.tolist() == [2 * row[row > 0].sum() + row[row <= 0].sum() + row.max() for row in x]
 
 
-def test_language_is_replaced_once_for_each_set_of_modules_that_functions_see(language_replaced):
-    before, count = tl.load, language_replaced.copy()
+def test_language_is_replaced_once_for_each_set_of_modules_that_functions_see(faster_interpreter):
+    before, count = tl.load, faster_interpreter.copy()
     launch(rows=50)
     assert tl.load is before
-    found = language_replaced - count
+    found = faster_interpreter - count
     assert found.pop("_sums") == 1
     assert 1 <= found.total() <= 2  # not for each of 150 calls: Triton's own functions see other modules than ours
 
 
-def test_what_is_wrong_in_a_kernel_is_raised(language_replaced):
+def test_overflow_is_not_computed_where_nobody_is_told(faster_interpreter):
+    options = interpreter.interpreter_builder.options
+    assert (options.sanitize_overflow, options.debug) == (False, False)
+
+
+def test_types_of_numbers_pointers_and_blocks(faster_interpreter):
+    pairs = {"float16": np.float16, "float32": np.float32, "int1": np.bool_, "int64": np.int64, "bfloat16": np.uint16}
+    for _ in range(2):
+        for name, dtype in pairs.items():
+            kind = getattr(tl, name)
+            assert interpreter._get_np_dtype(kind) == interpreter._get_np_dtype(tl.block_type(kind, [4])) == dtype
+            pointer = tl.pointer_type(kind)
+            assert interpreter._get_np_dtype(pointer) == interpreter._get_np_dtype(tl.block_type(pointer, [4]))
+            assert interpreter._get_np_dtype(pointer) == np.uint64
+
+
+def test_what_is_wrong_in_a_kernel_is_raised(faster_interpreter):
     launch(rows=1)
     with pytest.raises(interpreter.InterpreterError):
         _sums[(1,)](torch.zeros(24), torch.zeros(1), SIZE=24)  # no power of two
