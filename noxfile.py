@@ -159,7 +159,8 @@ def gaudi(session: nox.Session) -> None:
     sources = os.pathsep.join(str(ROOT / f"packages/tgi-{name}/src") for name in ("core", "server", "gaudi"))
     variables = {"PYTHONPATH": sources, "OMP_NUM_THREADS": "1"}
     vendor = "tests/packages/gaudi/vendor"  # in processes of its own, where everything says that it is on a card
-    apart = (["tests/packages/gaudi", f"--ignore={vendor}"], ["-n", "2", vendor])
+    together = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]  # what a file prepares, it prepares once
+    apart = (["tests/packages/gaudi", f"--ignore={vendor}"], [*together, vendor])
     runs = [session.posargs] if session.posargs else apart
     for arguments in runs:
         session.run("pytest", "-W", "default", *arguments, env=variables)
