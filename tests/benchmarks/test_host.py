@@ -2,10 +2,6 @@
 
 from dataclasses import replace
 
-import pytest
-
-pytest.importorskip("triton", reason="Triton is not installed")
-
 from tgi_core.cpu.backend import CpuBackend
 from tgi_core.testing.tiny import make_checkpoint
 

@@ -1,19 +1,14 @@
-"""Triton runs on a GPU where there is one, else in its interpreter, which is chosen before Triton is imported."""
+"""Plugins that tests make."""
 
-import os
 import sys
 from importlib.metadata import EntryPoint
 from types import ModuleType
 
 import pytest
-import torch
 
 from tgi_core import builtin
 from tgi_core.plugins import ENTRY_POINT_GROUP, hookimpl
 from tgi_core.plugins.manager import load_plugins
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture

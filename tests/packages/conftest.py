@@ -1,12 +1,6 @@
-"""Triton runs on a GPU where there is one, else in its interpreter, which is chosen before Triton is imported."""
-
-import os
+"""Hosts that tests make."""
 
 import pytest
-import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture

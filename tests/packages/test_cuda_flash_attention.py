@@ -1,6 +1,5 @@
 """When FlashAttention-4 is chosen, and that it attends as the reference does."""
 
-import os
 import sys
 from importlib import metadata
 from types import SimpleNamespace
@@ -10,8 +9,6 @@ import pytest
 import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
 
 from tgi_core.attention.base import AttentionSpec, StepInput
 from tgi_core.attention.reference import ReferenceAttention

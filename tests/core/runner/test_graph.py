@@ -1,15 +1,12 @@
 """Recorded decodes, on a device that pretends to work by itself and repeats a recording by running it again."""
 
 import dataclasses
-import os
 from dataclasses import replace
 
 import pytest
 import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
 
 from tgi_core.config import EngineConfig
 from tgi_core.cpu.backend import CpuBackend

@@ -13,8 +13,8 @@ BUDGET = {".vgpr_spill_count": 0, ".private_segment_fixed_size": 0, ".sgpr_spill
 #: scalars of these wait in lanes of a vector register, which costs an instruction each
 BUDGETS = {name: {**BUDGET, ".sgpr_spill_count": 48} for name in ("prefill", "attend_in_order", "_filter")}
 AMDGPU_NOTE, NT_AMDGPU_METADATA = b"AMDGPU\0\0", 32  #: of ELF, https://llvm.org/docs/AMDGPUUsage.html#note-records
-#: these differ from the other in shared memory and formats, not in instructions of kernels that take the same tiles:
-#: a variant of both is compiled for the other, and of each kernel one for these
+#: these have the instructions of the other, less shared memory, and more formats: what both would compile alike is
+#: compiled for the other, within the smaller memory, and of each kernel one variant for these too
 NEAR = {"sm_86": "sm_80", "sm_89": "sm_86"}
 
 
