@@ -1,4 +1,5 @@
-"""Environments of people who have installed tgi's packages and nothing else, and Triton's interpreter made faster."""
+"""What all tests share: their random numbers, Triton's interpreter where there is no GPU, and made faster, and
+environments of people who have installed tgi's packages and nothing else."""
 
 import collections
 import dataclasses
@@ -42,9 +43,9 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def seeded():
-    """What a test draws is the same in every run."""
-    torch.manual_seed(0)
+def _seeded():
+    """What a test draws from PyTorch is the same in every run."""
+    torch.default_generator.manual_seed(0)
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def faster_interpreter():
       does not look at what it saw unless it debugs.
     - It makes a table of all of NumPy's types whenever it asks for one.
 
-    If Triton's insides are others, this raises an AttributeError.
+    If Triton's insides are others, this raises an AttributeError or a TypeError.
     """
     count = collections.Counter()
     if torch.cuda.is_available() or not importlib.util.find_spec("triton"):

@@ -13,8 +13,8 @@ BUDGET = {".vgpr_spill_count": 0, ".private_segment_fixed_size": 0, ".sgpr_spill
 #: scalars of these wait in lanes of a vector register, which costs an instruction each
 BUDGETS = {name: {**BUDGET, ".sgpr_spill_count": 48} for name in ("prefill", "attend_in_order", "_filter")}
 AMDGPU_NOTE, NT_AMDGPU_METADATA = b"AMDGPU\0\0", 32  #: of ELF, https://llvm.org/docs/AMDGPUUsage.html#note-records
-#: these have the instructions of the other, less shared memory, and more formats: what both would compile alike is
-#: compiled for the other, within the smaller memory, and of each kernel one variant for these too
+#: these have the instructions of the other, but for float8, and less shared memory: what both would compile alike is
+#: compiled for the other, within the smaller memory, and of each kernel at least one variant for these too
 NEAR = {"sm_86": "sm_80", "sm_89": "sm_86"}
 
 
@@ -41,11 +41,11 @@ def limits_of(target, wanted):
 
 def wanted_of(target):
     """What is compiled for a target."""
-    wanted, elsewhere = dict.fromkeys(variants(target)), {}
-    if target in NEAR:
-        elsewhere = dict.fromkeys(variants(NEAR[target]))
-    first = {one.kernel: one for one in reversed(wanted)}
-    return [one for one in wanted if one not in elsewhere or first[one.kernel] is one]
+    elsewhere = {one for one in variants(NEAR[target]) if not one.has_float8} if target in NEAR else ()
+    every = dict.fromkeys(variants(target))
+    wanted = [one for one in every if one not in elsewhere]
+    kernels = {one.kernel for one in wanted}
+    return wanted + list({one.kernel: one for one in every if one.kernel not in kernels}.values())
 
 
 def compile_one(one, target, limit):
@@ -59,7 +59,9 @@ def compile_one(one, target, limit):
     name, kinds = one.kernel.__name__, [kind for _, kind in one.types if kind != "constexpr"]
     print(target, name, kinds[0], constants.get("D", ""), "shared", compiled.metadata.shared, "of", limit)
     if compiled.metadata.shared > limit:
-        raise SystemExit(f"{name} wants {compiled.metadata.shared} bytes of shared memory on {target}")
+        raise SystemExit(
+            f"{name} wants {compiled.metadata.shared} bytes of shared memory on {target} and chips near it, of {limit}"
+        )
     if "hsaco" in compiled.asm:
         check_registers(compiled.asm["hsaco"], target_of(target))
 

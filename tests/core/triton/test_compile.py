@@ -34,10 +34,9 @@ def test_what_is_compiled_for_one_near_a_target_is_not_compiled_again(tmp_path):
 import compile_ahead as c
 for target, near in c.NEAR.items():
     here, there = c.wanted_of(target), {*c.variants(near)}
-    again = [one for one in here if one in there]
+    alike = {one for one in c.variants(target) if not one.has_float8} & there
+    assert len(alike & {*here}) < len(alike) > 50, target
     assert {one.kernel for one in here} == {one.kernel for one in c.variants(target)}, target
-    assert len({one.kernel for one in again}) == len(again) < len({*c.variants(target)} & there), target
-    assert {*c.variants(target)} <= {*here} | there, target
     limits = c.limits_of(near, list(there))
     assert all(limits[one] == min(c.SHARED[target], c.SHARED[near]) for one in there & {*c.variants(target)}), target
 """

@@ -1,6 +1,7 @@
 """Every kernel as it is compiled for a target: with the tiles that fit there, and with what changes its code."""
 
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -56,8 +57,8 @@ FLOAT8 = {
     "gfx90a": (),
     "gfx942": ("fp8e5", "fp8e4nv"),
 }
-#: of heads, and what else an attention with such a cache has
-FLOAT8_HEADS = {"fp8e5": (80, {"HAS_WINDOW": True}), "fp8e4nv": (128, {})}
+#: sizes of heads, and what else an attention with such a cache has
+FLOAT8_HEADS = ((80, {"HAS_WINDOW": True}), (128, {}))
 POINTERS = {
     "keys", "values", "output", "out", "x", "weight", "bias", "residual", "q", "k", "v", "gate_up", "logits"
 }  # fmt: skip
@@ -104,6 +105,10 @@ class Variant(NamedTuple):
     stages: int
     contracts: bool
 
+    @property
+    def has_float8(self):
+        return any("fp8" in kind for _, kind in self.types)
+
 
 def variant(kernel, constants, target, dtype, warps=4, stages=3, known=(), *, contracts=True):
     constants = {**constants, "OVERLAP": target == f"sm_{overlap.FIRST_ARCHITECTURE}"}
@@ -111,8 +116,8 @@ def variant(kernel, constants, target, dtype, warps=4, stages=3, known=(), *, co
     return Variant(kernel, tuple(constants.items()), tuple(types.items()), warps, stages, contracts)
 
 
-def attention(target, dtype, size, cache=None, *, gathers=False, causal=True, in_order_splits=(), **options):
-    """Of decodes and of prompts whose keys lie in blocks; if it `gathers`, also of keys beside each other."""
+def attention(target, dtype, size, cache=None, *, gathered=(), in_order_splits=(), **options):
+    """Of decodes and of prompts; `gathered`: of keys that lie beside each other too, causal and not."""
     known = {"keys": f"*{cache}", "values": f"*{cache}"} if cache else {}
     padded = max(16, triton.next_power_of_2(size))
     flags = {"HAS_WINDOW": False, "HAS_SOFT_CAP": False, "HAS_SLOPES": False, "HAS_BIAS": False, **options}
@@ -134,7 +139,7 @@ def attention(target, dtype, size, cache=None, *, gathers=False, causal=True, in
     itemsize, most_rows = (4, tiles.FLOAT32_ROWS) if dtype == "fp32" else (2, None)
     fitting = partial(tiles.fitting, biased=flags["HAS_BIAS"])
     fits = (fitting(kind, padded, itemsize, SHARED[target], most_rows) for kind in kinds)
-    many, gathered, crowded, few, lonely = fits
+    many, beside, crowded, few, lonely = fits
     common = {**shape, **flags, **dict.fromkeys(absent)}
     decodes = {(1, crowded): None, (1, few): None, (16, lonely): None}
     if target.startswith("sm_") and (options or cache or dtype == "fp32"):
@@ -148,14 +153,15 @@ def attention(target, dtype, size, cache=None, *, gathers=False, causal=True, in
             tile |= {"HALF": half, "SETTLED": early}
             constants = {**common, **gone, **still, **tile}
             yield variant(decode.decode, constants, target, dtype, single.warps, single.stages, known)
-    where = {"PAGED": True, "COPIED": False, "CAUSAL": causal, "key_starts": None}
+    where = {"PAGED": True, "COPIED": False, "CAUSAL": True, "key_starts": None}
     constants = {**common, **where, "M": many.rows, "N": many.keys}
     yield variant(prefill.prefill, constants, target, dtype, many.warps, many.stages, known)
-    for copied in (False, True)[: gathers * (1 + copies)]:
+    tile = f"tensordesc<{dtype}[{beside.keys}, 1, {padded}]>"
+    for causal, copied in product(gathered, (False, True) if copies else (False,)):
         where = {"PAGED": False, "COPIED": copied, "CAUSAL": causal}
-        read = dict.fromkeys(("keys", "values"), f"tensordesc<{dtype}[{gathered.keys}, 1, {padded}]>") if copied else ()
-        constants = {**common, **where, "M": gathered.rows, "N": gathered.keys}
-        yield variant(prefill.prefill, constants, target, dtype, gathered.warps, gathered.stages, read)
+        read = dict.fromkeys(("keys", "values"), tile) if copied else ()
+        constants = {**common, **where, "M": beside.rows, "N": beside.keys}
+        yield variant(prefill.prefill, constants, target, dtype, beside.warps, beside.stages, read)
     if in_order_splits:
         yield from attention_in_order(target, dtype, common, itemsize, most_rows, known, in_order_splits)
     constants = {
@@ -182,9 +188,10 @@ def attention_in_order(target, dtype, common, itemsize, most_rows, known, in_ord
         yield variant(
             in_order.attend_in_order, constants, target, dtype, tile.warps, tile.stages, more, contracts=False
         )
-    names = ("window", "H", "D", "DP", "S", "SPLIT", "CAUSAL", "HAS_WINDOW")
-    combining = {name: constants[name] for name in names}
-    yield variant(in_order.combine_in_order, combining, target, dtype, 2, known=known, contracts=False)
+        if splits > 1:
+            names = ("window", "H", "D", "DP", "S", "SPLIT", "CAUSAL", "HAS_WINDOW")
+            combining = {name: constants[name] for name in names}
+            yield variant(in_order.combine_in_order, combining, target, dtype, 2, known=known, contracts=False)
 
 
 def sampling(target, size):
@@ -205,7 +212,7 @@ def sampling(target, size):
 def products(target, dtype):
     """Of one row and of a few, with an activation and without."""
     whole = {"SPLITS": 1, "partial": None, "arrived": None, "UPCAST": False}
-    few = slice(1) if dtype == "fp32" else slice(None)
+    few = slice(2) if dtype == "fp32" else slice(None)
     for kind in ("", "silu"):
         shape = {"M": 4096, "N": 4096, "KIND": kind, "HAS_BIAS": False, "bias": None}
         for inputs in (4096, 576, 2048, 14336)[few]:
@@ -349,7 +356,7 @@ def rounded_mixtures(target, dtype):
 
 def variants(target):
     """Of every kernel, with the tiles that fit into the chip, and with what changes their code."""
-    dtype = "fp16" if target == "sm_75" else "bf16"
+    dtype, registers_are_short = "fp16" if target == "sm_75" else "bf16", target.startswith("gfx")
     rows = {"heads": 1, "x_token": 4096, "x_head": 0, "size": 4096}
     plain = {"BLOCK": 4096, "IS_RMS": True, "HAS_RESIDUAL": True, "HAS_BIAS": False, "bias": None, **rows}
     yield variant(norm._norm, plain, target, dtype, 8)
@@ -375,7 +382,8 @@ def variants(target):
         dtype,
         chip.ROW_LANES // target_of(target).warp_size,
     )
-    yield from sampling(target, 151643)
+    for size in (151936, 151643) if registers_are_short else (151936,):  # rows are aligned, and not
+        yield from sampling(target, size)
     yield from products(target, dtype)
     yield from products(target, "fp32")
     if target == "sm_90":
@@ -391,16 +399,16 @@ def variants(target):
     turned = {**heads, "HALF": 48, "BLOCK": 64, "Q_PROGRAMS": 4}
     yield variant(store._store, still, target, dtype, 1)
     yield variant(store._store, turned, target, dtype, 1)
-    for cache in FLOAT8[target]:
+    for number, cache in enumerate(FLOAT8[target]):
         kept = dict.fromkeys(("keys", "values"), f"*{cache}")
         yield variant(store._store, turned, target, dtype, 1, known=kept)
-        size, options = FLOAT8_HEADS[cache]
-        yield from attention(target, dtype, size, cache, in_order_splits=(1,), **options)
+        for size, options in FLOAT8_HEADS if registers_are_short else FLOAT8_HEADS[number : number + 1]:
+            yield from attention(target, dtype, size, cache, in_order_splits=(1,), **options)
     every = tuple(experts.TILES)
-    for kind, size, pairs in ((dtype, 14336, every), (dtype, 1408, every[-1:]), ("fp32", 1408, every[-1:])):
+    for kind, size, pairs in ((dtype, 14336, every), (dtype, 1408, every[-1:]), ("fp32", 1408, every[1:])):
         yield from mixtures(target, kind, size, pairs)
-    yield from attention(target, dtype, 128, gathers=True, in_order_splits=(1, 16))
-    yield from attention(target, dtype, 80, HAS_WINDOW=True)
-    yield from attention(target, dtype, 256, gathers=True, HAS_SOFT_CAP=True)
-    yield from attention(target, dtype, 64, gathers=True, causal=False, HAS_SLOPES=True, HAS_BIAS=True)
-    yield from attention(target, "fp32", 128, in_order_splits=(16,))
+    yield from attention(target, dtype, 128, gathered=(True,), in_order_splits=(1, 16))
+    yield from attention(target, dtype, 80, gathered=(True,), in_order_splits=(16,), HAS_WINDOW=True)
+    yield from attention(target, dtype, 256, gathered=(True,), HAS_SOFT_CAP=True)
+    yield from attention(target, dtype, 64, gathered=(False, True), HAS_SLOPES=True, HAS_BIAS=True)
+    yield from attention(target, "fp32", 128, gathered=(True,), in_order_splits=(16,))

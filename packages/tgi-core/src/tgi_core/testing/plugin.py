@@ -52,9 +52,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> None:
-    """What a test draws is the same in every run, on every device."""
-    torch.manual_seed(0)
+def _seeded() -> None:
+    """What a test draws from PyTorch is the same in every run, on every device."""
+    torch.default_generator.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
