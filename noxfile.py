@@ -31,6 +31,8 @@ CLIENTS = {  # what their users install, each in an environment of its own
     "openai": ["openai"],
     "text_generation": ["text-generation"],
 }
+#: options of `pip install`; Python compiles what it imports, which is the smaller part, so pip does not compile all
+PIP = ("-q", "--no-compile", "-c", str(ROOT / "constraints.txt"))
 SOURCES = ["packages", "tests", "docs", "benchmarks", "noxfile.py"]
 
 
@@ -144,8 +146,7 @@ def neuron(session: nox.Session) -> None:
     projects = [nox.project.load_toml(ROOT / package / "pyproject.toml")["project"] for package in INSTALLED]
     needed = [name for project in projects for name in project["dependencies"] if not name.startswith("tgi-")]
     tests = ("httpx>=0.27", "pytest>=8.3", "pytest-asyncio>=0.24", "pytest-timeout>=2.3", "pytest-xdist>=3.7")
-    constraints = ("-c", str(ROOT / "constraints.txt"))
-    session.install("-q", *constraints, *needed, *tests, f"optimum-neuron=={OPTIMUM_NEURON}")
+    session.install(*PIP, *needed, *tests, f"optimum-neuron=={OPTIMUM_NEURON}")
     sources = os.pathsep.join(str(ROOT / package / "src") for package in (*INSTALLED, "packages/tgi-neuron"))
     variables = {"PYTHONPATH": sources, "OMP_NUM_THREADS": "1"}
     session.run("pytest", *(session.posargs or ["-n", "2", "tests/packages/neuron"]), env=variables)
@@ -154,7 +155,7 @@ def neuron(session: nox.Session) -> None:
 @nox.session(venv_backend="virtualenv", reuse_venv=True)
 def gaudi(session: nox.Session) -> None:
     """Test tgi-gaudi with optimum-habana for real, behind a stand-in for Habana's software, on the CPU."""
-    session.install("-c", str(ROOT / "constraints.txt"), *dependencies("build"), *dependencies("gaudi"))
+    session.install(*PIP, *dependencies("build"), *dependencies("gaudi"))
     session.install("--no-deps", "--no-build-isolation", "--force-reinstall", "tests/habana_standin")
     sources = os.pathsep.join(str(ROOT / f"packages/tgi-{name}/src") for name in ("core", "server", "gaudi"))
     variables = {"PYTHONPATH": sources, "OMP_NUM_THREADS": "1"}
@@ -220,7 +221,7 @@ def install(session: nox.Session, *, with_tests: bool = True) -> None:
         return
     if not (BIN / "python").exists() and not (BIN / "python.exe").exists():
         venv.create(ENVIRONMENT, with_pip=True)
-    pip = ["python", "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt")]
+    pip = ["python", "-m", "pip", "install", *PIP]
     session.log("Installing into .venv; the first time this takes a few minutes, most of them for PyTorch")
     run(session, *pip, *dependencies("dev" if with_tests else "build"))
     editable = [argument for package in INSTALLED for argument in ("-e", str(ROOT / package))]

@@ -405,7 +405,7 @@ def variants(target):
         for size, options in FLOAT8_HEADS if registers_are_short else FLOAT8_HEADS[number : number + 1]:
             yield from attention(target, dtype, size, cache, in_order_splits=(1,), **options)
     every = tuple(experts.TILES)
-    for kind, size, pairs in ((dtype, 14336, every), (dtype, 1408, every[-1:]), ("fp32", 1408, every[1:])):
+    for kind, size, pairs in ((dtype, 14336, every), (dtype, 1408, ()), ("fp32", 1408, every[1:])):
         yield from mixtures(target, kind, size, pairs)
     yield from attention(target, dtype, 128, gathered=(True,), in_order_splits=(1, 16))
     yield from attention(target, dtype, 80, gathered=(True,), in_order_splits=(16,), HAS_WINDOW=True)
