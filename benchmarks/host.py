@@ -17,13 +17,12 @@ import pstats
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from tgi_core import Engine, messages
-from tgi_core.attention.base import StepInput
 from tgi_core.config import EngineConfig
 from tgi_core.cpu.backend import CpuBackend
 from tgi_core.device.torch_gpu import TorchGpu
@@ -32,7 +31,6 @@ from tgi_core.runner.graph import GraphRunner
 from tgi_core.runner.recorded import RecordedDecode, RecordedStep
 from tgi_core.sampling.sampler import Choice
 from tgi_core.sampling_params import SamplingParams
-from tgi_core.step import Row
 from tgi_core.testing.tiny import make_checkpoint
 from tgi_core.triton.fixed import FixedDecodes
 
@@ -43,19 +41,10 @@ CONTEXT = 1024  #: tokens of the longest sequence
 class InstantRunner(GraphRunner):
     """Decodes bring the same tokens at once; prompts are called layer by layer."""
 
-    def __init__(self, *parts: object) -> None:
-        super().__init__(*parts)
-        self._decodes: dict[int, RecordedDecode] = {}
-
-    def _recorded_for(self, rows: tuple[Row, ...], step: StepInput, wanted: Sequence[int]) -> RecordedStep | None:
-        bucket = self._bucket(rows, step)
-        if bucket is None or bucket[1] is not None or not self.sampler.is_plain([row.slot for row in rows]):
+    def _recording(self, size: Any) -> RecordedStep | None:
+        if size.tokens is not None or not size.chooses:
             return None
-        if bucket[0] not in self._decodes:
-            self._decodes[bucket[0]] = self._decode(bucket[0])
-        return self._decodes[bucket[0]]
-
-    def _decode(self, rows: int) -> RecordedDecode:
+        rows = size.rows
         fixed = FixedDecodes(rows, self.slots.blocks_per_sequence, 1, torch.device("cpu"), cross=False)
         decode = RecordedDecode(rows, self.slots, fixed, self.backend, chooses=True)
         decode.choice, decode.replay = Choice(torch.full((rows,), 5), torch.full((rows,), -1.0)), lambda: None
