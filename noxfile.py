@@ -31,8 +31,10 @@ CLIENTS = {  # what their users install, each in an environment of its own
     "openai": ["openai"],
     "text_generation": ["text-generation"],
 }
-#: options of `pip install`; Python compiles what it imports, which is the smaller part, so pip does not compile all
+#: of `pip install`: Python compiles what it imports, which is the smaller part, so pip does not compile all
 PIP = ("-q", "--no-compile", "-c", str(ROOT / "constraints.txt"))
+#: of pytest: a process for each of two cores; what a file prepares, it prepares once, and files keep their order
+TOGETHER = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 SOURCES = ["packages", "tests", "docs", "benchmarks", "noxfile.py"]
 
 
@@ -47,9 +49,7 @@ def serve(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests; `-- PATH` for some of them."""
     install(session)
-    # a process for each of two cores, so a thread each; in the order of tests/conftest.py
-    everything = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
-    run(session, "pytest", *(session.posargs or everything), OMP_NUM_THREADS="1")
+    run(session, "pytest", *(session.posargs or TOGETHER), OMP_NUM_THREADS="1")  # in the order of tests/conftest.py
 
 
 @nox.session
@@ -160,8 +160,7 @@ def gaudi(session: nox.Session) -> None:
     sources = os.pathsep.join(str(ROOT / f"packages/tgi-{name}/src") for name in ("core", "server", "gaudi"))
     variables = {"PYTHONPATH": sources, "OMP_NUM_THREADS": "1"}
     vendor = "tests/packages/gaudi/vendor"  # in processes of its own, where everything says that it is on a card
-    together = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]  # what a file prepares, it prepares once
-    apart = (["tests/packages/gaudi", f"--ignore={vendor}"], [*together, vendor])
+    apart = (["tests/packages/gaudi", f"--ignore={vendor}"], [*TOGETHER, vendor])
     runs = [session.posargs] if session.posargs else apart
     for arguments in runs:
         session.run("pytest", "-W", "default", *arguments, env=variables)

@@ -33,7 +33,7 @@ def limits_of(target, wanted):
     """Bytes of shared memory that each variant may take."""
     limits = dict.fromkeys(wanted, SHARED[target])
     for other in (name for name, near in NEAR.items() if near == target):
-        for one, limit in limits_of(other, tuple(dict.fromkeys(variants(other)))).items():
+        for one, limit in limits_of(other, variants(other)).items():
             if one in limits:
                 limits[one] = min(limits[one], limit)
     return limits
@@ -53,14 +53,13 @@ def compile_one(one, target, limit):
     aligned = {(i,): [["tt.divisibility", 16]] for i, (_, kind) in enumerate(one.types) if kind.startswith("*")}
     source = ASTSource(fn=one.kernel, signature=dict(one.types), constexprs=constants, attrs=aligned)
     options = {"num_warps": one.warps, "num_stages": one.stages, "enable_fp_fusion": one.contracts}
-    compiled = triton.compile(
-        source, target=target_of(target), options={**options, **({"launch_pdl": True} if constants["OVERLAP"] else {})}
-    )
+    options |= {"launch_pdl": True} if constants["OVERLAP"] else {}
+    compiled = triton.compile(source, target=target_of(target), options=options)
     name, kinds = one.kernel.__name__, [kind for _, kind in one.types if kind != "constexpr"]
     print(target, name, kinds[0], constants.get("D", ""), "shared", compiled.metadata.shared, "of", limit)
     if compiled.metadata.shared > limit:
         raise SystemExit(
-            f"{name} wants {compiled.metadata.shared} bytes of shared memory on {target} and chips near it, of {limit}"
+            f"{name} wants {compiled.metadata.shared} bytes of shared memory; {target} or one near has {limit}"
         )
     if "hsaco" in compiled.asm:
         check_registers(compiled.asm["hsaco"], target_of(target))
