@@ -135,6 +135,15 @@ def ask(target: Target, bodies: list[bytes], begin: float) -> list[Stream]:
     return asyncio.run(run())
 
 
+def processes(count: int) -> ProcessPoolExecutor:
+    """That ask; all of them are there."""
+    context = get_context("spawn")
+    all_there = context.Barrier(count)
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=all_there.wait, initargs=(READY_TIMEOUT_S,))
+    list(pool.map(abs, range(count)))
+    return pool
+
+
 def prompts_of(row: Row, generator: random.Random) -> list[list[int] | str]:
     """New ones every time, so that no prefix is known."""
     if row.text:
@@ -210,9 +219,8 @@ def main() -> None:
         parser.error("--url takes http://HOST:PORT")
     rows = [ROWS[int(number)] for number in args.rows.split(",")] if args.rows else ROWS
     generator = random.Random(0)
-    context = get_context("spawn")
     with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(ProcessPoolExecutor(args.clients, mp_context=context))
+        pool = stack.enter_context(processes(args.clients))
         if args.url:
             target = Target(args.url, args.model)
         else:

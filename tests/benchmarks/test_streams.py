@@ -126,3 +126,9 @@ def test_answers_that_end_early_are_told(streams, monkeypatch):
 def test_a_process_that_is_late_is_told(streams):
     with pytest.raises(RuntimeError, match="too late"):
         streams.ask(streams.Target("http://127.0.0.1:1", "m"), [], time.monotonic() - 1)
+
+
+def test_all_processes_that_ask_are_there_before_the_first_row(streams):
+    with streams.processes(2) as pool:
+        assert len(pool._processes) == 2
+        assert list(pool.map(abs, [-1, -2, -3])) == [1, 2, 3]
