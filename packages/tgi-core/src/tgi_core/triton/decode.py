@@ -13,7 +13,7 @@ import triton.language as tl
 from tgi_core.triton.float8 import narrowed, widened
 from tgi_core.triton.overlap import let_next_begin, wait_for_previous
 from tgi_core.triton.rotary import rotation
-from tgi_core.triton.scores import HIDDEN, LOWEST, accumulate, adjust, key_slots, product
+from tgi_core.triton.scores import HIDDEN, LOWEST, accumulate, adjust, biases_of, key_slots, product, slopes_of
 
 
 @triton.jit
@@ -35,17 +35,15 @@ def _read(
 
 @triton.jit
 def _attend(
-    queries, kt, vs, n, seen, best, total, out, head, position, scale, soft_cap, slopes, bias, window,
-    columns: tl.constexpr, origin: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFT_CAP: tl.constexpr,
-    HAS_SLOPES: tl.constexpr, HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
+    queries, kt, vs, n, seen, best, total, out, position, positions, scale, soft_cap, slopes, biases, window,
+    HAS_WINDOW: tl.constexpr, HAS_SOFT_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr, HAS_BIAS: tl.constexpr,
+    UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """Take keys and values of tokens n [N] into the running softmax, see `accumulate`."""
+    """Take keys and values of tokens n [N] into the running softmax, see `adjust` and `accumulate`."""
     kt, vs = widened(kt, queries.dtype, UPCAST), widened(vs, queries.dtype, UPCAST)
-    positions = tl.zeros(head.shape, tl.int32) + position
     scores, unit = adjust(
-        product(queries, kt, UPCAST), head, positions, n, scale, soft_cap, slopes, bias, columns, origin,
-        HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS,
-    )  # fmt: skip
+        product(queries, kt, UPCAST), positions, n, scale, soft_cap, slopes, biases, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS
+    )
     visible = seen[None, :]
     if HAS_WINDOW:
         visible = visible & (n[None, :] > position - window)
@@ -81,84 +79,84 @@ def decode(
     size = _split_size(context - begin, S, N)
     begin += split * size
     end = tl.minimum(begin + size, context)
-    old = tl.minimum(end, context - 1) if HAS_NEW else end
+    has_keys = begin < end
+    position = context - 1
+    old = tl.minimum(end, position) if HAS_NEW else end
+    row = tl.arange(0, M)
+    in_group = chunk * P + row
+    inside = (row < P) & (in_group < tl.where(has_keys, G, 0))
+    head = tl.where(inside, kv_head * G + in_group, 0)
+    positions = tl.zeros([M], tl.int32) + position
     dims = tl.arange(0, DP)
     real = dims < D
     token_size: tl.constexpr = HKV * D  # in the cache
     keys += kv_head * D
     values += kv_head * D
+    slope = slopes_of(slopes, head, HAS_SLOPES)
+    if HAS_NEW:
+        own = position + tl.zeros([1], tl.int32)
+        taken = tl.where(has_keys, end, -1) > own  # by the program that has the last split
+        own_bias = biases_of(bias, head, positions, own, columns, origin, HAS_BIAS)
+        k += token * k_token + kv_head * D
+        v += token * v_token + kv_head * D
+        slot = key_slots(tables, sequence, width, own, taken, BLOCK_SIZE) * token_size
     if SETTLED:
         n = begin + tl.arange(0, N)
         seen = n < old
+        biases = biases_of(bias, head, positions, n, columns, origin, HAS_BIAS)
         kt, vs = _read(keys, values, tables, sequence, width, n, seen, dims, real, BLOCK_SIZE, token_size)
     wait_for_previous(OVERLAP)
-    if begin < context:
-        row = tl.arange(0, M)
-        in_group = chunk * P + row
-        inside = (row < P) & (in_group < G)
-        head = tl.where(inside, kv_head * G + in_group, 0)
-        position = context - 1
-        positions = tl.zeros([M], tl.int32) + position
-        mask = inside[:, None] & real[None, :]
-        q_heads = q + token * q_token + head[:, None] * D
-        queries = tl.load(q_heads + dims[None, :], mask=mask, other=0.0)
+    mask = inside[:, None] & real[None, :]
+    q_heads = q + token * q_token + head[:, None] * D
+    queries = tl.load(q_heads + dims[None, :], mask=mask, other=0.0)
+    if HALF > 0:
+        c, s, partner = rotation(cos, sin, token, dims, HALF)
+        others = tl.load(q_heads + partner[None, :], mask=mask, other=0.0).to(tl.float32)
+        queries = (queries.to(tl.float32) * c[None, :] + others * s[None, :]).to(queries.dtype)
+    best = tl.full([M], LOWEST, tl.float32)
+    total = tl.zeros([M], tl.float32)
+    out = tl.zeros([M, DP], tl.float32)
+    if HAS_NEW:  # read beside the query, the new key is the first one of the running softmax
+        k_new = tl.load(k + dims, mask=real & taken, other=0.0)
+        v_new = tl.load(v + dims, mask=real & taken, other=0.0)
         if HALF > 0:
-            c, s, partner = rotation(cos, sin, token, dims, HALF)
-            others = tl.load(q_heads + partner[None, :], mask=mask, other=0.0).to(tl.float32)
-            queries = (queries.to(tl.float32) * c[None, :] + others * s[None, :]).to(queries.dtype)
-        best = tl.full([M], LOWEST, tl.float32)
-        total = tl.zeros([M], tl.float32)
-        out = tl.zeros([M, DP], tl.float32)
-        if SETTLED:
-            best, total, out = _attend(
-                queries, kt, vs, n, seen, best, total, out, head, position, scale, soft_cap, slopes, bias, window,
-                columns, origin, HAS_WINDOW, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS, UPCAST,
-            )  # fmt: skip
-            begin += N
-        for start in range(begin, old, N):
-            n = start + tl.arange(0, N)
-            seen = n < old
-            kt, vs = _read(keys, values, tables, sequence, width, n, seen, dims, real, BLOCK_SIZE, token_size)
-            best, total, out = _attend(
-                queries, kt, vs, n, seen, best, total, out, head, position, scale, soft_cap, slopes, bias, window,
-                columns, origin, HAS_WINDOW, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS, UPCAST,
-            )  # fmt: skip
-        if HAS_NEW:
-            if end == context:
-                k_head = k + token * k_token + kv_head * D
-                k_new = tl.load(k_head + dims, mask=real, other=0.0)
-                if HALF > 0:
-                    other = tl.load(k_head + partner, mask=real, other=0.0).to(tl.float32)
-                    k_new = (k_new.to(tl.float32) * c + other * s).to(k_new.dtype)
-                v_new = tl.load(v + token * v_token + kv_head * D + dims, mask=real, other=0.0)
-                k_new = narrowed(k_new, keys.dtype.element_ty)
-                v_new = narrowed(v_new, values.dtype.element_ty)
-                own = position + tl.zeros([1], tl.int32)
-                scores = tl.sum(queries.to(tl.float32) * k_new.to(tl.float32)[None, :], 1)[:, None]
-                scores, unit = adjust(
-                    scores, head, positions, own, scale, soft_cap, slopes, bias, columns, origin,
-                    HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS,
-                )  # fmt: skip
-                score = tl.max(scores, 1) * unit
-                higher = tl.maximum(best, score)
-                weight = tl.exp2(score - higher)
-                shrink = tl.exp2(best - higher)
-                total = total * shrink + weight
-                out = out * shrink[:, None] + weight[:, None] * v_new.to(tl.float32)[None, :]
-                best = higher
-                if chunk == 0:
-                    block = tl.load(tables + sequence * width + position // BLOCK_SIZE).to(tl.int64)
-                    slot = block * BLOCK_SIZE + position % BLOCK_SIZE
-                    tl.store(keys + slot * token_size + dims, k_new, mask=real)
-                    tl.store(values + slot * token_size + dims, v_new, mask=real)
-        out = out / total[:, None]
-        if S == 1:
-            there = output + token * (H * D) + head[:, None] * D + dims[None, :]
-            tl.store(there, out.to(output.dtype.element_ty), mask=mask)
-        else:
-            at = (member * H + head).to(tl.int64) * S + split
-            tl.store(partial + at[:, None] * D + dims[None, :], out, mask=mask)
-            tl.store(sums + at, best + tl.log2(total), mask=inside)
+            other = tl.load(k + partner, mask=real & taken, other=0.0).to(tl.float32)
+            k_new = (k_new.to(tl.float32) * c + other * s).to(k_new.dtype)
+        k_new = narrowed(k_new, keys.dtype.element_ty)
+        v_new = narrowed(v_new, values.dtype.element_ty)
+        scores, unit = adjust(
+            tl.sum(queries.to(tl.float32) * k_new.to(tl.float32)[None, :], 1)[:, None], positions, own, scale, soft_cap,
+            slope, own_bias, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS,
+        )  # fmt: skip
+        best = tl.where(taken, tl.max(scores, 1) * unit, best)
+        total += tl.where(taken, 1.0, 0.0)
+        out += v_new.to(tl.float32)[None, :]
+        if chunk == 0:
+            tl.store(keys + slot + dims, k_new, mask=real & taken)
+            tl.store(values + slot + dims, v_new, mask=real & taken)
+    if SETTLED:
+        best, total, out = _attend(
+            queries, kt, vs, n, seen, best, total, out, position, positions, scale, soft_cap, slope, biases, window,
+            HAS_WINDOW, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS, UPCAST,
+        )  # fmt: skip
+        begin += N
+    for start in range(begin, old, N):
+        n = start + tl.arange(0, N)
+        seen = n < old
+        biases = biases_of(bias, head, positions, n, columns, origin, HAS_BIAS)
+        kt, vs = _read(keys, values, tables, sequence, width, n, seen, dims, real, BLOCK_SIZE, token_size)
+        best, total, out = _attend(
+            queries, kt, vs, n, seen, best, total, out, position, positions, scale, soft_cap, slope, biases, window,
+            HAS_WINDOW, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS, UPCAST,
+        )  # fmt: skip
+    out = out / total[:, None]
+    if S == 1:
+        there = output + token * (H * D) + head[:, None] * D + dims[None, :]
+        tl.store(there, out.to(output.dtype.element_ty), mask=mask)
+    else:
+        at = (member * H + head).to(tl.int64) * S + split
+        tl.store(partial + at[:, None] * D + dims[None, :], out, mask=mask)
+        tl.store(sums + at, best + tl.log2(total), mask=inside)
 
 
 @triton.jit

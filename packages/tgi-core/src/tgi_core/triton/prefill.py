@@ -12,7 +12,7 @@ import triton.language as tl
 
 from tgi_core.triton.float8 import widened
 from tgi_core.triton.overlap import follow
-from tgi_core.triton.scores import HIDDEN, LOWEST, accumulate, adjust, key_slots, product
+from tgi_core.triton.scores import HIDDEN, LOWEST, accumulate, adjust, biases_of, key_slots, product, slopes_of
 
 
 @triton.jit
@@ -25,6 +25,7 @@ def attend_to(
 ):  # fmt: skip
     """Keys from `begin` to `end`, of which those from `last` on do not exist; unless MASKED, all queries see all."""
     dims = tl.arange(0, DP)
+    slope = slopes_of(slopes, head, HAS_SLOPES)
     for start in range(begin, end, N):
         n = start + tl.arange(0, N)
         seen = n < last
@@ -52,10 +53,10 @@ def attend_to(
                 k = tl.load(keys + k_row[None, :] + dims[:, None], mask=(dims < D)[:, None], other=0.0)
                 v = tl.load(values + v_row[:, None] + dims[None, :], mask=(dims < D)[None, :], other=0.0)
         k, v = widened(k, q.dtype, UPCAST), widened(v, q.dtype, UPCAST)
+        biases = biases_of(bias, head, positions, n, columns, origin, HAS_BIAS)
         scores, unit = adjust(
-            product(q, k, UPCAST), head, positions, n, scale, soft_cap, slopes, bias, columns, origin,
-            HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS,
-        )  # fmt: skip
+            product(q, k, UPCAST), positions, n, scale, soft_cap, slope, biases, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS
+        )
         if MASKED:
             visible = seen[None, :]
             if CAUSAL:

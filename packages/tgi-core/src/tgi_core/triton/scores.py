@@ -11,12 +11,31 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
+def slopes_of(slopes, heads, HAS_SLOPES: tl.constexpr):
+    """heads [M] -> what `adjust` takes."""
+    values = 0.0
+    if HAS_SLOPES:
+        values = tl.load(slopes + heads)
+    return values
+
+
+@triton.jit
+def biases_of(bias, heads, positions, keys, columns, origin, HAS_BIAS: tl.constexpr):
+    """Queries (heads [M], positions [M]), keys [N] -> what `adjust` takes."""
+    values = 0.0
+    if HAS_BIAS:
+        column = tl.minimum(tl.maximum(keys[None, :] - positions[:, None] + origin, 0), columns - 1)
+        values = tl.load(bias + heads[:, None] * columns + column)
+    return values
+
+
+@triton.jit
 def adjust(
-    scores, heads, positions, keys, scale, soft_cap, slopes, bias, columns, origin,
+    scores, positions, keys, scale, soft_cap, slopes, biases,
     HAS_SOFT_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """Products [M, N] of queries (heads [M], positions [M]) and keys [N] -> scores, and what they are to be multiplied
-    with to be in base 2."""
+    """Products [M, N] of queries (positions [M]) and keys [N] -> scores, and what they are to be multiplied with to be
+    in base 2.  slopes [M] and biases [M, N]: see `slopes_of` and `biases_of`."""
     unit = scale * LOG2_E
     if HAS_SOFT_CAP or HAS_SLOPES or HAS_BIAS:
         unit = LOG2_E * 1.0
@@ -24,11 +43,9 @@ def adjust(
     if HAS_SOFT_CAP:  # cap * tanh(s / cap)
         scores = soft_cap * (2.0 * tl.sigmoid(2.0 * scores / soft_cap) - 1.0)
     if HAS_SLOPES:
-        distance = (keys[None, :] - positions[:, None]).to(tl.float32)
-        scores += tl.load(slopes + heads)[:, None] * distance
+        scores += slopes[:, None] * (keys[None, :] - positions[:, None]).to(tl.float32)
     if HAS_BIAS:
-        column = tl.minimum(tl.maximum(keys[None, :] - positions[:, None] + origin, 0), columns - 1)
-        scores += tl.load(bias + heads[:, None] * columns + column)
+        scores += biases
     return scores, unit
 
 
