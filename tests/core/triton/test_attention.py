@@ -1,5 +1,6 @@
 """Paged attention in Triton against the reference, over every kind of batch, head and layer."""
 
+import math
 from importlib import metadata
 
 import numpy as np
@@ -165,9 +166,20 @@ def test_values_of_another_sequence_that_are_no_numbers_stay_there(monkeypatch):
 def test_the_fewer_programs_decode_the_more_each_reads_at_a_time():
     spec = AttentionSpec(scale=0.2, **SPECS["head of 128"])
     (layer,) = make(TritonAttention, spec, "float16", 16, layers=1)._layers
-    multiprocessors = layer.multiprocessors
-    keys = [layer._tile_of_decodes(count * multiprocessors).keys for count in (tiles.LONELY, tiles.FEW, tiles.FEW + 1)]
-    assert keys == [128, 64, 32]
+    found = [(tile.keys, early) for most, _, _ in layer.decodes for tile, early in [layer._tile_of_decodes(most)]]
+    assert found == [(256, True), (128, True), (64, False), (32, False)]
+    most, *_ = layer.decodes[0]
+    assert [layer._tile_of_decodes(count)[0].keys for count in (1, most + 1)] == [256, 128]
+
+
+@pytest.mark.parametrize(("name", "lanes", "rows"), [("gqa", 32, 4), ("head of 96", 32, 1), ("gqa", 64, 16)])
+def test_a_tile_of_decodes_has_a_row_for_each_head_of_a_group(name, lanes, rows):
+    spec = AttentionSpec(scale=0.2, **SPECS[name])
+    packed = spec.heads // spec.kv_heads
+    assert tiles.rows_of_decodes(packed, lanes) == rows
+    if lanes == 32:
+        (layer,) = make(TritonAttention, spec, "float16", 16, layers=1)._layers
+        assert {tile.rows for _, tile, _ in layer.decodes} == {rows}
 
 
 def test_keys_are_gathered_where_it_pays():
@@ -389,6 +401,8 @@ def test_recorded_decodes_read_their_first_keys_early(name, kv_dtype, splits, mo
     steps = [[(250, 0), (3, 0), (64, 0)], [(1, 250), (1, 3), (1, 64)], [(1, 251), (1, 4), (1, 65)]]
     expected = run(make(ReferenceAttention, spec, "float32", 32, kv_dtype=kv_dtype), spec, steps, "float32")
     backend, early = make(TritonAttention, spec, "float32", 32, kv_dtype=kv_dtype), []
+    for layer in backend._layers:
+        layer.decodes = [(math.inf, *layer.decodes[0][1:])]  # however few multiprocessors there are
     recorded = backend.fixed(3, None, NUM_BLOCKS // 4, splits)
     launch = attention.DECODE.launch
 
@@ -410,11 +424,9 @@ def test_recorded_decodes_read_their_first_keys_early(name, kv_dtype, splits, mo
     assert early == [can] * 4  # of two layers
 
 
-def test_keys_are_read_early_where_registers_hold_them():
-    lonely = tiles.LONELY_DECODE[0]
-    assert tiles.reads_early(lonely, 64, 2, 32)
-    assert not tiles.reads_early(lonely, 128, 2, 32)
-    assert tiles.reads_early(lonely, 128, 1, 32)
+def test_scores_with_biases_are_of_fewer_keys_at_a_time():
+    plain, biased = (tiles.fitting(tiles.SOLE, 64, 2, 227 << 10, biased=biased).keys for biased in (False, True))
+    assert (plain, biased) == (256, tiles.BIASED_KEYS)
 
 
 def test_rows_that_pad_a_fixed_batch_touch_nothing():

@@ -138,21 +138,27 @@ def attention(target, dtype, size, cache=None, *, gathered=(), in_order_splits=(
     kinds = tiles.kinds(target_of(target).warp_size, copies=copies)
     itemsize, most_rows = (4, tiles.FLOAT32_ROWS) if dtype == "fp32" else (2, None)
     fitting = partial(tiles.fitting, biased=flags["HAS_BIAS"])
-    fits = (fitting(kind, padded, itemsize, SHARED[target], most_rows) for kind in kinds)
-    many, beside, crowded, few, lonely = fits
+    many, beside = (fitting(kind, padded, itemsize, SHARED[target], most_rows) for kind in kinds[:2])
+    rows = tiles.rows_of_decodes(shape["P"], target_of(target).warp_size)
+    singles = [
+        (fitting(kind.tiles, padded, itemsize, SHARED[target])._replace(rows=rows), kind.early)
+        for kind in kinds.decodes
+    ]
     common = {**shape, **flags, **dict.fromkeys(absent)}
-    decodes = {(1, crowded): None, (1, few): None, (16, lonely): None}
+    decodes = dict.fromkeys(singles[::-1])  # the first one takes the most memory; registers are not looked at
     if target.startswith("sm_") and (options or cache or dtype == "fp32"):
-        decodes = {(16, lonely): None}  # which takes the most memory; registers are not looked at
-    for splits, single in decodes:
+        decodes = singles[:1]
+    for single, early in decodes:
+        splits = 16 if single == singles[0][0] else 1
         gone = dict.fromkeys(("partial", "sums") if splits == 1 else ())
         for half in (size // 2,) if options or cache else (0, size // 2):
             still = {} if half else {"cos": None, "sin": None}
             tile = {"M": single.rows, "N": single.keys, "S": splits, "HAS_NEW": True}
-            early = target == "sm_90" and tiles.reads_early(single, padded, 1 if cache else itemsize, 32)
-            tile |= {"HALF": half, "SETTLED": early}
+            tile |= {"HALF": half, "SETTLED": early and target == f"sm_{overlap.FIRST_ARCHITECTURE}"}
             constants = {**common, **gone, **still, **tile}
             yield variant(decode.decode, constants, target, dtype, single.warps, single.stages, known)
+    alone = {"HKV": shape["H"], "G": 1, "P": 1, "M": tiles.rows_of_decodes(1, target_of(target).warp_size)}
+    yield variant(decode.decode, constants | alone, target, dtype, single.warps, single.stages, known)
     where = {"PAGED": True, "COPIED": False, "CAUSAL": True, "key_starts": None}
     constants = {**common, **where, "M": many.rows, "N": many.keys}
     yield variant(prefill.prefill, constants, target, dtype, many.warps, many.stages, known)
@@ -215,9 +221,9 @@ def products(target, dtype):
     few = slice(2) if dtype == "fp32" else slice(None)
     for kind in ("", "silu"):
         shape = {"M": 4096, "N": 4096, "KIND": kind, "HAS_BIAS": False, "bias": None}
-        for inputs in (4096, 576, 2048, 14336)[few]:
-            rows, columns, warps = linear.row_tile(4096, inputs)
-            lone = {**shape, "N": inputs, "ROWS": rows // 2 if kind else rows, "COLUMNS": columns}
+        for outputs, inputs in ((4096, 4096), (576, 576), (6144, 2048), (28672, 4096))[few]:
+            rows, columns, warps = linear.row_tile(outputs, inputs)
+            lone = {**shape, "M": outputs, "N": inputs, "ROWS": rows // 2 if kind else rows, "COLUMNS": columns}
             yield variant(linear._row_product, lone, target, dtype, warps)
         for outputs in (4096, 576, 28672)[few]:
             rows, tile = linear.fixed_tile(outputs, 4 if dtype == "fp32" else 2, SHARED[target])

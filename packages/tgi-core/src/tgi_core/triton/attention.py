@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -189,15 +190,19 @@ class _Layer:
         padded = max(16, triton.next_power_of_2(spec.head_size))
         most_rows = tiles.FLOAT32_ROWS if dtype is torch.float32 and not chip.interprets else None
         self.copies = chip.is_hopper and not in_order
-        self.many, self.gathered, self.crowded, self.few, self.lonely = (
-            tiles.fitting(kind, padded, dtype.itemsize, chip.shared_bytes, most_rows, biased=biased)
-            for kind in tiles.kinds(chip.lanes, copies=self.copies)
+        fitting = partial(
+            tiles.fitting, padded_head=padded, itemsize=dtype.itemsize, shared_bytes=chip.shared_bytes, biased=biased
         )
+        kinds, rows = tiles.kinds(chip.lanes, copies=self.copies), tiles.rows_of_decodes(packed, chip.lanes)
+        self.many, self.gathered = (fitting(kind, most_rows=most_rows) for kind in (kinds.prefill, kinds.gathered))
+        self.decodes = [
+            (kind.most * chip.multiprocessors, fitting(kind.tiles)._replace(rows=rows), kind.early)
+            for kind in kinds.decodes
+        ]
         self.in_order, self.packed = in_order, packed
         if in_order:
             self.many = tiles.fitting_in_order(padded, dtype.itemsize, chip.shared_bytes, most_rows)
             self.gathered = self.many
-        self.multiprocessors, self.lanes = chip.multiprocessors, chip.lanes
         self.overlaps = DECODE.interpreted or overlaps()
         self.programs = spec.kv_heads * -(-self.group // packed)  #: of one sequence or tile
         self.constants: Constants = {
@@ -280,10 +285,9 @@ class _Layer:
             arguments = (*waiting, out, *arguments[:4])
             COMBINE_IN_ORDER.launch(grid, arguments, {name: constants[name] for name in names}, 2)
 
-    def _tile_of_decodes(self, programs: int) -> tiles.Tile:
-        if programs <= tiles.LONELY * self.multiprocessors:
-            return self.lonely
-        return self.few if programs <= tiles.FEW * self.multiprocessors else self.crowded
+    def _tile_of_decodes(self, programs: int) -> tuple[tiles.Tile, bool]:
+        """And whether it may read early."""
+        return next((tile, early) for most, tile, early in self.decodes if programs <= most)
 
     def decode(
         self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation | None, cache: tuple[Tensor, Tensor], out: Tensor,
@@ -291,17 +295,15 @@ class _Layer:
     ) -> None:  # fmt: skip
         """Sequences with one query; `rotation` if query and key are still to be turned."""
         has_new, splits, (heads, size) = self.spec.kind == "causal", part.splits, q.shape[1:]
-        tile = self._tile_of_decodes(part.decodes * self.programs * splits)
+        tile, early = self._tile_of_decodes(part.decodes * self.programs * splits)
         partial = sums = None
         if splits > 1:
             partial = torch.empty((part.decodes, heads, splits, size), dtype=torch.float32, device=q.device)
             sums = torch.empty((part.decodes, heads, splits), dtype=torch.float32, device=q.device)
-        can_be_early = part.settled and self.overlaps
-        early = can_be_early and tiles.reads_early(tile, self.constants["DP"], cache[0].itemsize, self.lanes)
         constants = self._constants(
             bias, part, tile, q_token=q.stride(0), k_token=k.stride(0) if has_new else 0,
-            v_token=v.stride(0) if has_new else 0, S=splits, HAS_NEW=has_new, SETTLED=early,
-            HALF=rotation[0].shape[-1] if rotation else 0,
+            v_token=v.stride(0) if has_new else 0, S=splits, HAS_NEW=has_new,
+            SETTLED=early and part.settled and self.overlaps, HALF=rotation[0].shape[-1] if rotation else 0,
         )  # fmt: skip
         arguments = (
             q, k if has_new else None, v if has_new else None, *(rotation or (None, None)), *cache, out, partial, sums,

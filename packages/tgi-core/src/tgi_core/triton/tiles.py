@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 SHARE = 0.9  #: of shared memory that is planned for
@@ -22,14 +23,31 @@ PREFILL = (Tile(128, 128, 8, 2), Tile(128, 64, 8, 2), Tile(64, 64, 4, 2), Tile(6
 COPIED = (Tile(64, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
 #: and of such keys that programs read
 GATHERED = (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
-#: of decodes with many programs on each multiprocessor; the fewer there are, the more each reads at a time
-DECODE = (Tile(16, 32, 1, 2), Tile(16, 32, 2, 2), Tile(16, 16, 4, 1))
-FEW_DECODES = (Tile(16, 64, 2, 3), *DECODE[1:])
-LONELY_DECODE = (Tile(16, 128, 4, 2), Tile(16, 64, 4, 2), *DECODE[1:])
-FEW, LONELY = 6, 2  #: programs on each multiprocessor, up to which decodes count as that, as measured on an H200
 #: for queries of every kind of step alike
 IN_ORDER = (Tile(64, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
 IN_ORDER_NUMBERS = 1 << 13  #: of a tile's queries at most, as a program holds sums of a split beside those of all
+
+
+class Decodes(NamedTuple):
+    """Tiles of decodes with so many programs: the fewer there are, the more each reads at a time."""
+
+    most: float  #: programs on each multiprocessor
+    tiles: tuple[Tile, ...]
+    early: bool = False  #: reads its first keys before its queries are there, if they may be read by then
+
+
+#: as measured on an H200
+SOLE = (Tile(16, 256, 8, 1), Tile(16, 128, 8, 1), Tile(16, 64, 4, 2), Tile(16, 32, 2, 2), Tile(16, 16, 4, 1))
+CROWDED = (Tile(16, 32, 4, 2), Tile(16, 32, 2, 2), Tile(16, 16, 4, 1))
+DECODES = (
+    Decodes(1, SOLE, early=True),
+    Decodes(2, SOLE[1:], early=True),
+    Decodes(6, (Tile(16, 64, 2, 3), *CROWDED)),
+    Decodes(math.inf, CROWDED),
+)
+#: where a warp has 64 lanes: as compiled for gfx90a and gfx942, not measured.  One warp takes so many registers that
+#: hardly another one runs beside it, and more scalar ones than there are
+WIDE_DECODES = (Decodes(2, (Tile(16, 128, 4, 2), *SOLE[2:])), Decodes(math.inf, CROWDED[1:]))
 
 
 class Kinds(NamedTuple):
@@ -37,21 +55,15 @@ class Kinds(NamedTuple):
 
     prefill: tuple[Tile, ...]
     gathered: tuple[Tile, ...]
-    crowded: tuple[Tile, ...]
-    few: tuple[Tile, ...]
-    lonely: tuple[Tile, ...]
+    decodes: tuple[Decodes, ...]
 
 
 #: where a warp has 64 lanes, whose shared memory is smaller: as compiled for gfx90a and gfx942 without spills
 WIDE_WARPS = (Tile(128, 64, 4, 2), Tile(128, 32, 8, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
-#: by lanes of a warp.  With 64, a decode that is one warp takes so many registers that hardly another one runs beside
-#: it, and more scalar ones than there are (as compiled for gfx90a and gfx942; not measured)
-BY_LANES = {
-    32: Kinds(PREFILL, GATHERED, DECODE, FEW_DECODES, LONELY_DECODE),
-    64: Kinds(WIDE_WARPS, WIDE_WARPS, DECODE[1:], DECODE[1:], LONELY_DECODE),
-}
+#: by lanes of a warp
+BY_LANES = {32: Kinds(PREFILL, GATHERED, DECODES), 64: Kinds(WIDE_WARPS, WIDE_WARPS, WIDE_DECODES)}
 
-EARLY_BYTES = 256  #: of a lane, see `reads_early`
+BIASED_KEYS = 128  #: at most, where each score gets a bias, as measured on an H200
 FLOAT32_ROWS = 32  #: of float32, which no matrix units multiply: more only take longer to compile
 WIDE_HEAD_BYTES = 256  #: of a padded head, from which on a decode takes two warps at least
 
@@ -74,7 +86,7 @@ def fitting(
     """The first tile whose queries, keys and values fit, and a bias of each score if there is one; else the last."""
     found = tiles[-1]
     for tile in tiles:
-        if most_rows and tile.rows > most_rows:
+        if (most_rows and tile.rows > most_rows) or (biased and tile.keys > BIASED_KEYS):
             continue
         elements = (tile.rows + 2 * tile.keys * tile.stages) * padded_head
         elements += tile.rows * tile.keys * tile.stages * biased
@@ -85,10 +97,9 @@ def fitting(
     return found._replace(warps=max(2, found.warps)) if wide else found
 
 
-def reads_early(tile: Tile, padded_head: int, itemsize: int, lanes: int) -> bool:
-    """Whether a decode's registers hold its first keys and values, numbers of `itemsize`, until its queries are there;
-    with twice as many, programs keep some in memory (as compiled for sm_90)."""
-    return 2 * tile.keys * padded_head * itemsize <= EARLY_BYTES * lanes * tile.warps
+def rows_of_decodes(heads: int, lanes: int) -> int:
+    """Of a tile in which one query has so many heads; NVIDIA's matrix units take fewer than they multiply at a time."""
+    return 16 if lanes == 64 else 1 << (heads - 1).bit_length()
 
 
 def fitting_in_order(padded_head: int, itemsize: int, shared_bytes: int, most_rows: int | None = None) -> Tile:
