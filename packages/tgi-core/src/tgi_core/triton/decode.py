@@ -149,6 +149,7 @@ def decode(
             queries, kt, vs, n, seen, best, total, out, position, positions, scale, soft_cap, slope, biases, window,
             HAS_WINDOW, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS, UPCAST,
         )  # fmt: skip
+    total = tl.where(total == 0.0, 1.0, total)  # without keys, where nothing is written
     out = out / total[:, None]
     if S == 1:
         there = output + token * (H * D) + head[:, None] * D + dims[None, :]
