@@ -384,6 +384,39 @@ def test_any_number_of_splits_gives_the_same(name, splits, monkeypatch):
     torch.testing.assert_close(run(backend, spec, steps, "float32"), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.fixture
+def early(monkeypatch):
+    """Lets decodes read their first keys early, 64 of them, however few multiprocessors there are; gives which did."""
+    single = tiles.Decodes(math.inf, (tiles.Tile(16, 64, 4, 2),), early=True)
+    monkeypatch.setitem(tiles.BY_LANES, 32, tiles.BY_LANES[32]._replace(decodes=(single,)))
+    launch, found = attention.DECODE.launch, []
+
+    def launch_and_look(grid, arguments, constants, *how):
+        found.append(constants["SETTLED"])
+        launch(grid, arguments, constants, *how)
+
+    monkeypatch.setattr(attention.DECODE, "launch", launch_and_look)
+    return found
+
+
+@pytest.fixture
+def settled(monkeypatch):
+    """Says of steps of decodes that are not recorded, too, that they write no key that they read."""
+    prepare = TritonAttention.prepare
+
+    def settle(backend, step):
+        metadata = prepare(backend, step)
+        begins = step.source is not None and step.source.starts[-1] > 0
+        for part in metadata.values():
+            part.settled = not begins and step.num_tokens == len(step.context_lens)
+        return metadata
+
+    monkeypatch.setattr(TritonAttention, "prepare", settle)
+
+
+CAN_BE_EARLY = DEVICE == "cpu" or overlap.overlaps()
+
+
 @pytest.mark.usefixtures("stored_plainly")
 @pytest.mark.parametrize("splits", [1, 4])
 @pytest.mark.parametrize(
@@ -396,15 +429,12 @@ def test_any_number_of_splits_gives_the_same(name, splits, monkeypatch):
         ("window", "fp8_e5m2"),
     ],
 )
-def test_recorded_decodes_read_their_first_keys_early(name, kv_dtype, splits, monkeypatch):
+def test_recorded_decodes_read_their_first_keys_early(name, kv_dtype, splits, early):
     spec = AttentionSpec(scale=0.2, **SPECS[name])
     steps = [[(250, 0), (3, 0), (64, 0)], [(1, 250), (1, 3), (1, 64)], [(1, 251), (1, 4), (1, 65)]]
     expected = run(make(ReferenceAttention, spec, "float32", 32, kv_dtype=kv_dtype), spec, steps, "float32")
-    backend, early = make(TritonAttention, spec, "float32", 32, kv_dtype=kv_dtype), []
-    for layer in backend._layers:
-        layer.decodes = [(math.inf, *layer.decodes[0][1:])]  # however few multiprocessors there are
+    backend = make(TritonAttention, spec, "float32", 32, kv_dtype=kv_dtype)
     recorded = backend.fixed(3, None, NUM_BLOCKS // 4, splits)
-    launch = attention.DECODE.launch
 
     def prepare(step):
         if step.num_tokens > 3:
@@ -412,16 +442,28 @@ def test_recorded_decodes_read_their_first_keys_early(name, kv_dtype, splits, mo
         recorded.fill(step)
         return recorded.metadata
 
-    def launch_and_look(grid, arguments, constants, *how):
-        early.append(constants["SETTLED"])
-        launch(grid, arguments, constants, *how)
-
-    monkeypatch.setattr(attention.DECODE, "launch", launch_and_look)
     tolerance = 1e-5 if kv_dtype == "model" else 1e-4
     found = run(backend, spec, steps, "float32", prepare)
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
-    can = DEVICE == "cpu" or overlap.overlaps()
-    assert early == [can] * 4  # of two layers
+    assert early == [CAN_BE_EARLY] * 4  # of two layers
+
+
+@pytest.mark.usefixtures("stored_plainly", "settled")
+@pytest.mark.parametrize("rotated", [16, 64])
+def test_decodes_that_turn_their_keys_read_the_first_ones_early(rotated, early, monkeypatch):
+    monkeypatch.setattr(attention, "APART", range(0))
+    compare_turned("gqa", rotated, STEPS["decode"], "float32", 16)
+    assert early == [CAN_BE_EARLY] * 4
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("columns", [1, 40])
+def test_decodes_with_biases_and_sources_read_their_first_keys_early(columns, early):
+    shape = {"heads": 4, "kv_heads": 4, "head_size": 64}
+    found, expected = (run_encoder_decoder(kind, shape, columns) for kind in (TritonAttention, ReferenceAttention))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-5)
+    assert early.count(True) == 4 * CAN_BE_EARLY  # of two steps of decodes, in two layers
 
 
 def test_scores_with_biases_are_of_fewer_keys_at_a_time():
