@@ -203,7 +203,8 @@ def test_one_row_in_every_tile(has_bias, tile, dtype, monkeypatch):
 def test_registers_hold_what_waits_for_one_row(outputs, inputs):
     rows, columns, warps = row_tile(outputs, inputs)
     assert rows % 2 == 0  # gate and up
-    assert rows * columns // (32 * warps) <= 64  # numbers of each lane, two in a register
+    most = 64 if outputs == 6144 else 32  # of queries, keys and values: all programs fit on the chip at once
+    assert rows * columns // (32 * warps) <= most  # numbers of each lane
 
 
 def test_linear_of_rows_that_lie_apart():

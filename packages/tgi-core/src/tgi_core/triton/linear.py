@@ -26,7 +26,8 @@ from tgi_core.triton.scores import product
 from tgi_core.triton.tiles import SHARE
 
 MOST_ROWS = 64  #: that any of the tiles below is the fastest for
-MANY_OUTPUTS, FEW_OUTPUTS = 8192, 2048  #: at least; at most: where other tiles are faster
+#: at least; at most: where other tiles are faster.  Weights with fewer than many get as many splits as make up for it
+MANY_OUTPUTS, FEW_OUTPUTS = 8192, 2048
 SHORT_ROW, LONG_ROW = 1024, 2048  #: inputs below and above which they are
 MOST_TILES = 4096  #: of a product whose inputs are divided
 

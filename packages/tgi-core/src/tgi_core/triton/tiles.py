@@ -36,9 +36,9 @@ class Decodes(NamedTuple):
     early: bool = False  #: reads its first keys before its queries are there, if they may be read by then
 
 
-#: as measured on an H200
+#: as measured on an H200; of rows as many as `rows_of_decodes` says, 16 at most, which are what is looked at for memory
 SOLE = (Tile(16, 256, 8, 1), Tile(16, 128, 8, 1), Tile(16, 64, 4, 2), Tile(16, 32, 2, 2), Tile(16, 16, 4, 1))
-CROWDED = (Tile(16, 32, 4, 2), Tile(16, 32, 2, 2), Tile(16, 16, 4, 1))
+CROWDED = (Tile(16, 32, 4, 2), Tile(16, 16, 4, 1))
 DECODES = (
     Decodes(1, SOLE, early=True),
     Decodes(2, SOLE[1:], early=True),
@@ -47,7 +47,7 @@ DECODES = (
 )
 #: where a warp has 64 lanes: as compiled for gfx90a and gfx942, not measured.  One warp takes so many registers that
 #: hardly another one runs beside it, and more scalar ones than there are
-WIDE_DECODES = (Decodes(2, (Tile(16, 128, 4, 2), *SOLE[2:])), Decodes(math.inf, CROWDED[1:]))
+WIDE_DECODES = (Decodes(2, (Tile(16, 128, 4, 2), *SOLE[2:])), Decodes(math.inf, SOLE[3:]))
 
 
 class Kinds(NamedTuple):
@@ -65,7 +65,6 @@ BY_LANES = {32: Kinds(PREFILL, GATHERED, DECODES), 64: Kinds(WIDE_WARPS, WIDE_WA
 
 BIASED_KEYS = 128  #: at most, where each score gets a bias, as measured on an H200
 FLOAT32_ROWS = 32  #: of float32, which no matrix units multiply: more only take longer to compile
-WIDE_HEAD_BYTES = 256  #: of a padded head, from which on a decode takes two warps at least
 
 
 def kinds(lanes: int, *, copies: bool) -> Kinds:
@@ -84,17 +83,14 @@ def fitting(
     biased: bool = False,
 ) -> Tile:
     """The first tile whose queries, keys and values fit, and a bias of each score if there is one; else the last."""
-    found = tiles[-1]
     for tile in tiles:
         if (most_rows and tile.rows > most_rows) or (biased and tile.keys > BIASED_KEYS):
             continue
         elements = (tile.rows + 2 * tile.keys * tile.stages) * padded_head
         elements += tile.rows * tile.keys * tile.stages * biased
         if elements * itemsize <= SHARE * shared_bytes and tile.rows * padded_head <= 1 << 14:
-            found = tile
-            break
-    wide = padded_head * itemsize > WIDE_HEAD_BYTES
-    return found._replace(warps=max(2, found.warps)) if wide else found
+            return tile
+    return tiles[-1]
 
 
 def rows_of_decodes(heads: int, lanes: int) -> int:
