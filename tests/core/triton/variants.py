@@ -157,8 +157,10 @@ def attention(target, dtype, size, cache=None, *, gathered=(), in_order_splits=(
             tile |= {"HALF": half, "SETTLED": early and target == f"sm_{overlap.FIRST_ARCHITECTURE}"}
             constants = {**common, **gone, **still, **tile}
             yield variant(decode.decode, constants, target, dtype, single.warps, single.stages, known)
-    alone = {"HKV": shape["H"], "G": 1, "P": 1, "M": tiles.rows_of_decodes(1, target_of(target).warp_size)}
-    yield variant(decode.decode, constants | alone, target, dtype, single.warps, single.stages, known)
+    for group in (1,) if options or cache else (1, 16):
+        rows = tiles.rows_of_decodes(group, target_of(target).warp_size)
+        heads = {"HKV": shape["H"] // group, "G": group, "P": group, "M": rows}
+        yield variant(decode.decode, constants | heads, target, dtype, single.warps, single.stages, known)
     where = {"PAGED": True, "COPIED": False, "CAUSAL": True, "key_starts": None}
     constants = {**common, **where, "M": many.rows, "N": many.keys}
     yield variant(prefill.prefill, constants, target, dtype, many.warps, many.stages, known)
@@ -233,7 +235,8 @@ def products(target, dtype):
         if target == "sm_90" and dtype != "fp32":  # where few rows are not PyTorch's
             for rows, outputs, inputs in (
                 (16, 6144, 4096),
-                (32, 4096, 14336),
+                (64, 4096, 4096),
+                (32, 2560, 10240),
                 (32, 2048, 5120),
                 (64, 28672, 4096),
                 (16, 576, 576),
