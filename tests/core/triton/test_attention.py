@@ -18,7 +18,7 @@ from tgi_core.triton import attention, overlap, tiles
 from tgi_core.triton.attention import TritonAttention
 from tgi_core.triton.chip import Chip
 from tgi_core.triton.flash_attention_2 import FlashAttention2
-from tgi_core.triton.step import StepBuilder, longest_first
+from tgi_core.triton.step import StepBuilder
 from tgi_core.triton.support import attention_supports, flash_attention_2_supports
 from tgi_core.triton.torch_prompts import TorchPrompts
 
@@ -136,6 +136,43 @@ def test_keys_of_long_prompts_are_read_one_after_the_other(name, steps, copies_t
     compare(TritonAttention, SPECS[name], STEPS[steps], dtype, block_size)
 
 
+@pytest.fixture
+def divided(monkeypatch):
+    """Lets there be far fewer tiles than the chip could take, and parts be short; gives which launches have parts."""
+    monkeypatch.setattr("tgi_core.triton.cut.PART", 32)
+    monkeypatch.setattr(attention, "Chip", _Large)
+    launch, found = attention.PREFILL.launch, []
+
+    def launch_and_look(grid, arguments, constants, *how):
+        found.append(constants["DIVIDED"])
+        launch(grid, arguments, constants, *how)
+
+    monkeypatch.setattr(attention.PREFILL, "launch", launch_and_look)
+    return found
+
+
+class _Large(Chip):
+    def __init__(self, device):
+        super().__init__(device)
+        self.multiprocessors = 128
+
+
+DIVIDED = ["gqa", "mqa, more heads than share a program", "window", "alibi", "soft cap"]
+
+
+@pytest.mark.usefixtures("stored_plainly")
+@pytest.mark.parametrize("steps", ["prefill", "chunks beside decodes"])
+@pytest.mark.parametrize("name", [*SPECS] if DEVICE == "cuda" else DIVIDED)
+@pytest.mark.parametrize("gathers_from", [2, 1000])
+@pytest.mark.parametrize(("dtype", "block_size"), EXACTNESS)
+def test_keys_of_few_tiles_are_divided_over_programs(
+    name, steps, gathers_from, dtype, block_size, divided, monkeypatch
+):
+    monkeypatch.setattr(TritonAttention, "gathers_from", gathers_from)
+    compare(TritonAttention, SPECS[name], STEPS[steps], dtype, block_size)
+    assert any(divided)
+
+
 class _NoCopies(Chip):
     def __init__(self, device):
         super().__init__(device)
@@ -206,12 +243,6 @@ def test_few_enough_keys_are_gathered(monkeypatch):
         monkeypatch.setattr("tgi_core.triton.step.MOST_GATHERED", most)
         causal = StepBuilder(16, torch.device(DEVICE), [32], gathers_from=100).build(step, 1)["causal"]
         assert (causal.gathered is not None) is gathers
-
-
-def test_tiles_that_see_most_keys_begin_first():
-    lengths, lens = np.array([1, 70, 40], np.int32), np.array([500, 70, 140], np.int32)
-    sequence, start = longest_first(np.where(lengths > 1, lengths, 0), lens, 32)
-    assert list(zip(sequence.tolist(), start.tolist(), strict=True)) == [(2, 32), (2, 0), (1, 64), (1, 32), (1, 0)]
 
 
 @pytest.mark.usefixtures("stored_plainly")
@@ -495,7 +526,10 @@ def test_rows_that_pad_a_fixed_batch_touch_nothing():
 
 
 @pytest.mark.parametrize("splits", [1, 4])
-def test_what_pads_a_fixed_mixture_touches_nothing(splits):
+@pytest.mark.parametrize("parts", [False, True])
+def test_what_pads_a_fixed_mixture_touches_nothing(splits, parts, request):
+    if parts:
+        request.getfixturevalue("divided")
     spec = AttentionSpec(scale=0.2, **SPECS["gqa"])
     steps = [[(40, 0), (3, 0), (1, 0)], [(1, 40), (30, 3), (1, 1)], [(2, 41), (1, 33), (1, 2)]]
     plain, fixed = (make(TritonAttention, spec, "float32", 16) for _ in range(2))

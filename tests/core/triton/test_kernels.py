@@ -175,7 +175,7 @@ def test_products_of_many_rows_are_left_to_pytorch():
 def test_more_tiles_than_are_counted_are_refused(monkeypatch):
     if not chip_of(torch.device(DEVICE)).is_hopper:
         pytest.skip("PyTorch multiplies few rows on this chip")
-    monkeypatch.setattr(triton_linear, "MOST_TILES", 2)
+    monkeypatch.setattr(triton_linear, "MOST_GROUPS", 2)
     monkeypatch.setattr(triton_linear, "tile_of", lambda rows, outputs, inputs: triton_linear.Tile(16, 64, 2, 3, 2))
     with pytest.raises(ValueError, match="more than 2 tiles"):
         linear(randn(3, 64, dtype=torch.bfloat16), randn(40, 64, dtype=torch.bfloat16), None)

@@ -62,8 +62,13 @@ FLOAT8_HEADS = ((80, {"HAS_WINDOW": True}), (128, {}))
 POINTERS = {
     "keys", "values", "output", "out", "x", "weight", "bias", "residual", "q", "k", "v", "gate_up", "logits"
 }  # fmt: skip
-FLOATS = {"cos", "sin", "partial", "sums", "slopes", "logprobs"}
-INTEGERS = {"tile_sequence", "tile_start", "query_starts", "lens", "key_starts", "tables", "info", "members", "slots"}
+FLOATS = {"cos", "sin", "partial", "sums", "bests", "totals", "slopes", "logprobs"}
+INTEGERS = {
+    "tile_sequence", "tile_start", "tile_part", "tile_parts", "query_starts", "lens", "key_starts", "tables", "info",
+    "members", "slots", "arrived",
+}  # fmt: skip
+#: what the programs of tiles whose keys are not divided leave to none
+OF_PARTS = ("partial", "bests", "totals", "arrived", "tile_part", "tile_parts")
 FLOAT_VALUES = {"eps", "scale", "soft_cap"}
 TOTALS = dict.fromkeys(("logits", "totals", "repetition", "frequency", "presence"), "*fp32")  #: of sampling
 
@@ -162,13 +167,15 @@ def attention(target, dtype, size, cache=None, *, gathered=(), in_order_splits=(
         heads = {"HKV": shape["H"] // group, "G": group, "P": group, "M": rows}
         yield variant(decode.decode, constants | heads, target, dtype, single.warps, single.stages, known)
     where = {"PAGED": True, "COPIED": False, "CAUSAL": True, "key_starts": None}
-    constants = {**common, **where, "M": many.rows, "N": many.keys}
-    yield variant(prefill.prefill, constants, target, dtype, many.warps, many.stages, known)
+    for divided in (True, False):
+        parts = {"DIVIDED": divided, **dict.fromkeys(() if divided else OF_PARTS)}
+        constants = {**common, **where, **parts, "M": many.rows, "N": many.keys}
+        yield variant(prefill.prefill, constants, target, dtype, many.warps, many.stages, known)
     tile = f"tensordesc<{dtype}[{beside.keys}, 1, {padded}]>"
     for causal, copied in product(gathered, (False, True) if copies else (False,)):
         where = {"PAGED": False, "COPIED": copied, "CAUSAL": causal}
         read = dict.fromkeys(("keys", "values"), tile) if copied else ()
-        constants = {**common, **where, "M": beside.rows, "N": beside.keys}
+        constants = {**common, **where, **parts, "M": beside.rows, "N": beside.keys}
         yield variant(prefill.prefill, constants, target, dtype, beside.warps, beside.stages, read)
     if in_order_splits:
         yield from attention_in_order(target, dtype, common, itemsize, most_rows, known, in_order_splits)

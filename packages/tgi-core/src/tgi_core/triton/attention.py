@@ -22,6 +22,7 @@ from tgi_core.attention.base import (
 from tgi_core.attention.cache_dtype import take
 from tgi_core.kernels.ops import KernelQuery
 from tgi_core.triton import tiles
+from tgi_core.triton.arrivals import arrivals
 from tgi_core.triton.chip import Chip
 from tgi_core.triton.decode import combine, decode
 from tgi_core.triton.fixed import FixedDecodes, FixedMixtures
@@ -81,10 +82,12 @@ class TritonAttention(AttentionBackend):
                 cache = (torch.zeros(shape, dtype=self.cache_dtype, device=self.device) for _ in range(2))
                 self._caches[part] = (next(cache), next(cache))
         tokens = {tile.rows // layer.packed for layer in self._layers for tile in (layer.many, layer.gathered)}
+        programs = max(layer.programs for layer in self._layers)
         self._builder = StepBuilder(
             self.block_size,
             self.device,
             sorted(tokens),
+            most_parts=0 if self._in_order else self._chip.multiprocessors // programs,
             gathers_from=None if self._in_order else self.gathers_from,
             keeps_dtype=self.cache_dtype == self.dtype,
             in_order=self._in_order,
@@ -261,9 +264,15 @@ class _Layer:
         if self.in_order:
             self._in_order(q, keys, values, out, part, arguments, constants)
             return
-        grid, constants = (cut.count, self.programs, 1), {**constants, "COPIED": copied}
-        read = (in_tiles(x, tile.keys, 1, constants["DP"]) if copied else x for x in (keys, values))
-        PREFILL.launch(grid, (q, *read, out, *arguments), constants, tile.warps, tile.stages)
+        rows, size = (cut.most, self.programs, tile.rows), int(constants["DP"])
+        parts: tuple[Tensor | None, ...] = (None,) * 6
+        if cut.most:
+            shapes = ((*rows, size), rows, rows)
+            waiting = (torch.empty(shape, dtype=torch.float32, device=q.device) for shape in shapes)
+            parts = (*waiting, arrivals(q.device), cut.part, cut.parts)
+        grid, constants = (cut.count, self.programs, 1), {**constants, "COPIED": copied, "DIVIDED": cut.most > 0}
+        read = (in_tiles(x, tile.keys, 1, size) if copied else x for x in (keys, values))
+        PREFILL.launch(grid, (q, *read, out, *parts, *arguments), constants, tile.warps, tile.stages)
 
     def _in_order(
         self, q: Tensor, keys: Tensor, values: Tensor, out: Tensor, part: KeysOf,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import numpy.typing as npt
 import torch
 
 from tgi_core.attention.base import Int32Array, StepInput
+from tgi_core.triton.cut import Cut, cut
 from tgi_core.triton.packed import Packed, aligned, arange
-from tgi_core.triton.step import CAUSAL_WIDTH, INFO, KeysOf, Metadata, StepBuilder, Tiles, longest_first
+from tgi_core.triton.step import CAUSAL_WIDTH, INFO, KeysOf, Metadata, StepBuilder, Tiles
 
 
 class FixedDecodes:
@@ -70,18 +72,16 @@ class FixedMixtures:
 
     def __init__(self, rows: int, tokens: int, width: int, splits: int, builder: StepBuilder) -> None:
         self.rows, self.tokens, self.builder = rows, tokens, builder
-        tiles = {size: rows + tokens // size for size in builder.tile_tokens}
-        sizes = [INFO, rows + 1, rows + 2, rows, tokens]
-        sizes += [count for count in tiles.values() for _ in range(2)]
+        most = {size: builder.most_parts if tokens <= builder.most_parts * size else 0 for size in builder.tile_tokens}
+        counts = [max(rows + tokens // size, most[size]) for size in most]
+        sizes = [INFO, rows + 1, rows + 2, rows, tokens, *(count for count in counts for _ in Cut._fields)]
         places = np.cumsum([0, *map(aligned, sizes)])
         self._memory = torch.zeros(places[-1] + aligned(rows * width), dtype=torch.int32, device=builder.device)
         info, lens, starts, members, self._slots, *cuts = (
             self._memory[place : place + size] for place, size in zip(places[:-1].tolist(), sizes, strict=True)
         )
-        self._tiles = {
-            size: Tiles(cuts[2 * number], cuts[2 * number + 1], count)
-            for number, (size, count) in enumerate(tiles.items())
-        }
+        arrays = iter(cuts)
+        self._tiles = {size: Tiles(*islice(arrays, len(Cut._fields)), most[size]) for size in most}
         self.metadata: Metadata = {
             "causal": KeysOf(
                 info=info,
@@ -112,14 +112,18 @@ class FixedMixtures:
             _padded(slots, self.tokens, -1),
         ]
         for size, own in self._tiles.items():
-            sequence, start = longest_first(in_tiles, step.context_lens, size)
-            arrays += [_padded(sequence, own.count, self.rows), _padded(start, own.count, 0)]
+            tiles = cut(in_tiles, step.context_lens, size, own.most)
+            arrays += [
+                _padded(array, own.count, value) for array, value in zip(tiles, (self.rows, 0, 0, 1), strict=True)
+            ]
         _packed(*arrays, tables).copy_to(self.builder.device, self._memory)
 
     def clear(self) -> None:
         """Only padding."""
         self._memory.zero_()
         self._slots.fill_(-1)
+        for tiles in self._tiles.values():
+            tiles.parts.fill_(1)
 
 
 def _padded(array: npt.NDArray[Any], size: int, value: int) -> Int32Array:

@@ -15,20 +15,9 @@ import triton.language as tl
 
 from tgi_core.triton.overlap import follow
 from tgi_core.triton.prefill import attend_to, keys_of_tile, tile_of_queries
-from tgi_core.triton.scores import LOWEST
+from tgi_core.triton.scores import LOWEST, merge
 
 SPLIT = 256  #: keys
-
-
-@triton.jit
-def _take(best, total, out, split_best, split_total, split_out):
-    """A split into what was taken before: best and total [...], out [..., D]."""
-    higher = tl.maximum(best, split_best)
-    shrink = tl.exp2(best - higher)
-    weight = tl.exp2(split_best - higher)
-    total = total * shrink + split_total * weight
-    out = out * tl.expand_dims(shrink, -1) + split_out * tl.expand_dims(weight, -1)
-    return higher, total, out
 
 
 @triton.jit
@@ -75,7 +64,7 @@ def attend_in_order(
             D, DP, N, HKV, BLOCK_SIZE, PAGED, False, CAUSAL, HAS_WINDOW, True, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS,
             UPCAST,
         )  # fmt: skip
-        best, total, out = _take(best, total, out, split_best, split_total, split_out)
+        best, total, out = merge(best, total, out, split_best, split_total, split_out)
     if start < length:  # otherwise it is padding
         if S == 1:
             there = output + rows[:, None] * (H * D) + head[:, None] * D + dims[None, :]
@@ -112,6 +101,6 @@ def combine_in_order(
         for split in range(first, tl.cdiv(context, SPLIT)):
             at = (tile * H + head).to(tl.int64) * S + split + tl.arange(0, 1)
             part = tl.load(partial + at[:, None] * D + dims[None, :], mask=(dims < D)[None, :], other=0.0)
-            best, total, out = _take(best, total, out, tl.load(bests + at), tl.load(totals + at), part)
+            best, total, out = merge(best, total, out, tl.load(bests + at), tl.load(totals + at), part)
         there = output + (token.to(tl.int64) * H + head) * D + dims[None, :]
         tl.store(there, (out / total[:, None]).to(output.dtype.element_ty), mask=(dims < D)[None, :])

@@ -18,6 +18,7 @@ from torch import Tensor
 from tgi_core.kernels.ops import Activation
 from tgi_core.kernels.reference.linear import Linear
 from tgi_core.triton.activation import KINDS, gated
+from tgi_core.triton.arrivals import MOST_GROUPS, arrivals, arrives_last
 from tgi_core.triton.chip import chip_of
 from tgi_core.triton.launch import Kernel
 from tgi_core.triton.many_rows import gated_product
@@ -29,7 +30,6 @@ MOST_ROWS = 64  #: that any of the tiles below is the fastest for
 #: at least; at most: where other tiles are faster.  Weights with fewer than many get as many splits as make up for it
 MANY_OUTPUTS, FEW_OUTPUTS = 8192, 2048
 SHORT_ROW, LONG_ROW = 1024, 2048  #: inputs below and above which they are
-MOST_TILES = 4096  #: of a product whose inputs are divided
 
 
 @triton.jit
@@ -153,15 +153,13 @@ def _few_rows_product(
 @triton.jit
 def _added_up(y, partial, arrived, tile, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, SPLITS: tl.constexpr):
     """A split's y [OUTPUTS, ROWS] of a tile -> the sum of all splits', always in the same order, and whether it is
-    there: the program that arrives last gets it, and leaves `arrived` as it was."""
+    there: the program that arrives last gets it."""
     size: tl.constexpr = OUTPUTS * ROWS
     place = tl.arange(0, ROWS)[None, :] * OUTPUTS + tl.arange(0, OUTPUTS)[:, None]
     there = partial + tile.to(tl.int64) * SPLITS * size + place
     tl.store(there + tl.program_id(2) * size, y)
-    tl.debug_barrier()  # of all threads, before one of them tells the other programs
-    is_last = tl.atomic_add(arrived, 1) == SPLITS - 1
+    is_last = arrives_last(arrived, SPLITS)
     if is_last:
-        tl.store(arrived, 0)
         y = tl.zeros([OUTPUTS, ROWS], tl.float32)
         for split in tl.static_range(SPLITS):
             y += tl.load(there + split * size, cache_modifier=".cg")  # written by other multiprocessors
@@ -260,19 +258,12 @@ def _multiply(
     grid = triton.cdiv(rows, constants["ROWS"]), triton.cdiv(outputs, constants["OUTPUTS"]), tile.splits
     partial = arrived = None
     if tile.splits > 1:
-        if grid[0] * grid[1] > MOST_TILES:
-            raise ValueError(f"{rows} x {outputs} outputs are more than {MOST_TILES} tiles, whose inputs are divided")
+        if grid[0] * grid[1] > MOST_GROUPS:
+            raise ValueError(f"{rows} x {outputs} outputs are more than {MOST_GROUPS} tiles, whose inputs are divided")
         size = math.prod(grid) * constants["ROWS"] * constants["OUTPUTS"]
-        partial, arrived = torch.empty(size, dtype=torch.float32, device=x.device), _arrivals(x.device)
+        partial, arrived = torch.empty(size, dtype=torch.float32, device=x.device), arrivals(x.device)
     arguments = x, weight, bias, out, partial, arrived, rows
     _FEW_ROWS_PRODUCT.launch(grid, arguments, {**constants, **more}, tile.warps, tile.stages)
-
-
-@cache
-def _arrivals(device: torch.device) -> Tensor:
-    """How many programs of each tile have arrived, none between products: all products of a stream share them.  To be
-    made before a step is recorded, as zeros that are recorded are written with each replay only."""
-    return torch.zeros(MOST_TILES, dtype=torch.int32, device=device)
 
 
 class FixedTile(NamedTuple):

@@ -10,9 +10,20 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from tgi_core.triton.arrivals import arrives_last
 from tgi_core.triton.float8 import widened
 from tgi_core.triton.overlap import follow
-from tgi_core.triton.scores import HIDDEN, LOWEST, accumulate, adjust, biases_of, key_slots, product, slopes_of
+from tgi_core.triton.scores import (
+    HIDDEN,
+    LOWEST,
+    accumulate,
+    adjust,
+    biases_of,
+    key_slots,
+    merge,
+    product,
+    slopes_of,
+)
 
 
 @triton.jit
@@ -109,17 +120,44 @@ def keys_of_tile(info, key_starts, sequence, WIDTH_AT: tl.constexpr, PAGED: tl.c
 
 
 @triton.jit
+def _put_together(best, total, out, partial, bests, totals, arrived, part, parts, M: tl.constexpr, DP: tl.constexpr):
+    """What a program found in its part of the keys -> in all parts, always in the same order, and whether it is there:
+    the program that arrives last gets it."""
+    tile = tl.program_id(0) - part  # that of the first part
+    group = tile * tl.num_programs(1) + tl.program_id(1)
+    size = tl.num_programs(1) * M
+    row = group * M + tl.arange(0, M)
+    there = row.to(tl.int64)[:, None] * DP + tl.arange(0, DP)[None, :]
+    tl.store(partial + there + part.to(tl.int64) * size * DP, out)
+    tl.store(bests + row + part * size, best)
+    tl.store(totals + row + part * size, total)
+    is_last = arrives_last(arrived + group, parts)
+    if is_last:
+        best = tl.full([M], LOWEST, tl.float32)
+        total = tl.zeros([M], tl.float32)
+        out = tl.zeros([M, DP], tl.float32)
+        for other in range(parts):  # written by other multiprocessors
+            their_best = tl.load(bests + row + other * size, cache_modifier=".cg")
+            their_total = tl.load(totals + row + other * size, cache_modifier=".cg")
+            theirs = tl.load(partial + there + tl.cast(other, tl.int64) * size * DP, cache_modifier=".cg")
+            best, total, out = merge(best, total, out, their_best, their_total, theirs)
+    return best, total, out, is_last
+
+
+@triton.jit
 def prefill(
-    q, keys, values, output, tile_sequence, tile_start, query_starts, lens, key_starts, tables, info,
-    slopes, bias, scale, soft_cap,
+    q, keys, values, output, partial, bests, totals, arrived, tile_part, tile_parts, tile_sequence, tile_start,
+    query_starts, lens, key_starts, tables, info, slopes, bias, scale, soft_cap,
     q_token: tl.constexpr, k_token: tl.constexpr, v_token: tl.constexpr, columns: tl.constexpr, origin: tl.constexpr,
     window: tl.constexpr, H: tl.constexpr, HKV: tl.constexpr, G: tl.constexpr, P: tl.constexpr, D: tl.constexpr,
     DP: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, BLOCK_SIZE: tl.constexpr, WIDTH_AT: tl.constexpr, PAGED: tl.constexpr,
-    COPIED: tl.constexpr, CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFT_CAP: tl.constexpr,
-    HAS_SLOPES: tl.constexpr, HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr, OVERLAP: tl.constexpr,
+    COPIED: tl.constexpr, CAUSAL: tl.constexpr, DIVIDED: tl.constexpr, HAS_WINDOW: tl.constexpr,
+    HAS_SOFT_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr, HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """A program: one tile of queries, P heads.  COPIED: keys and values come in tiles [N, 1, DP]."""
+    """A program: one tile of queries, P heads.  COPIED: keys and values come in tiles [N, 1, DP].  DIVIDED: a tile may
+    be one of the parts of its keys, see `cut`."""
     follow(OVERLAP)
     sequence, start, length, context, kv_head, inside, head, before, positions, rows = tile_of_queries(
         tile_sequence, tile_start, query_starts, lens, G, P, M, CAUSAL
@@ -140,7 +178,14 @@ def prefill(
     if HAS_WINDOW:
         begin = tl.maximum(before + start - window + 1, 0) // N * N
         whole = begin
-    middle = tl.maximum(whole // N * N, begin)
+    part, parts = 0, 1
+    if DIVIDED:
+        part = tl.load(tile_part + tl.program_id(0))
+        parts = tl.load(tile_parts + tl.program_id(0))
+        size = tl.cdiv(tl.cdiv(last - begin, parts), N) * N
+        begin += part * size
+        last = tl.minimum(begin + size, last)
+    middle = tl.maximum(tl.minimum(whole // N * N, last), begin)
     width, first_key = keys_of_tile(info, key_starts, sequence, WIDTH_AT, PAGED)
     best, total, out = attend_to(
         queries, keys, values, tables, best, total, out, begin, middle, last, sequence, width, head, positions, kv_head,
@@ -152,7 +197,13 @@ def prefill(
         k_token, v_token, first_key, scale, soft_cap, slopes, bias, columns, origin, window,
         D, DP, N, HKV, BLOCK_SIZE, PAGED, COPIED, CAUSAL, HAS_WINDOW, True, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS, UPCAST,
     )  # fmt: skip
-    if start < length:  # otherwise it is padding
+    is_there = start < length  # otherwise it is padding
+    if DIVIDED:
+        if parts > 1:
+            best, total, out, is_there = _put_together(
+                best, total, out, partial, bests, totals, arrived, part, parts, M, DP
+            )
+    if is_there:
         out = out / total[:, None]
         there = output + rows[:, None] * (H * D) + head[:, None] * D + dims[None, :]
         tl.store(there, out.to(output.dtype.element_ty), mask=mask)

@@ -73,6 +73,17 @@ def accumulate(scores, unit, values, best, total, out, UPCAST: tl.constexpr):
 
 
 @triton.jit
+def merge(best, total, out, other_best, other_total, other_out):
+    """A running softmax of other keys into one: best and total [...], out [..., D]."""
+    higher = tl.maximum(best, other_best)
+    shrink = tl.exp2(best - higher)
+    weight = tl.exp2(other_best - higher)
+    total = total * shrink + other_total * weight
+    out = out * tl.expand_dims(shrink, -1) + other_out * tl.expand_dims(weight, -1)
+    return higher, total, out
+
+
+@triton.jit
 def key_slots(tables, sequence, width, keys, seen, BLOCK_SIZE: tl.constexpr):
     """Where keys [N] of a sequence lie in the cache; those that are not seen lie anywhere in it."""
     block = tl.load(tables + sequence * width + keys // BLOCK_SIZE, mask=seen, other=0).to(tl.int64)

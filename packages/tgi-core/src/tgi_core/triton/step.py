@@ -11,27 +11,27 @@ import torch
 from torch import Tensor
 
 from tgi_core.attention.base import Int32Array, SourceInput, StepInput
-from tgi_core.attention.tiles import cut_into_tiles
+from tgi_core.triton.cut import Cut, cut
 from tgi_core.triton.packed import Packed
 
 CAUSAL_WIDTH, CROSS_WIDTH = 0, 1  #: where `info` holds the width of block tables
 INFO = 16
 
 
-def longest_first(lengths: Int32Array, lens: Int32Array, tokens: int) -> tuple[Int32Array, Int32Array]:
-    """`cut_into_tiles` of sequences with lens [B] keys; tiles that see most begin first, lest others wait for them."""
-    sequence, start = cut_into_tiles(lengths, tokens)
-    order = np.argsort(-((lens - lengths)[sequence] + start), kind="stable")
-    return sequence[order], start[order]
-
-
 @dataclass
 class Tiles:
-    """Queries of sequences with more than one, cut into tiles."""
+    """Queries of sequences with more than one, cut into tiles, and the keys of these into parts."""
 
     sequence: Tensor
     start: Tensor  #: first query of each tile in its sequence
-    count: int
+    part: Tensor  #: see `Cut`
+    parts: Tensor
+    most: int  #: that may be parts, the first ones; 0 where all are whole
+
+    @property
+    def count(self) -> int:
+        """Of tiles and parts."""
+        return len(self.sequence)
 
 
 @dataclass
@@ -87,6 +87,8 @@ class KeysOf:
 
 Metadata = dict[str, KeysOf]  #: by kind of layer
 
+_Draft = dict[str, int | dict[int, tuple[int, int]]]  #: numbers of arrays of `KeysOf`, and how many decodes there are
+
 MOST_GATHERED = 1 << 14  #: keys in all, which take memory beside the cache
 
 
@@ -98,6 +100,7 @@ class StepBuilder:
         gathers_from: queries of the longest prompt, from which on prompts get `GatheredKeys`; None for never.
         keeps_dtype: new keys are what the cache gives back.
         in_order: single queries are in tiles too.
+        most_parts: tiles that keep the chip busy; where there are fewer, their keys are divided.
     """
 
     def __init__(
@@ -109,9 +112,11 @@ class StepBuilder:
         gathers_from: int | None = None,
         keeps_dtype: bool = True,
         in_order: bool = False,
+        most_parts: int = 0,
     ) -> None:
         self.block_size, self.device, self.tile_tokens = block_size, device, tuple(tile_tokens)
         self.gathers_from, self.keeps_dtype, self.in_order = gathers_from, keeps_dtype, in_order
+        self.most_parts = most_parts if most_parts > 1 else 0
 
     def build(self, step: StepInput, splits: int) -> Metadata:
         """Everything in one copy to the device."""
@@ -166,11 +171,11 @@ class StepBuilder:
     def _add(
         self, packed: Packed, queries: Int32Array, new: Int32Array, lens: Int32Array, tables: Int32Array,
         *, only_prompts: bool = False,
-    ) -> dict[str, int | dict[int, int]]:  # fmt: skip
+    ) -> _Draft:  # fmt: skip
         """`only_prompts`: keys are stored here if there is more than a single query, which stores its own."""
         lengths = np.diff(queries)
         singles, in_tiles = self.divided(lengths)
-        draft: dict[str, int | dict[int, int]] = {
+        draft: _Draft = {
             "lens": packed.add(lens),
             "tables": packed.add(tables),
             "query_starts": packed.add(queries),
@@ -188,7 +193,7 @@ class StepBuilder:
             return lengths[:0], lengths
         return np.flatnonzero(lengths == 1).astype(np.int32), np.where(lengths > 1, lengths, 0)
 
-    def _add_encoder(self, packed: Packed, source: SourceInput) -> dict[str, int | dict[int, int]]:
+    def _add_encoder(self, packed: Packed, source: SourceInput) -> _Draft:
         lens = np.diff(source.starts)
         starts, empty = packed.add(source.starts), np.zeros(0, dtype=np.int32)
         return {
@@ -201,13 +206,13 @@ class StepBuilder:
             "tiles": self._add_tiles(packed, lens, lens),
         }
 
-    def _add_tiles(self, packed: Packed, lengths: Int32Array, lens: Int32Array) -> dict[int, int]:
-        """tokens of a tile -> number of the first of two arrays"""
+    def _add_tiles(self, packed: Packed, lengths: Int32Array, lens: Int32Array) -> dict[int, tuple[int, int]]:
+        """tokens of a tile -> number of the first of the arrays of `Tiles`, and how many tiles may be parts"""
         found = {}
         for tokens in self.tile_tokens if lengths.any() else ():
-            sequence, start = longest_first(lengths, lens, tokens)
-            found[tokens] = packed.add(sequence)
-            packed.add(start)
+            tiles = cut(lengths, lens, tokens, self.most_parts)
+            number, *_ = (packed.add(array) for array in tiles)
+            found[tokens] = number, len(tiles.part) if tiles.part.any() else 0
         return found
 
     def slots_of(self, new: Int32Array, lens: Int32Array, tables: Int32Array) -> Int32Array:
@@ -217,7 +222,7 @@ class StepBuilder:
         slots = tables[sequence, position // self.block_size] * self.block_size + position % self.block_size
         return slots.astype(np.int32)
 
-    def _keys(self, arrays: list[Tensor], draft: dict[str, int | dict[int, int]], width_at: int, splits: int) -> KeysOf:
+    def _keys(self, arrays: list[Tensor], draft: _Draft, width_at: int, splits: int) -> KeysOf:
         at = {name: value for name, value in draft.items() if isinstance(value, int)}
         tiles = draft["tiles"]
         return KeysOf(
@@ -232,7 +237,7 @@ class StepBuilder:
             key_starts=arrays[at["key_starts"]] if "key_starts" in at else None,
             slots=arrays[at["slots"]] if "slots" in at else None,
             tiles={
-                tokens: Tiles(arrays[number], arrays[number + 1], len(arrays[number]))
-                for tokens, number in (tiles.items() if isinstance(tiles, dict) else ())
+                tokens: Tiles(*arrays[number : number + len(Cut._fields)], most)
+                for tokens, (number, most) in (tiles.items() if isinstance(tiles, dict) else ())
             },
         )
