@@ -1,10 +1,14 @@
 """The engine in-process, on a tiny model."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tgi_core import Engine
 from tgi_core.config import EngineConfig
+from tgi_core.cpu.backend import CpuBackend
+from tgi_core.engine.engine import FEWEST_MIXED
 from tgi_core.errors import (
     ConfigError,
     DeviceUnavailable,
@@ -30,6 +34,17 @@ def finish(engine):
             outputs.setdefault(output.request_id, []).append(output)
     assert engine.scheduler.kv.pool.counts().held == 0
     return outputs
+
+
+@pytest.mark.parametrize(
+    ("seconds", "tokens"), [(0.0, FEWEST_MIXED), (1e6, 700)], ids=["a device that is slow", "one that is fast"]
+)
+def test_steps_beside_decodes_are_as_long_as_decodes_may_wait(seconds, tokens, checkpoint, monkeypatch):
+    careful = replace(CpuBackend.capabilities, mixed_tokens=64)
+    monkeypatch.setattr(CpuBackend, "capabilities", careful)
+    monkeypatch.setattr("tgi_core.engine.engine.MIXED_S", seconds)
+    engine = Engine(EngineConfig(model_id=str(checkpoint), device="cpu", max_batch_prefill_tokens=700))
+    assert engine.scheduler.mixed_tokens == tokens
 
 
 def test_text_in_text_out(engine):

@@ -31,6 +31,9 @@ from tgi_core.step import StepPlan
 from tgi_core.tokenizer.detokenizer import TextStream
 from tgi_core.tokenizer.tokenizer import Tokenizer
 
+MIXED_S = 0.04  #: that decodes wait for the prompts of others
+FEWEST_MIXED = 256  #: tokens of prompts, with fewer of which a device would not be busy
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -99,6 +102,7 @@ class Engine:
         self.runner.warm_up(self.info, lambda fraction, detail: progress("warmup", fraction, detail))
         progress("warmup", 1.0, "first step")
         self._run([0] * 16, 2)
+        self._bound_mixtures()
         self._observers = Observers(self._parts.plugins)
         self._observers.engine_started(self.info)
 
@@ -174,6 +178,19 @@ class Engine:
         with calibration(self._parts):
             self._run(Random(0).choices(range(self.info.vocab_size), k=quantization.calibration_tokens), 1)
             self._tell(Calibrated())
+
+    def _bound_mixtures(self) -> None:
+        """Let steps beside decodes take as many tokens of prompts as are read in MIXED_S: models and devices differ a
+        hundredfold."""
+        if self.scheduler.mixed_tokens is None:
+            return
+        most = self.info.max_batch_prefill_tokens
+        tokens, elapsed = min(self.scheduler.mixed_tokens, most, self.info.max_input_tokens), 0.0
+        for first in (1, 2):  # the second time all is compiled; no prefix is cached
+            started = time.perf_counter()
+            self._run([first] * tokens, 1)
+            elapsed = time.perf_counter() - started
+        self.scheduler.mixed_tokens = min(most, max(FEWEST_MIXED, int(tokens * MIXED_S / elapsed)))
 
     def _tell(self, order: ToRank) -> None:
         if self._ranks is not None:

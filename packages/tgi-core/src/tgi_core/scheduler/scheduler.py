@@ -75,6 +75,7 @@ class Scheduler:
             raise ValueError("the prefix cache cannot serve encoder-decoders; switch prefix caching off")
         self.limits, self.capabilities, self.kv, self.finish = limits, capabilities, kv, finish
         self.decoder_start_ids = decoder_start_ids
+        self.mixed_tokens = capabilities.mixed_tokens  #: see there
         self.waiting = RequestQueue()
         self.running: dict[int, Sequence] = {}
         self._free_slots = list(range(limits.max_batch_size))  # a heap: lowest first
@@ -140,7 +141,7 @@ class Scheduler:
 
     def _most_tokens(self, decoding: int) -> int:
         """Of a step: fewer where more requests decode, and are held up by prompts, than wait for theirs."""
-        most, beside = self.limits.max_batch_prefill_tokens, self.capabilities.mixed_tokens
+        most, beside = self.limits.max_batch_prefill_tokens, self.mixed_tokens
         waiting = len(self.waiting) + len(self.running) - decoding
         return most if beside is None or decoding < max(waiting, 1) else min(most, beside)
 
@@ -148,7 +149,7 @@ class Scheduler:
         """What is more than half of the largest step, where steps are kept short beside decodes, so that first tokens
         do not wait for many others' prompts."""
         half = -(-self.limits.max_batch_prefill_tokens // 2)
-        return max(0, budget - half) if self.capabilities.mixed_tokens is not None else 0
+        return max(0, budget - half) if self.mixed_tokens is not None else 0
 
     def _draft_one_phase(self) -> _Draft:
         """Prefill or decode, in turn, so that neither waits for the other's end.
