@@ -12,7 +12,7 @@ def kv():
 
 def run(kv, sequence_id, tokens, salt=""):
     found = kv.match(tokens, salt)
-    kv.open(sequence_id, salt, found, tokens)
+    kv.open(sequence_id, salt, found)
     kv.extend(sequence_id, len(tokens))
     kv.commit(sequence_id, tokens, len(tokens))
     return len(found) * kv.block_size

@@ -3,8 +3,8 @@
 import random
 
 from tgi_core.request import Request
-from tgi_core.scheduler.queue import FORGOTTEN, PRIORITY_LEAD, RequestQueue
-from tgi_core.scheduler.sequence import Sequence
+from tgi_core.scheduler.queue import FORGOTTEN, RequestQueue
+from tgi_core.scheduler.sequence import PRIORITY_LEAD, Sequence
 
 
 def sequence(number, priority=0):

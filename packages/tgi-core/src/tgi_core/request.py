@@ -27,7 +27,7 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     logprob: float
 
 
-class RequestOutput(msgspec.Struct, kw_only=True, omit_defaults=True):
+class RequestOutput(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """What one step brought for one request."""
 
     request_id: int

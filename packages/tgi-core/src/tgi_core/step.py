@@ -31,7 +31,7 @@ class Admission:
     source_blocks: tuple[int, ...] = ()  #: for cross-attention's keys and values of the source
 
 
-class Row(msgspec.Struct, frozen=True):
+class Row(msgspec.Struct, frozen=True, gc=False):
     """The part of one sequence that a step computes: `length` tokens from position `start`."""
 
     sequence_id: int
@@ -53,7 +53,7 @@ class StepPlan:
     admissions: tuple[Admission, ...] = ()
 
 
-class RowResult(msgspec.Struct):
+class RowResult(msgspec.Struct, gc=False):
     """What one row brought; host values, never views of device memory."""
 
     sequence_id: int

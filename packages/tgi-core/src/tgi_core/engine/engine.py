@@ -259,7 +259,7 @@ class Engine:
             free_blocks=blocks.free,
             cached_blocks=blocks.cached,
             held_blocks=blocks.held,
-            batch_max_tokens=sum(sequence.max_len for sequence in scheduler.running.values()),
+            batch_max_tokens=scheduler.batch_max_tokens,
             preemptions=counts.preemptions,
             prefix_hits=counts.prefix_hits,
             prefix_queries=counts.prefix_queries,

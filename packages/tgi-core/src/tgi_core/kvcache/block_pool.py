@@ -84,6 +84,10 @@ class BlockPool:
         """The block that contains what `key` names."""
         return self._block_of.get(key)
 
+    def key_of(self, block: int) -> bytes:
+        """What a block contains that `find` returned."""
+        return self._key_of[block]
+
     def is_held(self, block: int) -> bool:
         """Whether a sequence holds the block; a found block that is not held counts as available."""
         return self._holders[block] > 0

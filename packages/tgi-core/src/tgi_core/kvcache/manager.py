@@ -62,14 +62,11 @@ class KVCacheManager:
         """Blocks left for new content once the blocks that `match` found are held."""
         return self.pool.available - sum(not self.pool.is_held(block) for block in found)
 
-    def open(self, sequence_id: int, salt: str = "", found: Sequence[int] = (), tokens: Sequence[int] = ()) -> None:
-        """Start the table of a sequence with the blocks that `match` found for its `tokens`."""
-        table = _Table(chain_root(salt))
-        for index, block in enumerate(found):
+    def open(self, sequence_id: int, salt: str = "", found: Sequence[int] = ()) -> None:
+        """Start the table of a sequence with the blocks that `match` found for its tokens."""
+        for block in found:
             self.pool.hold(block)
-            table.blocks.append(block)
-            table.keys.append(chain_key(table.tip, tokens[index * self.block_size : (index + 1) * self.block_size]))
-        self._tables[sequence_id] = table
+        self._tables[sequence_id] = _Table(chain_root(salt), list(found), [self.pool.key_of(block) for block in found])
 
     def extend(self, sequence_id: int, num_tokens: int) -> tuple[int, ...] | None:
         """Blocks added so that the sequence can hold `num_tokens`; None, and no change, when there are too few."""

@@ -68,9 +68,10 @@ class LaunchedHandle(Handle):
         return all(batch.download.done() for batch in self._batches)
 
     def result(self) -> StepResult:
-        found = {result.sequence_id: result for batch in self._batches for result in batch.collect()}
-        found |= {result.sequence_id: result for result in self._failed}
-        results = [found[row.sequence_id] for row in self._plan.rows]
+        results = [result for batch in self._batches for result in batch.collect()] + self._failed
+        if len(self._batches) != 1 or self._failed:  # not in the order of the plan
+            found = {result.sequence_id: result for result in results}
+            results = [found[row.sequence_id] for row in self._plan.rows]
         return StepResult(results, time.perf_counter() - self._started)
 
 
@@ -93,7 +94,7 @@ class EagerRunner(Runner):
         started = time.perf_counter()
         self.slots.update(plan)
         failed = {admission.sequence_id: error for admission in plan.admissions if (error := self._admit(admission))}
-        healthy = tuple(row for row in plan.rows if row.sequence_id not in failed)
+        healthy = tuple(row for row in plan.rows if row.sequence_id not in failed) if failed else plan.rows
         failures = [RowResult(sequence_id, error=error) for sequence_id, error in failed.items()]
         batches = self._launch_or_isolate(healthy, failures) if healthy else []
         return LaunchedHandle(plan, batches, failures, started)

@@ -89,12 +89,14 @@ class GraphRunner(EagerRunner):
     def _bucket(self, rows: tuple[Row, ...], step: StepInput) -> tuple[int, int | None] | None:
         """Rows and tokens that a step is padded to; see `_Size`."""
         begins = step.source is not None and bool(step.source.starts[-1])
-        if self.layer_by_layer or self._waits or begins or any(self._wants_prompt_logprobs(row) for row in rows):
+        if self.layer_by_layer or self._waits or begins:
             return None
         capabilities = self.backend.capabilities
-        if all(row.length == 1 and row.wants_token for row in rows):
+        if all(row.length == 1 and row.wants_token for row in rows):  # each is its sequence's last token
             found = _at_least(len(rows), capabilities.batch_buckets)
             return (found, None) if found else None
+        if any(self._wants_prompt_logprobs(row) for row in rows):
+            return None
         found = _at_least(len(rows), capabilities.mixture_buckets)
         tokens = _at_least(step.num_tokens, capabilities.token_buckets)
         return (found, tokens) if found and tokens else None

@@ -72,7 +72,8 @@ class RecordedDecode(RecordedStep):
     def fill(self, rows: tuple[Row, ...], step: StepInput, wanted: Sequence[int]) -> None:
         inputs = np.zeros((2, self.rows), dtype=np.int64)
         inputs[0, :] = self.slots.padding_slot
-        inputs[:, : len(rows)] = np.array([(row.slot, row.start) for row in rows], dtype=np.int64).T
+        inputs[0, : len(rows)] = [row.slot for row in rows]
+        inputs[1, : len(rows)] = step.context_lens - 1
         self.attention.fill(step)
         self.backend.upload(inputs, self._inputs)
 

@@ -6,13 +6,7 @@ import heapq
 
 from tgi_core.scheduler.sequence import Sequence
 
-PRIORITY_LEAD = 1024  #: arrivals that one level of priority overtakes; finite, so nobody starves
 FORGOTTEN = 64  #: removed requests that the heap may always hold
-
-
-def urgency(sequence: Sequence) -> tuple[int, int]:
-    """Lower runs earlier.  Fixed at arrival: a preempted sequence returns to its old place."""
-    return sequence.arrival + sequence.request.priority * PRIORITY_LEAD, sequence.arrival
 
 
 class RequestQueue:
@@ -35,7 +29,7 @@ class RequestQueue:
     def push(self, sequence: Sequence) -> None:
         """Add a new or preempted sequence."""
         self._waiting[sequence.id] = sequence
-        heapq.heappush(self._heap, (urgency(sequence), sequence))
+        heapq.heappush(self._heap, (sequence.urgency, sequence))
 
     def peek(self) -> Sequence | None:
         """The most urgent sequence."""
@@ -59,6 +53,6 @@ class RequestQueue:
         """Take out one request; None if it does not wait here."""
         removed = self._waiting.pop(request_id, None)
         if len(self._heap) > 2 * len(self._waiting) + FORGOTTEN:
-            self._heap = [(urgency(sequence), sequence) for sequence in self._waiting.values()]
+            self._heap = [(sequence.urgency, sequence) for sequence in self._waiting.values()]
             heapq.heapify(self._heap)
         return removed

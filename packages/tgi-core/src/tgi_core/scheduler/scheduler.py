@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 import time
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from tgi_core.device.capabilities import Capabilities
 from tgi_core.errors import InvalidRequest
@@ -22,9 +23,11 @@ from tgi_core.request import Request, RequestOutput
 from tgi_core.scheduler.finish import FinishRule
 from tgi_core.scheduler.limits import Limits
 from tgi_core.scheduler.policy import may_admit
-from tgi_core.scheduler.queue import RequestQueue, urgency
+from tgi_core.scheduler.queue import RequestQueue
 from tgi_core.scheduler.sequence import Sequence
 from tgi_core.step import Admission, Row, RowResult, StepKind, StepPlan, StepResult
+
+URGENCY = attrgetter("urgency")
 
 
 @dataclass(slots=True)
@@ -45,6 +48,7 @@ class _Draft:
     prefill_budget: int  #: prompt tokens that still fit
     spare: int = 0  #: of these, for the rest of a prompt that is in it already
     rows: list[Row] = field(default_factory=list)
+    sequences: list[Sequence] = field(default_factory=list)  #: of the rows
     admissions: list[Admission] = field(default_factory=list)
     kinds: set[StepKind] = field(default_factory=set)
 
@@ -78,8 +82,10 @@ class Scheduler:
         self.mixed_tokens = capabilities.mixed_tokens  #: see there
         self.waiting = RequestQueue()
         self.running: dict[int, Sequence] = {}
+        self.batch_max_tokens = 0  #: that the running ones may come to have
+        self.reading: set[int] = set()  # the running ones whose prompt is not all computed or on the way
         self._free_slots = list(range(limits.max_batch_size))  # a heap: lowest first
-        self._in_flight: dict[int, dict[int, Sequence]] = {}  # plan number -> sequence id -> sequence
+        self._in_flight: dict[int, list[Sequence]] = {}  # plan number -> sequences of its rows
         self._arrivals = 0
         self._plans = 0
         self._last_kind: StepKind = "decode"
@@ -128,11 +134,11 @@ class Scheduler:
             return None
         self._plans += 1
         self._last_kind = draft.kind
-        self._in_flight[self._plans] = {row.sequence_id: self.running[row.sequence_id] for row in draft.rows}
+        self._in_flight[self._plans] = draft.sequences
         return StepPlan(self._plans, draft.kind, tuple(draft.rows), tuple(draft.admissions))
 
     def _draft_mixed(self) -> _Draft:
-        decoding = sum(sequence.is_decoding for sequence in self.running.values())
+        decoding = len(self.running) - len(self.reading)
         budget = max(self._most_tokens(decoding) - decoding, self.kv.block_size)
         draft = _Draft(budget, self._spare(budget))
         self._continue_running(draft, decode=True, prefill=True)
@@ -157,7 +163,7 @@ class Scheduler:
         Every decode has every live slot in it, which devices that corrupt left-out slots need.
         """
         draft = _Draft(self.limits.max_batch_prefill_tokens)
-        if self._last_kind == "decode" or not any(sequence.is_decoding for sequence in self.running.values()):
+        if self._last_kind == "decode" or len(self.reading) == len(self.running):
             self._continue_running(draft, decode=False, prefill=True)
             self._admit(draft)
         if not draft.rows:
@@ -169,23 +175,31 @@ class Scheduler:
 
         Where blocks run out the least urgent one is preempted; in this order it has no row yet.
         """
-        for sequence in sorted(self.running.values(), key=urgency):
+        for sequence in sorted(self.running.values(), key=URGENCY):
             if not sequence.is_running or not sequence.wants_step:
                 continue
-            is_decoding = sequence.is_decoding
-            if not (decode if is_decoding else prefill):
+            reads = sequence.id in self.reading
+            if not (prefill if reads else decode):
                 continue
-            length = 1 if is_decoding else min(sequence.uncomputed, draft.prefill_budget)
+            length = min(sequence.uncomputed, draft.prefill_budget) if reads else 1
             if length and (blocks := self._make_room(sequence, sequence.computed + length)) is not None:
                 self._plan_row(draft, sequence, length, blocks)
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> tuple[int, ...] | None:
         """Blocks added to a running sequence's table; None when it had to be preempted itself."""
-        while (added := self.kv.extend(sequence.id, sequence.reserved + num_tokens)) is None:
-            victim = max(self.running.values(), key=urgency)
+        if sequence.reserved + num_tokens <= sequence.room:
+            return ()
+        while (added := self._extend(sequence, num_tokens)) is None:
+            victim = max(self.running.values(), key=URGENCY)
             self._preempt(victim)
             if victim is sequence:
                 return None
+        return added
+
+    def _extend(self, sequence: Sequence, num_tokens: int) -> tuple[int, ...] | None:
+        """Blocks added for so many tokens of its own; None where there are too few."""
+        added = self.kv.extend(sequence.id, sequence.reserved + num_tokens)
+        sequence.room += len(added or ()) * self.kv.block_size
         return added
 
     def _admit(self, draft: _Draft) -> None:
@@ -205,11 +219,11 @@ class Scheduler:
             if not may_admit(sequence, found, self.running.values(), self.kv):
                 return
             self._enter(draft, self.waiting.pop(), found)
-            added = self.kv.extend(sequence.id, sequence.reserved + sequence.computed + length) or ()
+            added = self._extend(sequence, sequence.computed + length) or ()
             self._plan_row(draft, sequence, length, (*found, *added))
 
     def _match(self, sequence: Sequence) -> list[int]:
-        """Blocks that hold its beginning; where steps are not mixed they leave two tokens, as one would be a decode."""
+        """Blocks that hold its beginning; where steps are not mixed they leave two tokens: one looks like a decode."""
         if sequence.request.params.prompt_logprobs:
             return []
         found = self.kv.match(sequence.tokens, sequence.request.cache_salt)
@@ -219,10 +233,12 @@ class Scheduler:
     def _enter(self, draft: _Draft, sequence: Sequence, found: list[int]) -> None:
         """Give a waiting sequence a slot and the blocks that hold its beginning."""
         sequence.slot = heapq.heappop(self._free_slots)
-        sequence.computed = len(found) * self.kv.block_size
-        self.kv.open(sequence.id, sequence.request.cache_salt, found, sequence.tokens)
-        source_blocks = self.kv.extend(sequence.id, sequence.reserved) or ()
+        sequence.computed = sequence.room = len(found) * self.kv.block_size
+        self.kv.open(sequence.id, sequence.request.cache_salt, found)
+        source_blocks = self._extend(sequence, 0) or ()
         self.running[sequence.id] = sequence
+        self.reading.add(sequence.id)
+        self.batch_max_tokens += sequence.max_len
         self._counts.prefix_hits += sequence.computed
         self._counts.prefix_queries += len(sequence.tokens)
         if not sequence.scheduled_at:
@@ -242,29 +258,29 @@ class Scheduler:
         )
 
     def _plan_row(self, draft: _Draft, sequence: Sequence, length: int, new_blocks: tuple[int, ...]) -> None:
-        start, known, uncomputed = sequence.computed, len(sequence.tokens), sequence.uncomputed
-        if sequence.is_decoding:
-            draft.kinds.add("decode")
-            self._counts.decode_tokens += 1
-        else:
+        start, wants_token = sequence.computed, length == sequence.uncomputed
+        tokens = tuple(sequence.tokens[start : start + length]) if start < len(sequence.tokens) else None
+        if sequence.id in self.reading:
             draft.kinds.add("prefill")
             read = length if start else length + len(sequence.source)
             self._counts.prefill_tokens += read
             draft.prefill_budget -= read
-        wants_token = length == uncomputed
-        tokens = tuple(sequence.tokens[start : start + length]) if start < known else None
+            if wants_token:
+                self.reading.remove(sequence.id)
+        else:
+            draft.kinds.add("decode")
+            self._counts.decode_tokens += 1
         sequence.computed += length
         sequence.pending += wants_token
         draft.rows.append(Row(sequence.id, sequence.slot, start, length, tokens, new_blocks, wants_token))
+        draft.sequences.append(sequence)
 
     # ---- results --------------------------------------------------------------------------------------------------
 
     def report(self, plan: StepPlan, result: StepResult) -> list[RequestOutput]:
         """Take over the results of a plan.  Rows of sequences that left in the meantime are dropped."""
-        planned = self._in_flight.pop(plan.number)
         outputs = []
-        for row, row_result in zip(plan.rows, result.rows, strict=True):
-            sequence = planned[row.sequence_id]
+        for sequence, row, row_result in zip(self._in_flight.pop(plan.number), plan.rows, result.rows, strict=True):
             if row.wants_token:
                 sequence.pending -= 1
             if self._owns(sequence) and (output := self._report_row(sequence, row, row_result)):
@@ -286,7 +302,7 @@ class Scheduler:
             sequence.prompt_logprobs.extend(result.prompt_logprobs)
         if result.token_id is not None:
             sequence.tokens.append(result.token_id)
-        if sequence.is_running:
+        if sequence.is_running and (row.start + row.length) % self.kv.block_size < row.length:  # fills a block
             self.kv.commit(sequence.id, sequence.tokens, min(row.start + row.length, len(sequence.tokens)))
         if result.token_id is None:
             return None
@@ -294,12 +310,10 @@ class Scheduler:
             sequence.request.params, result.token_id, len(sequence.tokens) - sequence.prompt_len
         )
         output = RequestOutput(
-            request_id=sequence.id,
-            token_ids=[result.token_id],
-            logprobs=[result.logprob],
-            top_logprobs=[result.top_logprobs] if sequence.request.params.top_n_tokens else [],
-            finish_reason=reason,
+            request_id=sequence.id, token_ids=[result.token_id], logprobs=[result.logprob], finish_reason=reason
         )
+        if sequence.request.params.top_n_tokens:
+            output.top_logprobs = [result.top_logprobs]
         if not sequence.reported:
             self._introduce(sequence, output)
         if reason:
@@ -338,6 +352,8 @@ class Scheduler:
     def _release(self, sequence: Sequence) -> None:
         """Blocks and slot may be reused by the next plan at once, because a device runs its steps in order."""
         del self.running[sequence.id]
+        self.reading.discard(sequence.id)
+        self.batch_max_tokens -= sequence.max_len
         self.kv.close(sequence.id)
         heapq.heappush(self._free_slots, sequence.slot)
-        sequence.slot = -1
+        sequence.slot, sequence.room = -1, 0

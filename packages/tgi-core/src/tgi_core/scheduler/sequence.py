@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from tgi_core.request import Request
 
+PRIORITY_LEAD = 1024  #: arrivals that one level of priority overtakes; finite, so nobody starves
+
 
 @dataclass(slots=True, eq=False)
 class Sequence:
@@ -22,7 +24,10 @@ class Sequence:
     tokens: list[int] = field(init=False)
     id: int = field(init=False)  #: the request's
     prompt_len: int = field(init=False)
+    #: lower runs earlier; fixed at arrival, so that a preempted sequence returns to its old place
+    urgency: tuple[int, int] = field(init=False)
     slot: int = -1
+    room: int = 0  #: tokens that its blocks hold, with those that are `reserved`
     computed: int = 0  #: tokens whose KV is in the cache once all submitted steps are done
     pending: int = 0
     cached_tokens: int = 0  #: prompt tokens answered by the prefix cache at first admission
@@ -34,6 +39,7 @@ class Sequence:
     def __post_init__(self) -> None:
         self.tokens = list(self.decoder_start_ids or self.request.prompt_ids)
         self.id, self.prompt_len = self.request.id, len(self.tokens)
+        self.urgency = self.arrival + self.request.priority * PRIORITY_LEAD, self.arrival
         if self.request.params.prompt_logprobs:
             self.prompt_logprobs = [None]
 
@@ -61,10 +67,6 @@ class Sequence:
     def uncomputed(self) -> int:
         """Tokens, pending ones included, whose KV is not yet under way; 1 while decoding."""
         return len(self.tokens) + self.pending - self.computed
-
-    @property
-    def is_decoding(self) -> bool:
-        return 0 < self.computed == len(self.tokens) + self.pending - 1
 
     @property
     def wants_step(self) -> bool:

@@ -92,7 +92,8 @@ def test_every_request_ends_with_its_own_tokens(vendor, seed):
 
 
 def advance(scheduler, runner, found):
-    runner.live = {s.slot for s in scheduler.running.values() if s.is_decoding and s.wants_step}
+    decoding = (s for s in scheduler.running.values() if s.id not in scheduler.reading)
+    runner.live = {s.slot for s in decoding if s.wants_step}
     plan = scheduler.schedule()
     if plan is not None:
         for output in scheduler.report(plan, runner.submit(plan).result()):
