@@ -185,12 +185,21 @@ class Engine:
         if self.scheduler.mixed_tokens is None:
             return
         most = self.info.max_batch_prefill_tokens
-        tokens, elapsed = min(self.scheduler.mixed_tokens, most, self.info.max_input_tokens), 0.0
-        for first in (1, 2):  # the second time all is compiled; no prefix is cached
-            started = time.perf_counter()
-            self._run([first] * tokens, 1)
-            elapsed = time.perf_counter() - started
+        longest = min(most, self.info.max_input_tokens)
+        tokens = min(self.scheduler.mixed_tokens, longest)
+        while (elapsed := self._seconds_of(tokens)) < MIXED_S and tokens < longest:  # few are no measure of many
+            tokens = min(2 * tokens, longest)
         self.scheduler.mixed_tokens = min(most, max(FEWEST_MIXED, int(tokens * MIXED_S / elapsed)))
+
+    def _seconds_of(self, tokens: int) -> float:
+        """To read a prompt."""
+        elapsed = 0.0
+        for _ in range(2):  # the second time all is compiled
+            prompt = Random(next(self._ids)).choices(range(self.info.vocab_size), k=tokens)  # nothing of it is cached
+            started = time.perf_counter()
+            self._run(prompt, 1)
+            elapsed = time.perf_counter() - started
+        return elapsed
 
     def _tell(self, order: ToRank) -> None:
         if self._ranks is not None:
