@@ -152,10 +152,12 @@ class Scheduler:
         return most if beside is None or decoding < max(waiting, 1) else min(most, beside)
 
     def _spare(self, budget: int) -> int:
-        """What is more than half of the largest step, where steps are kept short beside decodes, so that first tokens
-        do not wait for many others' prompts."""
+        """What is more than half of the largest step, and more than is read in a moment, where steps are kept short
+        beside decodes, so that first tokens do not wait for many others' prompts."""
+        if self.mixed_tokens is None:
+            return 0
         half = -(-self.limits.max_batch_prefill_tokens // 2)
-        return max(0, budget - half) if self.mixed_tokens is not None else 0
+        return max(0, budget - max(half, self.mixed_tokens))
 
     def _draft_one_phase(self) -> _Draft:
         """Prefill or decode, in turn, so that neither waits for the other's end.
