@@ -29,6 +29,7 @@ class Download:
     tensors: tuple[Tensor, ...]  #: on the host, to be read after `wait`
     done: Callable[[], bool] = lambda: True
     wait: Callable[[], object] = lambda: None  #: a device fault is raised here
+    sources: tuple[Tensor, ...] = ()  #: on the device, to be kept until then
 
 
 class DeviceBackend(ABC):

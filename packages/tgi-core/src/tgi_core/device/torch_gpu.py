@@ -46,6 +46,8 @@ class TorchGpu(DeviceBackend):
         self.product = torch.cuda.get_device_name(self.torch_device)
         self._capture_stream = torch.cuda.Stream(self.torch_device)  # type: ignore[no-untyped-call]
         self._graph_pool = torch.cuda.graph_pool_handle()
+        self._downloads = torch.cuda.Stream(self.torch_device)  # type: ignore[no-untyped-call]
+        self._last_download = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._staging = (_Pinned(), _Pinned())
 
     def free_bytes(self) -> int:
@@ -66,7 +68,11 @@ class TorchGpu(DeviceBackend):
                 run()
             finally:
                 graph.capture_end()
-        replay: Callable[[], None] = graph.replay
+
+        def replay() -> None:
+            torch.cuda.current_stream(self.torch_device).wait_event(self._last_download)  # of what is written anew
+            graph.replay()
+
         return replay
 
     def upload(self, array: npt.NDArray[Any], out: Tensor | None = None) -> Tensor:
@@ -77,11 +83,13 @@ class TorchGpu(DeviceBackend):
 
     def download(self, tensors: Sequence[Tensor]) -> Download:
         host = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
-        for there, tensor in zip(host, tensors, strict=True):
-            there.copy_(tensor, non_blocking=True)
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        return Download(tuple(host), event.query, event.synchronize)
+        self._downloads.wait_stream(torch.cuda.current_stream(self.torch_device))
+        with torch.cuda.stream(self._downloads):  # so that no step waits for it
+            for there, tensor in zip(host, tensors, strict=True):
+                there.copy_(tensor, non_blocking=True)
+            self._last_download = event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+        return Download(tuple(host), event.query, event.synchronize, tuple(tensors))
 
     def copy_weight(self, out: Tensor, stored: Tensor) -> None:
         """One buffer is filled while the other is on its way."""
