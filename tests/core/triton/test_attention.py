@@ -17,6 +17,7 @@ from tgi_core.kernels.reference.rotary import rotary
 from tgi_core.triton import attention, overlap, tiles
 from tgi_core.triton.attention import TritonAttention
 from tgi_core.triton.chip import Chip
+from tgi_core.triton.fixed import FixedDecodes
 from tgi_core.triton.flash_attention_2 import FlashAttention2
 from tgi_core.triton.step import StepBuilder
 from tgi_core.triton.support import attention_supports, flash_attention_2_supports
@@ -523,6 +524,20 @@ def test_rows_that_pad_a_fixed_batch_touch_nothing():
     torch.testing.assert_close(found, expected[-len(found) :], rtol=1e-5, atol=1e-5)
     for one, other in zip(plain._caches.values(), fixed._caches.values(), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_recorded_decode_knows_the_sources_of_its_step():
+    decodes = FixedDecodes(3, 2, 1, torch.device(DEVICE), cross=True)
+    cross, lens = decodes.metadata["cross"], np.array([7, 9], dtype=np.int32)
+    ones, tables = _starts(np.ones(2, dtype=np.int32)), np.array([[5], [6]], dtype=np.int32)
+    for sources, places in ((lens, tables), (lens.copy(), tables.copy()), (lens + 1, tables), (lens + 1, tables + 1)):
+        decodes.fill(StepInput(ones, lens, tables, SourceInput(ones * 0, sources, places)))
+        assert cross.lens.tolist() == [*sources.tolist(), 0]
+        assert cross.tables[:2].tolist() == places.flatten().tolist()
+    decodes.clear()
+    assert not cross.lens.any()
+    decodes.fill(StepInput(ones, lens, tables, SourceInput(ones * 0, sources, places)))
+    assert cross.lens.tolist() == [*sources.tolist(), 0]
 
 
 @pytest.mark.parametrize("splits", [1, 4])

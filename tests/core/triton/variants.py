@@ -143,7 +143,7 @@ def attention(target, dtype, size, cache=None, *, gathered=(), in_order_splits=(
     kinds = tiles.kinds(target_of(target).warp_size, copies=copies)
     itemsize, most_rows = (4, tiles.FLOAT32_ROWS) if dtype == "fp32" else (2, None)
     fitting = partial(tiles.fitting, biased=flags["HAS_BIAS"])
-    many, beside = (fitting(kind, padded, itemsize, SHARED[target], most_rows) for kind in kinds[:2])
+    many, few, beside = (fitting(kind, padded, itemsize, SHARED[target], most_rows) for kind in kinds[:3])
     rows = tiles.rows_of_decodes(shape["P"], target_of(target).warp_size)
     singles = [
         (fitting(kind.tiles, padded, itemsize, SHARED[target])._replace(rows=rows), kind.early)
@@ -167,10 +167,11 @@ def attention(target, dtype, size, cache=None, *, gathered=(), in_order_splits=(
         heads = {"HKV": shape["H"] // group, "G": group, "P": group, "M": rows}
         yield variant(decode.decode, constants | heads, target, dtype, single.warps, single.stages, known)
     where = {"PAGED": True, "COPIED": False, "CAUSAL": True, "key_starts": None}
-    for divided in (True, False):
-        parts = {"DIVIDED": divided, **dict.fromkeys(() if divided else OF_PARTS)}
-        constants = {**common, **where, **parts, "M": many.rows, "N": many.keys}
-        yield variant(prefill.prefill, constants, target, dtype, many.warps, many.stages, known)
+    constants = {**common, **where, "DIVIDED": True, "M": few.rows, "N": few.keys}
+    yield variant(prefill.prefill, constants, target, dtype, few.warps, few.stages, known)
+    parts = {"DIVIDED": False, **dict.fromkeys(OF_PARTS)}
+    constants = {**common, **where, **parts, "M": many.rows, "N": many.keys}
+    yield variant(prefill.prefill, constants, target, dtype, many.warps, many.stages, known)
     tile = f"tensordesc<{dtype}[{beside.keys}, 1, {padded}]>"
     for causal, copied in product(gathered, (False, True) if copies else (False,)):
         where = {"PAGED": False, "COPIED": copied, "CAUSAL": causal}

@@ -28,6 +28,7 @@ class TorchGpu(DeviceBackend):
         kv_dtypes=(MODEL_DTYPE, *FLOAT8),
         batch_buckets=BUCKETS,
         token_buckets=TOKEN_BUCKETS,
+        mixture_buckets=(8, 64),
         record_ahead=True,
         asynchronous=True,
         prefill_tokens=8192,

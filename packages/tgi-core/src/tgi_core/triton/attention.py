@@ -82,12 +82,14 @@ class TritonAttention(AttentionBackend):
                 cache = (torch.zeros(shape, dtype=self.cache_dtype, device=self.device) for _ in range(2))
                 self._caches[part] = (next(cache), next(cache))
         tokens = {tile.rows // layer.packed for layer in self._layers for tile in (layer.many, layer.gathered)}
+        few_tokens = {layer.few.rows // layer.packed for layer in self._layers}
         programs = max(layer.programs for layer in self._layers)
         self._builder = StepBuilder(
             self.block_size,
             self.device,
             sorted(tokens),
-            most_parts=0 if self._in_order else self._chip.multiprocessors // programs,
+            few_tokens=[] if self._in_order else sorted(few_tokens),
+            most_parts=PROGRAMS * self._chip.multiprocessors // programs,
             gathers_from=None if self._in_order else self.gathers_from,
             keeps_dtype=self.cache_dtype == self.dtype,
             in_order=self._in_order,
@@ -197,7 +199,9 @@ class _Layer:
             tiles.fitting, padded_head=padded, itemsize=dtype.itemsize, shared_bytes=chip.shared_bytes, biased=biased
         )
         kinds, rows = tiles.kinds(chip.lanes, copies=self.copies), tiles.rows_of_decodes(packed, chip.lanes)
-        self.many, self.gathered = (fitting(kind, most_rows=most_rows) for kind in (kinds.prefill, kinds.gathered))
+        self.many, self.few, self.gathered = (
+            fitting(kind, most_rows=most_rows) for kind in (kinds.prefill, kinds.few, kinds.gathered)
+        )
         self.decodes = [
             (kind.most * chip.multiprocessors, fitting(kind.tiles)._replace(rows=rows), kind.early)
             for kind in kinds.decodes
@@ -247,7 +251,8 @@ class _Layer:
     def prefill(self, q: Tensor, keys: Tensor, values: Tensor, out: Tensor, part: KeysOf, bias: Tensor | None) -> None:
         """Sequences with more than one query; keys and values lie in blocks, or one after the other."""
         paged = part.key_starts is None
-        tile = self.many if paged else self.gathered
+        few = part.tiles.get(self.few.rows // self.packed)
+        tile = self.gathered if not paged else self.few if few and few.most else self.many
         cut = part.tiles.get(tile.rows // self.packed)
         if cut is None:
             return

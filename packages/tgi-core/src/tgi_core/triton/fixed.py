@@ -26,6 +26,7 @@ class FixedDecodes:
 
     def __init__(self, rows: int, width: int, splits: int, device: torch.device, *, cross: bool) -> None:
         self.rows, self.device = rows, device
+        self._source: tuple[Int32Array, ...] = ()  # that are there
         kinds = ("causal", "cross") if cross else ("causal",)
         self._memory = {
             kind: torch.zeros(INFO + aligned(rows) + aligned(rows * width), dtype=torch.int32, device=device)
@@ -51,10 +52,14 @@ class FixedDecodes:
         """Take over a step of decodes, at most `rows` of them."""
         self._fill("causal", step.context_lens, step.block_tables)
         if step.source is not None:
-            self._fill("cross", step.source.lens, step.source.block_tables)
+            source = step.source.lens, step.source.block_tables
+            if not (self._source and all(map(np.array_equal, source, self._source))):  # mostly they stay the same
+                self._source = source
+                self._fill("cross", *source)
 
     def clear(self) -> None:
         """Only padding."""
+        self._source = ()
         for memory in self._memory.values():
             memory.zero_()
 
@@ -72,7 +77,7 @@ class FixedMixtures:
 
     def __init__(self, rows: int, tokens: int, width: int, splits: int, builder: StepBuilder) -> None:
         self.rows, self.tokens, self.builder = rows, tokens, builder
-        most = {size: builder.most_parts if tokens <= builder.most_parts * size else 0 for size in builder.tile_tokens}
+        most = {size: parts if 2 * tokens <= parts * size else 0 for size, parts in builder.most_parts.items()}
         counts = [max(rows + tokens // size, most[size]) for size in most]
         sizes = [INFO, rows + 1, rows + 2, rows, tokens, *(count for count in counts for _ in Cut._fields)]
         places = np.cumsum([0, *map(aligned, sizes)])

@@ -97,10 +97,10 @@ class StepBuilder:
 
     Args:
         tile_tokens: the tokens of a tile that layers ask for.
+        few_tokens: the same, of tiles whose keys are divided while there are fewer than `most_parts`.
         gathers_from: queries of the longest prompt, from which on prompts get `GatheredKeys`; None for never.
         keeps_dtype: new keys are what the cache gives back.
         in_order: single queries are in tiles too.
-        most_parts: tiles that keep the chip busy; where there are fewer, their keys are divided.
     """
 
     def __init__(
@@ -109,14 +109,16 @@ class StepBuilder:
         device: torch.device,
         tile_tokens: Iterable[int],
         *,
+        few_tokens: Iterable[int] = (),
+        most_parts: int = 0,
         gathers_from: int | None = None,
         keeps_dtype: bool = True,
         in_order: bool = False,
-        most_parts: int = 0,
     ) -> None:
-        self.block_size, self.device, self.tile_tokens = block_size, device, tuple(tile_tokens)
+        self.block_size, self.device = block_size, device
+        #: tokens of a tile -> how many may be parts
+        self.most_parts = dict.fromkeys(tile_tokens, 0) | dict.fromkeys(few_tokens, most_parts if most_parts > 1 else 0)
         self.gathers_from, self.keeps_dtype, self.in_order = gathers_from, keeps_dtype, in_order
-        self.most_parts = most_parts if most_parts > 1 else 0
 
     def build(self, step: StepInput, splits: int) -> Metadata:
         """Everything in one copy to the device."""
@@ -209,8 +211,8 @@ class StepBuilder:
     def _add_tiles(self, packed: Packed, lengths: Int32Array, lens: Int32Array) -> dict[int, tuple[int, int]]:
         """tokens of a tile -> number of the first of the arrays of `Tiles`, and how many tiles may be parts"""
         found = {}
-        for tokens in self.tile_tokens if lengths.any() else ():
-            tiles = cut(lengths, lens, tokens, self.most_parts)
+        for tokens, most in self.most_parts.items() if lengths.any() else ():
+            tiles = cut(lengths, lens, tokens, most)
             number, *_ = (packed.add(array) for array in tiles)
             found[tokens] = number, len(tiles.part) if tiles.part.any() else 0
         return found

@@ -23,6 +23,9 @@ PREFILL = (Tile(128, 128, 8, 2), Tile(128, 64, 8, 2), Tile(64, 64, 4, 2), Tile(6
 COPIED = (Tile(64, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
 #: and of such keys that programs read
 GATHERED = (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
+#: of keys in blocks whose queries are few, so that the keys of each tile are divided too, as measured on an H200: two
+#: programs share a multiprocessor
+FEW = (Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
 #: for queries of every kind of step alike
 IN_ORDER = (Tile(64, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
 IN_ORDER_NUMBERS = 1 << 13  #: of a tile's queries at most, as a program holds sums of a split beside those of all
@@ -54,6 +57,7 @@ class Kinds(NamedTuple):
     """The tiles of attention, in the order in which they are tried."""
 
     prefill: tuple[Tile, ...]
+    few: tuple[Tile, ...]
     gathered: tuple[Tile, ...]
     decodes: tuple[Decodes, ...]
 
@@ -61,7 +65,7 @@ class Kinds(NamedTuple):
 #: where a warp has 64 lanes, whose shared memory is smaller: as compiled for gfx90a and gfx942 without spills
 WIDE_WARPS = (Tile(128, 64, 4, 2), Tile(128, 32, 8, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
 #: by lanes of a warp
-BY_LANES = {32: Kinds(PREFILL, GATHERED, DECODES), 64: Kinds(WIDE_WARPS, WIDE_WARPS, WIDE_DECODES)}
+BY_LANES = {32: Kinds(PREFILL, FEW, GATHERED, DECODES), 64: Kinds(WIDE_WARPS, WIDE_WARPS, WIDE_WARPS, WIDE_DECODES)}
 
 BIASED_KEYS = 128  #: at most, where each score gets a bias, as measured on an H200
 FLOAT32_ROWS = 32  #: of float32, which no matrix units multiply: more only take longer to compile
