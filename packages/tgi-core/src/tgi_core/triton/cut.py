@@ -21,20 +21,25 @@ class Cut(NamedTuple):
     parts: Int32Array  #: how many these are
 
 
-def longest_first(lengths: Int32Array, lens: Int32Array, tokens: int) -> tuple[Int32Array, Int32Array]:
-    """`cut_into_tiles` of sequences with lens [B] keys; tiles that see most begin first, lest others wait for them."""
+def cut(lengths: Int32Array, lens: Int32Array, tokens: int, most: int, *, is_causal: bool) -> Cut:
+    """Sequences with lengths [B] queries and lens [B] keys, in tiles of so many queries.
+
+    Those that see most keys begin first, lest others wait for them; where there are fewer tiles than `most`, their keys
+    are in parts.
+
+    Args:
+        is_causal: a query sees the keys up to its own; otherwise all of its sequence.
+    """
     sequence, start = cut_into_tiles(lengths, tokens)
-    order = np.argsort(-((lens - lengths)[sequence] + start), kind="stable")
-    return sequence[order], start[order]
-
-
-def cut(lengths: Int32Array, lens: Int32Array, tokens: int, most: int) -> Cut:
-    """`longest_first`, with the keys of tiles in parts where there are fewer tiles than `most`; those come first."""
-    sequence, start = longest_first(lengths, lens, tokens)
-    parts = _parts(np.minimum((lens - lengths)[sequence] + start + tokens, lens[sequence]), most)
-    tile = np.repeat(np.arange(len(parts)), parts)
-    part = np.arange(len(tile)) - np.repeat(np.cumsum(parts) - parts, parts)
-    return Cut(sequence[tile], start[tile], part.astype(np.int32), parts[tile])
+    keys = lens[sequence]
+    if is_causal:
+        keys = np.minimum(keys - lengths[sequence] + start + tokens, keys)
+    order = np.argsort(-keys, kind="stable")
+    parts = _parts(keys[order], most)
+    first = np.cumsum(parts) - parts
+    tile = np.repeat(order, parts)
+    part = np.arange(len(tile), dtype=np.int32) - np.repeat(first, parts).astype(np.int32)
+    return Cut(sequence[tile], start[tile], part, np.repeat(parts, parts))
 
 
 def _parts(keys: Int32Array, most: int) -> Int32Array:

@@ -86,7 +86,7 @@ class FixedMixtures:
             self._memory[place : place + size] for place, size in zip(places[:-1].tolist(), sizes, strict=True)
         )
         arrays = iter(cuts)
-        self._tiles = {size: Tiles(*islice(arrays, len(Cut._fields)), most[size]) for size in most}
+        self._tiles = {size: Tiles(*islice(arrays, len(Cut._fields)), most=most[size]) for size in most}
         self.metadata: Metadata = {
             "causal": KeysOf(
                 info=info,
@@ -117,7 +117,7 @@ class FixedMixtures:
             _padded(slots, self.tokens, -1),
         ]
         for size, own in self._tiles.items():
-            tiles = cut(in_tiles, step.context_lens, size, own.most)
+            tiles = cut(in_tiles, step.context_lens, size, own.most, is_causal=True)
             arrays += [
                 _padded(array, own.count, value) for array, value in zip(tiles, (self.rows, 0, 0, 1), strict=True)
             ]

@@ -128,7 +128,7 @@ class StepBuilder:
         info[CROSS_WIDTH] = source.block_tables.shape[1] if source else 0
         packed.add(info)
         queries, lens, tables = step.query_starts, step.context_lens, step.block_tables
-        drafts = {"causal": self._add(packed, queries, queries, lens, tables, only_prompts=True)}
+        drafts = {"causal": self._add(packed, queries, queries, lens, tables, is_causal=True)}
         if source is not None:
             drafts["cross"] = self._add(packed, queries, source.starts, source.lens, source.block_tables)
             if source.starts[-1]:
@@ -172,9 +172,10 @@ class StepBuilder:
 
     def _add(
         self, packed: Packed, queries: Int32Array, new: Int32Array, lens: Int32Array, tables: Int32Array,
-        *, only_prompts: bool = False,
+        *, is_causal: bool = False,
     ) -> _Draft:  # fmt: skip
-        """`only_prompts`: keys are stored here if there is more than a single query, which stores its own."""
+        """`is_causal`: keys are the sequences' own, and are stored here if there is not just a single query in each,
+        which stores its own; otherwise those of sources."""
         lengths = np.diff(queries)
         singles, in_tiles = self.divided(lengths)
         draft: _Draft = {
@@ -184,9 +185,9 @@ class StepBuilder:
             "members": packed.add(singles),
             "decodes": len(singles),
         }
-        if new[-1] and not (only_prompts and len(singles) == len(lengths)):
+        if new[-1] and not (is_causal and len(singles) == len(lengths)):
             draft["slots"] = packed.add(self.slots_of(new, lens, tables))
-        draft["tiles"] = self._add_tiles(packed, in_tiles, lens)
+        draft["tiles"] = self._add_tiles(packed, in_tiles, lens, is_causal=is_causal)
         return draft
 
     def divided(self, lengths: Int32Array) -> tuple[Int32Array, Int32Array]:
@@ -205,14 +206,16 @@ class StepBuilder:
             "key_starts": starts,
             "members": packed.add(empty),
             "decodes": 0,
-            "tiles": self._add_tiles(packed, lens, lens),
+            "tiles": self._add_tiles(packed, lens, lens, is_causal=False),
         }
 
-    def _add_tiles(self, packed: Packed, lengths: Int32Array, lens: Int32Array) -> dict[int, tuple[int, int]]:
+    def _add_tiles(
+        self, packed: Packed, lengths: Int32Array, lens: Int32Array, *, is_causal: bool
+    ) -> dict[int, tuple[int, int]]:
         """tokens of a tile -> number of the first of the arrays of `Tiles`, and how many tiles may be parts"""
         found = {}
         for tokens, most in self.most_parts.items() if lengths.any() else ():
-            tiles = cut(lengths, lens, tokens, most)
+            tiles = cut(lengths, lens, tokens, most, is_causal=is_causal)
             number, *_ = (packed.add(array) for array in tiles)
             found[tokens] = number, len(tiles.part) if tiles.part.any() else 0
         return found
@@ -239,7 +242,7 @@ class StepBuilder:
             key_starts=arrays[at["key_starts"]] if "key_starts" in at else None,
             slots=arrays[at["slots"]] if "slots" in at else None,
             tiles={
-                tokens: Tiles(*arrays[number : number + len(Cut._fields)], most)
+                tokens: Tiles(*arrays[number : number + len(Cut._fields)], most=most)
                 for tokens, (number, most) in (tiles.items() if isinstance(tiles, dict) else ())
             },
         )
