@@ -37,14 +37,33 @@ def finish(engine):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "tokens"), [(0.0, FEWEST_MIXED), (1e6, 700)], ids=["a device that is slow", "one that is fast"]
+    ("seconds", "tokens", "measured"),
+    [(1.0, FEWEST_MIXED, [64]), (1e-4, 400, [64, 128, 256, 512]), (1e-9, 700, [64, 128, 256, 512, 700])],
+    ids=["a slow device", "one that is faster", "one that is fast"],
 )
-def test_steps_beside_decodes_are_as_long_as_decodes_may_wait(seconds, tokens, checkpoint, monkeypatch):
-    careful = replace(CpuBackend.capabilities, mixed_tokens=64)
-    monkeypatch.setattr(CpuBackend, "capabilities", careful)
-    monkeypatch.setattr("tgi_core.engine.engine.MIXED_S", seconds)
+def test_prompts_beside_decodes_are_as_long_as_decodes_may_wait(seconds, tokens, measured, checkpoint, monkeypatch):
+    def seconds_of(engine, tokens):
+        found.append(tokens)
+        return tokens * seconds
+
+    found = []
+    monkeypatch.setattr(CpuBackend, "capabilities", replace(CpuBackend.capabilities, mixed_tokens=64))
+    monkeypatch.setattr(Engine, "_seconds_of", seconds_of)
     engine = Engine(EngineConfig(model_id=str(checkpoint), device="cpu", max_batch_prefill_tokens=700))
     assert engine.scheduler.mixed_tokens == tokens
+    assert found == measured
+
+
+def test_prompts_are_timed_in_steps_of_several(checkpoint, monkeypatch):
+    monkeypatch.setattr(CpuBackend, "capabilities", replace(CpuBackend.capabilities, mixed_tokens=64))
+    ran, run = [], Engine._run
+    monkeypatch.setattr(Engine, "_run", lambda engine, prompts, new: ran.append(prompts) or run(engine, prompts, new))
+    limits = {"max_input_tokens": 30, "max_total_tokens": 40, "max_batch_prefill_tokens": 64}
+    engine = Engine(EngineConfig(model_id=str(checkpoint), device="cpu", **limits))
+    timed = ran[1:]
+    assert [list(map(len, prompts)) for prompts in timed] == [[30, 30, 4]] * 3
+    assert engine.scheduler.mixed_tokens == 64
+    assert not engine.has_work
 
 
 def test_text_in_text_out(engine):

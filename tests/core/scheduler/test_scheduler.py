@@ -25,6 +25,17 @@ from tgi_core.testing.fake_device import (
 RUNNERS = [FakePagedRunner, FakeAsynchronousRunner, FakeStaticRunner]
 
 
+class OnePhaseRunner(FakePagedRunner):
+    """Caches prefixes, and prefills, in chunks, or decodes in a step; takes one token after others for a decode."""
+
+    capabilities = replace(FakePagedRunner.capabilities, mixed_batches=False)
+
+    def run(self, plan):
+        assert plan.kind != "mixed"
+        assert len({row.length == 1 and row.start > 0 and row.wants_token for row in plan.rows}) == 1
+        return super().run(plan)
+
+
 class Loop:
     """A small engine: schedules, runs, reports, and checks every invariant after each step."""
 
@@ -86,6 +97,10 @@ class Loop:
         for sequence in running.values():
             held = kv.blocks_for(len(sequence.source)) + kv.blocks_for(sequence.computed)
             assert len(kv.table(sequence.id)) == held
+            assert sequence.room == held * kv.block_size
+        assert self.scheduler.batch_max_tokens == sum(sequence.max_len for sequence in running.values())
+        reading = {number for number, sequence in running.items() if not sequence.computed or sequence.uncomputed > 1}
+        assert self.scheduler.reading == reading
 
     def drain(self, most_steps=2000):
         while self.scheduler.has_work or self.in_flight:
@@ -106,7 +121,7 @@ def test_every_device_generates_the_expected_tokens(runner_type):
     assert set(loop.reasons.values()) == {"length"}
 
 
-KINDS = [pytest.param(runner_type, (), id=runner_type.__name__) for runner_type in RUNNERS] + [
+KINDS = [pytest.param(runner_type, (), id=runner_type.__name__) for runner_type in (*RUNNERS, OnePhaseRunner)] + [
     pytest.param(runner_type, start_ids, id=f"{runner_type.__name__}, {len(start_ids)} start tokens")
     for runner_type in RUNNERS[:2]
     for start_ids in ((0,), (7, 8, 9, 10, 11))
@@ -380,16 +395,6 @@ def test_what_can_never_run_is_refused(prompt, new_tokens, message):
         Loop().add(1, prompt, new_tokens)
 
 
-class OnePhaseRunner(FakePagedRunner):
-    """Caches prefixes, and prefills or decodes in a step."""
-
-    capabilities = replace(FakePagedRunner.capabilities, mixed_batches=False)
-
-    def run(self, plan):
-        assert plan.kind != "mixed"
-        return super().run(plan)
-
-
 def test_a_cached_prompt_but_for_its_last_token_joins_no_decodes_where_steps_are_not_mixed():
     loop = Loop(OnePhaseRunner)
     block = loop.scheduler.kv.block_size
@@ -414,13 +419,40 @@ def test_prompts_that_hold_up_as_many_decodes_as_wait_take_fewer_tokens():
     loop.add(1, list(range(5, 30)), new_tokens=20)
     assert prompt_tokens(loop.step()) == 25  # nobody is held up
     loop.add(2, list(range(5, 40)))
-    assert prompt_tokens(loop.step()) == 7  # beside a decode, one waits
+    assert prompt_tokens(loop.step()) == 8  # beside a decode, one waits
     loop.add(3, list(range(30, 60)))
     assert prompt_tokens(loop.step()) == 31  # two wait
     loop.add(4, list(range(60, 90)))
     while loop.scheduler.has_work:
         loop.step()
     assert all(loop.outputs[number] for number in (1, 2, 3, 4))
+
+
+@pytest.mark.parametrize(("measured", "beside"), [(5, 5), (8, 8), (20, 20), (100, 30)])
+def test_prompts_beside_decodes_take_what_was_measured_whatever_the_decodes_add(measured, beside):
+    class Careful(FakePagedRunner):
+        capabilities = replace(FakePagedRunner.capabilities, mixed_tokens=8)
+
+    loop = Loop(Careful, num_blocks=64, prefill_tokens=32)
+    loop.scheduler.mixed_tokens = measured
+    for number in (1, 2):
+        loop.add(number, [number] * 5, new_tokens=20)
+    loop.step()
+    loop.add(3, list(range(5, 45)))
+    assert [row.length for row in loop.step().rows] == [1, 1, beside]
+    loop.drain()
+
+
+def test_steps_that_are_read_in_a_moment_are_filled():
+    class Careful(FakePagedRunner):
+        capabilities = replace(FakePagedRunner.capabilities, mixed_tokens=8)
+
+    loop = Loop(Careful, num_blocks=64, prefill_tokens=32)
+    loop.scheduler.mixed_tokens = 24
+    for number in range(1, 5):
+        loop.add(number, list(range(number, number + 10)), new_tokens=3)
+    assert [row.length for row in loop.step().rows] == [10, 10, 10]
+    loop.drain()
 
 
 def test_first_tokens_do_not_wait_for_many_other_prompts():

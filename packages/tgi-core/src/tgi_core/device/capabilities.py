@@ -33,9 +33,9 @@ class Capabilities:
     decode_all_live: bool = False  #: a live slot that is left out of a decode is corrupted
     asynchronous: bool = False  #: `submit` returns while the device works
     prefill_tokens: int = 4096  #: tokens of prompt per step that keep the device busy without stalling decodes
-    #: the same while at least as many requests decode as wait, until the engine knows how many the model reads in a
-    #: moment; where it is given, no further prompt joins a step that has more than these, and half the prompt tokens of
-    #: the largest one.  None = no fewer, and prompts fill steps
+    #: the same while at least as many requests decode as wait; the engine then measures how many the model reads in a
+    #: moment.  Where it is given, no further prompt joins a step that has more than these, and half the prompt tokens
+    #: of the largest one.  None = no fewer, and prompts fill steps
     mixed_tokens: int | None = None
     batch_size: int = 256  #: sequences that pay off in one decode step
     host_memory: bool = False  #: weights and KV cache live in the host's own memory

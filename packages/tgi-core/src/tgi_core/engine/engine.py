@@ -101,7 +101,7 @@ class Engine:
         self._calibrate()
         self.runner.warm_up(self.info, lambda fraction, detail: progress("warmup", fraction, detail))
         progress("warmup", 1.0, "first step")
-        self._run([0] * 16, 2)
+        self._run([[0] * 16], 2)
         self._bound_mixtures()
         self._observers = Observers(self._parts.plugins)
         self._observers.engine_started(self.info)
@@ -176,45 +176,46 @@ class Engine:
             return
         self._tell(Calibrate())
         with calibration(self._parts):
-            self._run(Random(0).choices(range(self.info.vocab_size), k=quantization.calibration_tokens), 1)
+            self._run([Random(0).choices(range(self.info.vocab_size), k=quantization.calibration_tokens)], 1)
             self._tell(Calibrated())
 
     def _bound_mixtures(self) -> None:
         """Let steps beside decodes take as many tokens of prompts as are read in MIXED_S: models and devices differ a
         hundredfold."""
-        if self.scheduler.mixed_tokens is None:
+        if self.scheduler.mixed_tokens is None or self._group.size > 1:  # whose ranks would not measure the same
             return
         most = self.info.max_batch_prefill_tokens
-        longest = min(most, self.info.max_input_tokens)
-        tokens = min(self.scheduler.mixed_tokens, longest)
-        while (elapsed := self._seconds_of(tokens)) < MIXED_S and tokens < longest:  # few are no measure of many
-            tokens = min(2 * tokens, longest)
+        tokens = min(self.scheduler.mixed_tokens, most)
+        while (elapsed := self._seconds_of(tokens)) < MIXED_S and tokens < most:  # few are no measure of many
+            tokens = min(2 * tokens, most)
         self.scheduler.mixed_tokens = min(most, max(FEWEST_MIXED, int(tokens * MIXED_S / elapsed)))
 
     def _seconds_of(self, tokens: int) -> float:
-        """To read a prompt."""
-        elapsed = 0.0
-        for _ in range(2):  # the second time all is compiled
-            prompt = Random(next(self._ids)).choices(range(self.info.vocab_size), k=tokens)  # nothing of it is cached
+        """To read so many tokens of prompts, which are as long as they may be."""
+        times, longest = [], self.info.max_input_tokens
+        for _ in range(3):
+            generator = Random(next(self._ids))  # so that nothing is cached
+            ids = generator.choices(range(self.info.vocab_size), k=tokens)
             started = time.perf_counter()
-            self._run(prompt, 1)
-            elapsed = time.perf_counter() - started
-        return elapsed
+            self._run([ids[start : start + longest] for start in range(0, tokens, longest)], 1)
+            times.append(time.perf_counter() - started)
+        return min(times[1:])  # the first time something may be compiled
 
     def _tell(self, order: ToRank) -> None:
         if self._ranks is not None:
             self._ranks.tell(order)
 
-    def _run(self, prompt: list[int], new_tokens: int) -> None:
-        """Run a prompt, cut to what fits; also so that the first request does not pay for first calls."""
-        prompt = prompt[: self.info.max_input_tokens]
-        most = self.info.max_total_tokens - len(prompt)
-        params = SamplingParams(max_new_tokens=min(new_tokens, most), ignore_eos=True)
-        self.add(Request(id=0, prompt_ids=prompt, params=params))
+    def _run(self, prompts: list[list[int]], new_tokens: int) -> None:
+        """Run prompts, cut to what fits; also so that the first request does not pay for first calls."""
+        for prompt in prompts:
+            ids = prompt[: self.info.max_input_tokens]
+            most = self.info.max_total_tokens - len(ids)
+            params = SamplingParams(max_new_tokens=min(new_tokens, most), ignore_eos=True)
+            self.add(Request(id=-next(self._ids), prompt_ids=ids, params=params))
         while self.has_work:
             for output in self.step():
                 if output.error:
-                    raise TGIError(f"the model failed on its first step: {output.error}")
+                    raise TGIError(f"the model failed on one of its first steps: {output.error}")
 
     # ---- steps ----------------------------------------------------------------------------------------------------
 

@@ -79,11 +79,12 @@ class Scheduler:
             raise ValueError("the prefix cache cannot serve encoder-decoders; switch prefix caching off")
         self.limits, self.capabilities, self.kv, self.finish = limits, capabilities, kv, finish
         self.decoder_start_ids = decoder_start_ids
-        self.mixed_tokens = capabilities.mixed_tokens  #: see there
+        self.mixed_tokens = capabilities.mixed_tokens  #: see there; the engine measures how many they should be
         self.waiting = RequestQueue()
         self.running: dict[int, Sequence] = {}
         self.batch_max_tokens = 0  #: that the running ones may come to have
-        self.reading: set[int] = set()  # the running ones whose prompt is not all computed or on the way
+        #: the running ones of whose prompt more than the last token is neither computed nor on the way
+        self.reading: set[int] = set()
         self._free_slots = list(range(limits.max_batch_size))  # a heap: lowest first
         self._in_flight: dict[int, list[Sequence]] = {}  # plan number -> sequences of its rows
         self._arrivals = 0
@@ -138,18 +139,18 @@ class Scheduler:
         return StepPlan(self._plans, draft.kind, tuple(draft.rows), tuple(draft.admissions))
 
     def _draft_mixed(self) -> _Draft:
-        decoding = len(self.running) - len(self.reading)
-        budget = max(self._most_tokens(decoding) - decoding, self.kv.block_size)
+        budget = max(self._prompt_budget(), self.kv.block_size)
         draft = _Draft(budget, self._spare(budget))
         self._continue_running(draft, decode=True, prefill=True)
         self._admit(draft)
         return draft
 
-    def _most_tokens(self, decoding: int) -> int:
-        """Of a step: fewer where more requests decode, and are held up by prompts, than wait for theirs."""
-        most, beside = self.limits.max_batch_prefill_tokens, self.mixed_tokens
-        waiting = len(self.waiting) + len(self.running) - decoding
-        return most if beside is None or decoding < max(waiting, 1) else min(most, beside)
+    def _prompt_budget(self) -> int:
+        """Tokens of prompts beside all decodes: fewer where more requests decode, and are held up by prompts, than wait
+        for theirs."""
+        decoding = len(self.running) - len(self.reading)
+        most, waiting = self.limits.max_batch_prefill_tokens - decoding, len(self.waiting) + len(self.reading)
+        return most if self.mixed_tokens is None or decoding < max(waiting, 1) else min(most, self.mixed_tokens)
 
     def _spare(self, budget: int) -> int:
         """What is more than half of the largest step, and more than is read in a moment, where steps are kept short
@@ -225,7 +226,7 @@ class Scheduler:
             self._plan_row(draft, sequence, length, (*found, *added))
 
     def _match(self, sequence: Sequence) -> list[int]:
-        """Blocks that hold its beginning; where steps are not mixed they leave two tokens: one looks like a decode."""
+        """Blocks that hold its beginning; where steps are not mixed they leave two tokens, as one would be a decode."""
         if sequence.request.params.prompt_logprobs:
             return []
         found = self.kv.match(sequence.tokens, sequence.request.cache_salt)
@@ -239,7 +240,8 @@ class Scheduler:
         self.kv.open(sequence.id, sequence.request.cache_salt, found)
         source_blocks = self._extend(sequence, 0) or ()
         self.running[sequence.id] = sequence
-        self.reading.add(sequence.id)
+        if not sequence.computed or sequence.uncomputed > 1:
+            self.reading.add(sequence.id)
         self.batch_max_tokens += sequence.max_len
         self._counts.prefix_hits += sequence.computed
         self._counts.prefix_queries += len(sequence.tokens)
@@ -267,13 +269,13 @@ class Scheduler:
             read = length if start else length + len(sequence.source)
             self._counts.prefill_tokens += read
             draft.prefill_budget -= read
-            if wants_token:
-                self.reading.remove(sequence.id)
         else:
             draft.kinds.add("decode")
             self._counts.decode_tokens += 1
         sequence.computed += length
         sequence.pending += wants_token
+        if sequence.uncomputed == 1:
+            self.reading.discard(sequence.id)
         draft.rows.append(Row(sequence.id, sequence.slot, start, length, tokens, new_blocks, wants_token))
         draft.sequences.append(sequence)
 
