@@ -86,7 +86,7 @@ def test_sizes_are_recorded_while_there_is_nothing_else_to_do(tmp_path, pretend)
 
 
 def test_devices_that_record_ahead_do_so_for_all_sizes(tmp_path, pretend, monkeypatch):
-    narrow = {"batch_buckets": (1, 2), "token_buckets": (24,), "record_ahead": True}
+    narrow = {"batch_buckets": (1, 2), "token_buckets": (24,), "mixture_buckets": (1, 4), "record_ahead": True}
     capabilities = dataclasses.replace(CpuBackend.capabilities, **narrow)
     monkeypatch.setattr(CpuBackend, "capabilities", capabilities)
     engine, _ = serve(make_checkpoint(tmp_path, "llama"), [], kernels={"attention": "triton"})
@@ -94,7 +94,7 @@ def test_devices_that_record_ahead_do_so_for_all_sizes(tmp_path, pretend, monkey
         pass
     recorded = engine.runner._recorded
     assert all(recorded.values())
-    assert {size[:2] for size in recorded if size.chooses} == {(1, None), (2, None), (1, 24)}
+    assert {size[:2] for size in recorded if size.chooses} == {(1, None), (2, None), (1, 24), (4, 24)}
     assert {size[:2] for size in recorded if not size.chooses} == {(1, None), (2, None)}
     assert len({size.variant for size in recorded}) > 1  # of short and long sequences
     before = dict(recorded)

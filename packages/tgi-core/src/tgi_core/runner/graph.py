@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -134,8 +135,7 @@ class GraphRunner(EagerRunner):
         most = self.slots.blocks_per_sequence * self.attention.block_size
         lengths = [min(SHORT << doubled, most) for doubled in range((most // SHORT).bit_length() + 1)]
         decodes = [(rows, None) for rows in capabilities.batch_buckets if rows <= slots]
-        first = _at_least(1, capabilities.mixture_buckets)
-        mixtures = [(first, tokens) for tokens in capabilities.token_buckets] if first else []
+        mixtures = list(itertools.product(capabilities.mixture_buckets, capabilities.token_buckets))
         for chooses, wanted in ((True, decodes + mixtures), (False, decodes)):
             for length in lengths:
                 for rows, tokens in wanted:
