@@ -91,7 +91,8 @@ class DeviceBackend(ABC):
         return self.upload(array)
 
     def download(self, tensors: Sequence[Tensor]) -> Download:
-        """Tensors as they are after what the device was told so far; their memory may be used again at once."""
+        """Tensors as they are after what the device was told so far.  Until that is `done`, nothing but the replay of a
+        recording, which waits for it, may write to their memory."""
         return Download(tuple(tensor.to("cpu", copy=True) for tensor in tensors))
 
     def sums(self, group: dist.ProcessGroup) -> Sums | None:

@@ -71,7 +71,7 @@ class TorchGpu(DeviceBackend):
                 graph.capture_end()
 
         def replay() -> None:
-            torch.cuda.current_stream(self.torch_device).wait_event(self._last_download)  # of what is written anew
+            torch.cuda.current_stream(self.torch_device).wait_event(self._last_download)  # which this overwrites
             graph.replay()
 
         return replay
@@ -85,7 +85,7 @@ class TorchGpu(DeviceBackend):
     def download(self, tensors: Sequence[Tensor]) -> Download:
         host = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
         self._downloads.wait_stream(torch.cuda.current_stream(self.torch_device))
-        with torch.cuda.stream(self._downloads):  # so that no step waits for it
+        with torch.cuda.stream(self._downloads):  # beside what the next step uploads
             for there, tensor in zip(host, tensors, strict=True):
                 there.copy_(tensor, non_blocking=True)
             self._last_download = event = torch.cuda.Event()  # type: ignore[no-untyped-call]
