@@ -141,6 +141,7 @@ def test_keys_of_long_prompts_are_read_one_after_the_other(name, steps, copies_t
 def divided(monkeypatch):
     """Lets there be far fewer tiles than the chip could take, and parts be short; gives which launches have parts."""
     monkeypatch.setattr("tgi_core.triton.cut.PART", 32)
+    monkeypatch.setattr("tgi_core.triton.cut.STEP", 16)
     monkeypatch.setattr(attention, "Chip", _Large)
     launch, found = attention.PREFILL.launch, []
 
@@ -164,12 +165,8 @@ DIVIDED = ["gqa", "mqa, more heads than share a program", "window", "alibi", "so
 @pytest.mark.usefixtures("stored_plainly")
 @pytest.mark.parametrize("steps", ["prefill", "chunks beside decodes"])
 @pytest.mark.parametrize("name", [*SPECS] if DEVICE == "cuda" else DIVIDED)
-@pytest.mark.parametrize("gathers_from", [2, 1000])
 @pytest.mark.parametrize(("dtype", "block_size"), EXACTNESS)
-def test_keys_of_few_tiles_are_divided_over_programs(
-    name, steps, gathers_from, dtype, block_size, divided, monkeypatch
-):
-    monkeypatch.setattr(TritonAttention, "gathers_from", gathers_from)
+def test_keys_of_few_tiles_are_divided_over_programs(name, steps, dtype, block_size, divided):
     compare(TritonAttention, SPECS[name], STEPS[steps], dtype, block_size)
     assert any(divided)
 
@@ -541,9 +538,9 @@ def test_a_recorded_decode_knows_the_sources_of_its_step():
 
 
 @pytest.mark.parametrize("splits", [1, 4])
-@pytest.mark.parametrize("parts", [False, True])
-def test_what_pads_a_fixed_mixture_touches_nothing(splits, parts, request):
-    if parts:
+@pytest.mark.parametrize("is_divided", [False, True])
+def test_what_pads_a_fixed_mixture_touches_nothing(splits, is_divided, request):
+    if is_divided:
         request.getfixturevalue("divided")
     spec = AttentionSpec(scale=0.2, **SPECS["gqa"])
     steps = [[(40, 0), (3, 0), (1, 0)], [(1, 40), (30, 3), (1, 1)], [(2, 41), (1, 33), (1, 2)]]
@@ -556,6 +553,8 @@ def test_what_pads_a_fixed_mixture_touches_nothing(splits, parts, request):
     generator, found = torch.Generator().manual_seed(0), []
     for step in step_inputs(steps, 16):
         buffers.fill(step)
+        few = buffers.metadata["causal"].few.values()
+        assert any(tiles.parts.max() > 1 for tiles in few) or not is_divided
         for layer in range(2):
             parts = (torch.cat([x, nan[step.num_tokens :, : x.shape[1]]])
                      for x in draw(spec, step.num_tokens, "float32", generator))  # fmt: skip
@@ -611,6 +610,18 @@ SOURCE_STEPS = (
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_encoders_and_sources(shape, columns, deterministic, monkeypatch):
     monkeypatch.setattr(attention, "SPLIT", 64)
+    compare_encoder_decoders(shape, columns, deterministic=deterministic)
+
+
+@pytest.mark.parametrize("columns", [0, 40])
+def test_sources_are_divided_where_decoders_read_more_than_they_hold(columns, divided, monkeypatch):
+    many = [[(0, 60, 0), (2, 70, 0)], [(0, 1, 60), (2, 1, 70)]]
+    monkeypatch.setitem(globals(), "SOURCE_STEPS", many)
+    compare_encoder_decoders({"heads": 4, "kv_heads": 4, "head_size": 32}, columns)
+    assert any(divided)
+
+
+def compare_encoder_decoders(shape, columns, *, deterministic=False):
     found = run_encoder_decoder(TritonAttention, shape, columns, deterministic=deterministic)
     expected = run_encoder_decoder(ReferenceAttention, shape, columns)
     for one, other in zip(found, expected, strict=True):

@@ -88,7 +88,7 @@ class TritonAttention(AttentionBackend):
             self.block_size,
             self.device,
             sorted(tokens),
-            few_tokens=[] if self._in_order else sorted(few_tokens),
+            few_tokens=sorted(few_tokens) if self._chip.publishes and not self._in_order else (),
             most_parts=PROGRAMS * self._chip.multiprocessors // programs,
             gathers_from=None if self._in_order else self.gathers_from,
             keeps_dtype=self.cache_dtype == self.dtype,
@@ -251,9 +251,9 @@ class _Layer:
     def prefill(self, q: Tensor, keys: Tensor, values: Tensor, out: Tensor, part: KeysOf, bias: Tensor | None) -> None:
         """Sequences with more than one query; keys and values lie in blocks, or one after the other."""
         paged = part.key_starts is None
-        few = part.tiles.get(self.few.rows // self.packed)
-        tile = self.gathered if not paged else self.few if few and few.most else self.many
-        cut = part.tiles.get(tile.rows // self.packed)
+        few = part.few.get(self.few.rows // self.packed) if paged else None
+        tile = self.gathered if not paged else self.few if few else self.many
+        cut = few or part.tiles.get(tile.rows // self.packed)
         if cut is None:
             return
         copied = self.copies and not paged and is_in_tiles(keys) and is_in_tiles(values)
@@ -269,14 +269,14 @@ class _Layer:
         if self.in_order:
             self._in_order(q, keys, values, out, part, arguments, constants)
             return
-        rows, size = (cut.most, self.programs, tile.rows), int(constants["DP"])
         parts: tuple[Tensor | None, ...] = (None,) * 6
-        if cut.most:
-            shapes = ((*rows, size), rows, rows)
+        if few:
+            rows = few.room, self.programs, tile.rows
+            shapes = (*rows, constants["DP"]), rows, rows
             waiting = (torch.empty(shape, dtype=torch.float32, device=q.device) for shape in shapes)
-            parts = (*waiting, arrivals(q.device), cut.part, cut.parts)
-        grid, constants = (cut.count, self.programs, 1), {**constants, "COPIED": copied, "DIVIDED": cut.most > 0}
-        read = (in_tiles(x, tile.keys, 1, size) if copied else x for x in (keys, values))
+            parts = (*waiting, arrivals(q.device), few.part, few.parts)
+        grid, constants = (cut.count, self.programs, 1), {**constants, "COPIED": copied, "DIVIDED": few is not None}
+        read = (in_tiles(x, tile.keys, 1, constants["DP"]) if copied else x for x in (keys, values))
         PREFILL.launch(grid, (q, *read, out, *parts, *arguments), constants, tile.warps, tile.stages)
 
     def _in_order(

@@ -18,7 +18,7 @@ class Chip:
     def __init__(self, device: torch.device) -> None:
         if device.type == "cpu":  # Triton's interpreter
             self.multiprocessors, self.shared_bytes, self.interprets = 4, 1 << 18, True
-            self.lanes, self.has_matrix_units, self.is_hopper = 32, True, True
+            self.lanes, self.has_matrix_units, self.is_hopper, self.publishes = 32, True, True, True
             return
         properties: Any = torch.cuda.get_device_properties(device)
         self.multiprocessors, self.interprets = int(properties.multi_processor_count), False
@@ -26,6 +26,9 @@ class Chip:
         self.lanes = int(getattr(properties, "warp_size", 32))  #: of a warp
         major = int(getattr(properties, "major", AMPERE))
         self.has_matrix_units = major >= AMPERE  #: that Triton uses
+        #: what all threads of a program stored is seen by whoever sees what one of them adds behind a barrier (PTX ISA,
+        #: memory consistency model); AMD's model has not been looked at
+        self.publishes = self.lanes == 32
         #: whose copies of tiles are used, and on which products of few rows were found to be faster than PyTorch's
         self.is_hopper = major == HOPPER and self.lanes == 32
 

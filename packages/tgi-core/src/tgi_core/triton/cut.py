@@ -10,6 +10,7 @@ from tgi_core.attention.base import Int32Array
 from tgi_core.attention.tiles import cut_into_tiles
 
 PART = 256  #: keys of a part, at least: to put parts together takes as long as half of them
+STEP = 128  #: keys, by which the sizes of parts differ
 
 
 class Cut(NamedTuple):
@@ -44,10 +45,14 @@ def cut(lengths: Int32Array, lens: Int32Array, tokens: int, most: int, *, is_cau
 
 def _parts(keys: Int32Array, most: int) -> Int32Array:
     """Of tiles that see so many keys each: as many as give all parts about the same, and at most `most` in all."""
-    whole = np.ones_like(keys)
     if not 0 < len(keys) < most:
-        return whole
-    sizes = np.arange(PART, keys.max() + PART, PART // 2, dtype=np.int32)
-    counts = -(-keys // sizes[:, None])
-    fits = counts.sum(1) <= most
-    return counts[np.argmax(fits)] if fits.any() else whole
+        return np.ones_like(keys)
+    fits, too_small = -(-int(keys.max()) // STEP), PART // STEP - 1  # sizes of parts, in steps
+    while fits - too_small > 1:
+        middle = (fits + too_small) // 2
+        fits, too_small = (middle, too_small) if _counts(keys, middle).sum() <= most else (fits, middle)
+    return _counts(keys, fits)
+
+
+def _counts(keys: Int32Array, steps: int) -> Int32Array:
+    return np.maximum(-(-keys // (STEP * steps)), 1)

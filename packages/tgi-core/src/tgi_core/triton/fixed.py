@@ -12,7 +12,7 @@ import torch
 from tgi_core.attention.base import Int32Array, StepInput
 from tgi_core.triton.cut import Cut, cut
 from tgi_core.triton.packed import Packed, aligned, arange
-from tgi_core.triton.step import CAUSAL_WIDTH, INFO, KeysOf, Metadata, StepBuilder, Tiles
+from tgi_core.triton.step import CAUSAL_WIDTH, INFO, KeysOf, Metadata, Parts, StepBuilder, Tiles
 
 
 class FixedDecodes:
@@ -54,8 +54,8 @@ class FixedDecodes:
         if step.source is not None:
             source = step.source.lens, step.source.block_tables
             if not (self._source and all(map(np.array_equal, source, self._source))):  # mostly they stay the same
-                self._source = source
                 self._fill("cross", *source)
+                self._source = source
 
     def clear(self) -> None:
         """Only padding."""
@@ -77,16 +77,18 @@ class FixedMixtures:
 
     def __init__(self, rows: int, tokens: int, width: int, splits: int, builder: StepBuilder) -> None:
         self.rows, self.tokens, self.builder = rows, tokens, builder
-        most = {size: parts if 2 * tokens <= parts * size else 0 for size, parts in builder.most_parts.items()}
-        counts = [max(rows + tokens // size, most[size]) for size in most]
-        sizes = [INFO, rows + 1, rows + 2, rows, tokens, *(count for count in counts for _ in Cut._fields)]
+        few = [size for size in builder.few_tokens if 2 * tokens <= builder.most_parts * size]
+        sizes = [INFO, rows + 1, rows + 2, rows, tokens]
+        sizes += [rows + tokens // size for size in builder.tile_tokens for _ in range(2)]
+        sizes += [max(rows + tokens // size, builder.most_parts) for size in few for _ in Cut._fields]
         places = np.cumsum([0, *map(aligned, sizes)])
         self._memory = torch.zeros(places[-1] + aligned(rows * width), dtype=torch.int32, device=builder.device)
         info, lens, starts, members, self._slots, *cuts = (
             self._memory[place : place + size] for place, size in zip(places[:-1].tolist(), sizes, strict=True)
         )
         arrays = iter(cuts)
-        self._tiles = {size: Tiles(*islice(arrays, len(Cut._fields)), most=most[size]) for size in most}
+        self._tiles = {size: Tiles(*islice(arrays, 2)) for size in builder.tile_tokens}
+        self._few = {size: Parts(*islice(arrays, len(Cut._fields)), room=builder.most_parts) for size in few}
         self.metadata: Metadata = {
             "causal": KeysOf(
                 info=info,
@@ -99,6 +101,7 @@ class FixedMixtures:
                 splits=splits,
                 slots=self._slots,
                 tiles=self._tiles,
+                few=self._few,
             )
         }
 
@@ -116,19 +119,21 @@ class FixedMixtures:
             _padded(singles, self.rows, self.rows),
             _padded(slots, self.tokens, -1),
         ]
-        for size, own in self._tiles.items():
-            tiles = cut(in_tiles, step.context_lens, size, own.most, is_causal=True)
-            arrays += [
-                _padded(array, own.count, value) for array, value in zip(tiles, (self.rows, 0, 0, 1), strict=True)
-            ]
+        for size, tiles in self._tiles.items():
+            found = cut(in_tiles, step.context_lens, size, 0, is_causal=True)
+            arrays += [_padded(found.sequence, tiles.count, self.rows), _padded(found.start, tiles.count, 0)]
+        for size, few in self._few.items():
+            found = cut(in_tiles, step.context_lens, size, few.room, is_causal=True)
+            arrays += [_padded(found.sequence, few.count, self.rows), _padded(found.start, few.count, 0)]
+            arrays += [_padded(found.part, few.count, 0), _padded(found.parts, few.count, 1)]
         _packed(*arrays, tables).copy_to(self.builder.device, self._memory)
 
     def clear(self) -> None:
         """Only padding."""
         self._memory.zero_()
         self._slots.fill_(-1)
-        for tiles in self._tiles.values():
-            tiles.parts.fill_(1)
+        for few in self._few.values():
+            few.parts.fill_(1)
 
 
 def _padded(array: npt.NDArray[Any], size: int, value: int) -> Int32Array:

@@ -20,18 +20,24 @@ INFO = 16
 
 @dataclass
 class Tiles:
-    """Queries of sequences with more than one, cut into tiles, and the keys of these into parts."""
+    """Queries of sequences with more than one, cut into tiles; see `Cut`."""
 
     sequence: Tensor
-    start: Tensor  #: first query of each tile in its sequence
-    part: Tensor  #: see `Cut`
-    parts: Tensor
-    most: int  #: that may be parts, the first ones; 0 where all are whole
+    start: Tensor
 
     @property
     def count(self) -> int:
-        """Of tiles and parts."""
+        """Of programs for each of their heads."""
         return len(self.sequence)
+
+
+@dataclass
+class Parts(Tiles):
+    """Tiles whose keys may be divided."""
+
+    part: Tensor
+    parts: Tensor
+    room: int = field(kw_only=True)  #: tiles, the first ones, that have memory to leave what they find in a part
 
 
 @dataclass
@@ -81,13 +87,15 @@ class KeysOf:
     key_starts: Tensor | None = None  #: [B + 1] of keys beside the queries; None where they lie in blocks
     slots: Tensor | None = None  #: of new keys, where they are to be stored
     tiles: dict[int, Tiles] = field(default_factory=dict)  #: by tokens of a tile
+    few: dict[int, Parts] = field(default_factory=dict)  #: in place of `tiles` of keys in blocks, if there are any
     prompts: Prompts | None = None
     gathered: GatheredKeys | None = None  #: where prompts are long enough for it
 
 
 Metadata = dict[str, KeysOf]  #: by kind of layer
 
-_Draft = dict[str, int | dict[int, tuple[int, int]]]  #: numbers of arrays of `KeysOf`, and how many decodes there are
+#: numbers of arrays of `KeysOf`, of several the first; and `decodes`
+_Draft = dict[str, int | dict[int, int]]
 
 MOST_GATHERED = 1 << 14  #: keys in all, which take memory beside the cache
 
@@ -97,7 +105,7 @@ class StepBuilder:
 
     Args:
         tile_tokens: the tokens of a tile that layers ask for.
-        few_tokens: the same, of tiles whose keys are divided while there are fewer than `most_parts`.
+        few_tokens: the same, of tiles whose keys are divided where there are fewer than `most_parts` of them.
         gathers_from: queries of the longest prompt, from which on prompts get `GatheredKeys`; None for never.
         keeps_dtype: new keys are what the cache gives back.
         in_order: single queries are in tiles too.
@@ -115,9 +123,8 @@ class StepBuilder:
         keeps_dtype: bool = True,
         in_order: bool = False,
     ) -> None:
-        self.block_size, self.device = block_size, device
-        #: tokens of a tile -> how many may be parts
-        self.most_parts = dict.fromkeys(tile_tokens, 0) | dict.fromkeys(few_tokens, most_parts if most_parts > 1 else 0)
+        self.block_size, self.device, self.tile_tokens = block_size, device, tuple(tile_tokens)
+        self.few_tokens, self.most_parts = tuple(few_tokens), most_parts
         self.gathers_from, self.keeps_dtype, self.in_order = gathers_from, keeps_dtype, in_order
 
     def build(self, step: StepInput, splits: int) -> Metadata:
@@ -188,6 +195,7 @@ class StepBuilder:
         if new[-1] and not (is_causal and len(singles) == len(lengths)):
             draft["slots"] = packed.add(self.slots_of(new, lens, tables))
         draft["tiles"] = self._add_tiles(packed, in_tiles, lens, is_causal=is_causal)
+        draft["few"] = self._add_parts(packed, in_tiles, lens, is_causal=is_causal)
         return draft
 
     def divided(self, lengths: Int32Array) -> tuple[Int32Array, Int32Array]:
@@ -209,16 +217,21 @@ class StepBuilder:
             "tiles": self._add_tiles(packed, lens, lens, is_causal=False),
         }
 
-    def _add_tiles(
-        self, packed: Packed, lengths: Int32Array, lens: Int32Array, *, is_causal: bool
-    ) -> dict[int, tuple[int, int]]:
-        """tokens of a tile -> number of the first of the arrays of `Tiles`, and how many tiles may be parts"""
+    def _add_tiles(self, packed: Packed, lengths: Int32Array, lens: Int32Array, *, is_causal: bool) -> dict[int, int]:
+        """tokens of a tile -> number of the first of the arrays of `Tiles`"""
         found = {}
-        for tokens, most in self.most_parts.items() if lengths.any() else ():
-            tiles = cut(lengths, lens, tokens, most, is_causal=is_causal)
-            number, *_ = (packed.add(array) for array in tiles)
-            found[tokens] = number, len(tiles.part) if tiles.part.any() else 0
+        for tokens in self.tile_tokens if lengths.any() else ():
+            tiles = cut(lengths, lens, tokens, 0, is_causal=is_causal)
+            found[tokens] = packed.add(tiles.sequence)
+            packed.add(tiles.start)
         return found
+
+    def _add_parts(self, packed: Packed, lengths: Int32Array, lens: Int32Array, *, is_causal: bool) -> dict[int, int]:
+        """tokens of a tile -> number of the first of the arrays of `Parts`, if any keys are divided"""
+        cuts = {tokens: cut(lengths, lens, tokens, self.most_parts, is_causal=is_causal) for tokens in self.few_tokens}
+        if not any(found.part.any() for found in cuts.values()):
+            return {}
+        return {tokens: min([packed.add(array) for array in found]) for tokens, found in cuts.items()}
 
     def slots_of(self, new: Int32Array, lens: Int32Array, tables: Int32Array) -> Int32Array:
         """Where new keys go, which are the last of their sequences; `new` [B + 1] says where those of each begin."""
@@ -229,7 +242,6 @@ class StepBuilder:
 
     def _keys(self, arrays: list[Tensor], draft: _Draft, width_at: int, splits: int) -> KeysOf:
         at = {name: value for name, value in draft.items() if isinstance(value, int)}
-        tiles = draft["tiles"]
         return KeysOf(
             info=arrays[0],
             width_at=width_at,
@@ -241,8 +253,15 @@ class StepBuilder:
             splits=splits,
             key_starts=arrays[at["key_starts"]] if "key_starts" in at else None,
             slots=arrays[at["slots"]] if "slots" in at else None,
-            tiles={
-                tokens: Tiles(*arrays[number : number + len(Cut._fields)], most=most)
-                for tokens, (number, most) in (tiles.items() if isinstance(tiles, dict) else ())
+            tiles={tokens: Tiles(*arrays[number : number + 2]) for tokens, number in _of(draft, "tiles")},
+            few={
+                tokens: Parts(*arrays[number : number + len(Cut._fields)], room=len(arrays[number]))
+                for tokens, number in _of(draft, "few")
             },
         )
+
+
+def _of(draft: _Draft, name: str) -> Iterable[tuple[int, int]]:
+    """tokens of a tile, number of the first of its arrays"""
+    found = draft.get(name)
+    return found.items() if isinstance(found, dict) else ()
