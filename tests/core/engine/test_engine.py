@@ -19,6 +19,7 @@ from tgi_core.errors import (
 )
 from tgi_core.request import Request
 from tgi_core.sampling_params import Grammar, SamplingParams
+from tgi_core.testing.contract.test_faults import POISON, spoilt
 from tgi_core.testing.tiny import VOCABULARY, make_checkpoint
 
 
@@ -49,6 +50,7 @@ def test_prompts_beside_decodes_are_as_long_as_decodes_may_wait(seconds, tokens,
     found = []
     monkeypatch.setattr(CpuBackend, "capabilities", replace(CpuBackend.capabilities, mixed_tokens=64))
     monkeypatch.setattr(Engine, "_seconds_of", seconds_of)
+    monkeypatch.setattr("tgi_core.engine.engine.MIXED_S", 0.04)
     engine = Engine(EngineConfig(model_id=str(checkpoint), device="cpu", max_batch_prefill_tokens=700))
     assert engine.scheduler.mixed_tokens == tokens
     assert found == measured
@@ -64,6 +66,13 @@ def test_prompts_are_timed_in_steps_of_several(checkpoint, monkeypatch):
     assert [list(map(len, prompts)) for prompts in timed] == [[30, 30, 4]] * 3
     assert engine.scheduler.mixed_tokens == 64
     assert not engine.has_work
+
+
+def test_a_token_without_numbers_does_not_keep_an_engine_from_starting(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(CpuBackend, "capabilities", replace(CpuBackend.capabilities, mixed_tokens=2048))
+    engine = Engine(EngineConfig(model_id=str(spoilt(checkpoint, tmp_path)), device="cpu"))
+    assert POISON < engine.info.vocab_size < 2048
+    assert len(engine.generate([[5, 6, 7]], SamplingParams(max_new_tokens=2, ignore_eos=True))[0].token_ids) == 2
 
 
 def test_text_in_text_out(engine):

@@ -31,7 +31,7 @@ from tgi_core.step import StepPlan
 from tgi_core.tokenizer.detokenizer import TextStream
 from tgi_core.tokenizer.tokenizer import Tokenizer
 
-MIXED_S = 0.04  #: that decodes wait for the prompts of others
+MIXED_S = 0.045  #: that decodes wait for the prompts of others
 FEWEST_MIXED = 256  #: tokens of prompts, with fewer of which a device would not be busy
 
 
@@ -101,7 +101,8 @@ class Engine:
         self._calibrate()
         self.runner.warm_up(self.info, lambda fraction, detail: progress("warmup", fraction, detail))
         progress("warmup", 1.0, "first step")
-        self._run([[0] * 16], 2)
+        if error := self._run([[0] * 16], 2):
+            raise TGIError(f"the model failed on its first step: {error}")
         self._bound_mixtures()
         self._observers = Observers(self._parts.plugins)
         self._observers.engine_started(self.info)
@@ -176,7 +177,9 @@ class Engine:
             return
         self._tell(Calibrate())
         with calibration(self._parts):
-            self._run([Random(0).choices(range(self.info.vocab_size), k=quantization.calibration_tokens)], 1)
+            tokens = Random(0).choices(range(self.info.vocab_size), k=quantization.calibration_tokens)
+            if error := self._run([tokens], 1):
+                raise TGIError(f"the model failed on what its quantization is calibrated with: {error}")
             self._tell(Calibrated())
 
     def _bound_mixtures(self) -> None:
@@ -191,7 +194,8 @@ class Engine:
         self.scheduler.mixed_tokens = min(most, max(FEWEST_MIXED, int(tokens * MIXED_S / elapsed)))
 
     def _seconds_of(self, tokens: int) -> float:
-        """To read so many tokens of prompts, which are as long as they may be."""
+        """To read so many tokens of prompts, which are as long as they may be; nobody asks what comes of them, as there
+        are models that compute no numbers for some token."""
         times, longest = [], self.info.max_input_tokens
         for _ in range(3):
             generator = Random(next(self._ids))  # so that nothing is cached
@@ -205,8 +209,13 @@ class Engine:
         if self._ranks is not None:
             self._ranks.tell(order)
 
-    def _run(self, prompts: list[list[int]], new_tokens: int) -> None:
-        """Run prompts, cut to what fits; also so that the first request does not pay for first calls."""
+    def _run(self, prompts: list[list[int]], new_tokens: int) -> str:
+        """Run prompts, cut to what fits; also so that the first request does not pay for first calls.
+
+        Returns:
+            why one of them failed; "" if none did.
+        """
+        error = ""
         for prompt in prompts:
             ids = prompt[: self.info.max_input_tokens]
             most = self.info.max_total_tokens - len(ids)
@@ -214,8 +223,8 @@ class Engine:
             self.add(Request(id=-next(self._ids), prompt_ids=ids, params=params))
         while self.has_work:
             for output in self.step():
-                if output.error:
-                    raise TGIError(f"the model failed on one of its first steps: {output.error}")
+                error = error or output.error
+        return error
 
     # ---- steps ----------------------------------------------------------------------------------------------------
 
