@@ -143,13 +143,18 @@ def divided(monkeypatch):
     monkeypatch.setattr("tgi_core.triton.cut.PART", 32)
     monkeypatch.setattr("tgi_core.triton.cut.STEP", 16)
     monkeypatch.setattr(attention, "Chip", _Large)
-    launch, found = attention.PREFILL.launch, []
+    return launched(attention.PREFILL, "DIVIDED", monkeypatch)
+
+
+def launched(kernel, name, monkeypatch):
+    """A constant of each launch of a kernel."""
+    launch, found = kernel.launch, []
 
     def launch_and_look(grid, arguments, constants, *how):
-        found.append(constants["DIVIDED"])
+        found.append(constants[name])
         launch(grid, arguments, constants, *how)
 
-    monkeypatch.setattr(attention.PREFILL, "launch", launch_and_look)
+    monkeypatch.setattr(kernel, "launch", launch_and_look)
     return found
 
 
@@ -418,14 +423,7 @@ def early(monkeypatch):
     """Lets decodes read their first keys early, 64 of them, however few multiprocessors there are; gives which did."""
     single = tiles.Decodes(math.inf, (tiles.Tile(16, 64, 4, 2),), early=True)
     monkeypatch.setitem(tiles.BY_LANES, 32, tiles.BY_LANES[32]._replace(decodes=(single,)))
-    launch, found = attention.DECODE.launch, []
-
-    def launch_and_look(grid, arguments, constants, *how):
-        found.append(constants["SETTLED"])
-        launch(grid, arguments, constants, *how)
-
-    monkeypatch.setattr(attention.DECODE, "launch", launch_and_look)
-    return found
+    return launched(attention.DECODE, "SETTLED", monkeypatch)
 
 
 @pytest.fixture
