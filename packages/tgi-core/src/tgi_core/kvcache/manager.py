@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tgi_core.kvcache.block_pool import BlockPool
-from tgi_core.kvcache.prefix_cache import chain_key, chain_root
+from tgi_core.kvcache.prefix_cache import TOKEN_BYTES, chain_key, chain_root, content_of
 
 
 @dataclass(slots=True)
@@ -49,9 +49,9 @@ class KVCacheManager:
         if not self.prefix_caching:
             return []
         found: list[int] = []
-        key = chain_root(salt)
-        for end in range(self.block_size, len(tokens), self.block_size):
-            key = chain_key(key, tokens[end - self.block_size : end])
+        key, content, size = chain_root(salt), content_of(tokens), self.block_size * TOKEN_BYTES
+        for end in range(size, len(content), size):
+            key = chain_key(key, content[end - size : end])
             block = self.pool.find(key)
             if block is None:
                 break
@@ -87,7 +87,7 @@ class KVCacheManager:
         table = self._tables[sequence_id]
         for index in range(len(table.keys), num_computed // self.block_size):
             start = index * self.block_size
-            table.keys.append(chain_key(table.tip, tokens[start : start + self.block_size]))
+            table.keys.append(chain_key(table.tip, content_of(tokens[start : start + self.block_size])))
             self.pool.register(table.blocks[index], table.keys[-1])
 
     def discard(self, sequence_id: int) -> None:

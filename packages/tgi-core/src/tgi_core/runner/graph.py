@@ -75,7 +75,7 @@ class GraphRunner(EagerRunner):
 
     def _recorded_for(self, rows: tuple[Row, ...], step: StepInput, wanted: Sequence[int]) -> RecordedStep | None:
         """The recording of this step; None where none can be."""
-        bucket = self._bucket(rows, step)
+        bucket = self._bucket(rows, step, is_decode=step.num_tokens == len(rows) == len(wanted))
         if bucket is None:
             return None
         variant = self.attention.variant(bucket[0], int(step.context_lens.max()))
@@ -87,13 +87,13 @@ class GraphRunner(EagerRunner):
             self._record(size)
         return self._recorded[size]
 
-    def _bucket(self, rows: tuple[Row, ...], step: StepInput) -> tuple[int, int | None] | None:
+    def _bucket(self, rows: tuple[Row, ...], step: StepInput, *, is_decode: bool) -> tuple[int, int | None] | None:
         """Rows and tokens that a step is padded to; see `_Size`."""
         begins = step.source is not None and bool(step.source.starts[-1])
         if self.layer_by_layer or self._waits or begins:
             return None
         capabilities = self.backend.capabilities
-        if all(row.length == 1 and row.wants_token for row in rows):  # each is its sequence's last token
+        if is_decode:  # of each row the last token, so that no log-probability of a prompt is wanted
             found = _at_least(len(rows), capabilities.batch_buckets)
             return (found, None) if found else None
         if any(self._wants_prompt_logprobs(row) for row in rows):

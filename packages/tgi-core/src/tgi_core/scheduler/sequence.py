@@ -24,6 +24,7 @@ class Sequence:
     tokens: list[int] = field(init=False)
     id: int = field(init=False)  #: the request's
     prompt_len: int = field(init=False)
+    most_tokens: int = field(init=False)  #: that it may come to have
     #: lower runs earlier; fixed at arrival, so that a preempted sequence returns to its old place
     urgency: tuple[int, int] = field(init=False)
     slot: int = -1
@@ -39,6 +40,7 @@ class Sequence:
     def __post_init__(self) -> None:
         self.tokens = list(self.decoder_start_ids or self.request.prompt_ids)
         self.id, self.prompt_len = self.request.id, len(self.tokens)
+        self.most_tokens = self.prompt_len + self.request.params.max_new_tokens
         self.urgency = self.arrival + self.request.priority * PRIORITY_LEAD, self.arrival
         if self.request.params.prompt_logprobs:
             self.prompt_logprobs = [None]
@@ -54,14 +56,9 @@ class Sequence:
         return tuple(self.request.prompt_ids) if self.decoder_start_ids else ()
 
     @property
-    def generated(self) -> int:
-        """Output tokens, the pending ones included."""
-        return len(self.tokens) - self.prompt_len + self.pending
-
-    @property
     def max_len(self) -> int:
         """Tokens of KV cache it may reach: the worst case for memory.  The last token's KV is never needed."""
-        return self.reserved + self.prompt_len + self.request.params.max_new_tokens
+        return self.reserved + self.most_tokens
 
     @property
     def uncomputed(self) -> int:
@@ -71,4 +68,4 @@ class Sequence:
     @property
     def wants_step(self) -> bool:
         """False while its last allowed token is on the way."""
-        return self.generated < self.request.params.max_new_tokens
+        return len(self.tokens) + self.pending < self.most_tokens
