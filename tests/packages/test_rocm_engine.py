@@ -65,13 +65,32 @@ def _to_host(x):
     return torch.device("cpu") if is_device else x
 
 
+class Stream:
+    """Does at once what it is told, and remembers the last event that it was to wait for."""
+
+    waits_for = None
+
+    def __init__(self, device=None):
+        pass
+
+    def wait_stream(self, other):
+        assert isinstance(other, Stream)
+
+    def wait_event(self, event):
+        self.waits_for = event
+
+
+CURRENT = Stream()
+
+
 class Event:
     """Is not there yet when it is first asked for."""
 
     asked = 0
+    last = None  #: that was recorded
 
     def record(self):
-        self.asked = 0
+        self.asked, Event.last = 0, self
 
     def query(self):
         self.asked += 1
@@ -102,6 +121,7 @@ class Graph(TorchDispatchMode):
 
     def replay(self):
         assert Graph.capturing is None
+        assert CURRENT.waits_for is Event.last  # what the device brings to the host may be written over here
         Graph.replays += 1
         for action in self._actions:
             action()
@@ -163,7 +183,8 @@ def _calls(architecture):
         "current_device": lambda: 0,
         "get_device_name": lambda device: "AMD Instinct",
         "get_device_properties": lambda device: properties,
-        "Stream": lambda device: None,
+        "Stream": Stream,
+        "current_stream": lambda device: CURRENT,
         "stream": nullcontext,
         "graph_pool_handle": lambda: (0, 1),
         "mem_get_info": lambda device: (1 << 28, 1 << 28),
