@@ -66,6 +66,6 @@ class Limits:
         if self.max_output_tokens is not None and new > self.max_output_tokens:
             raise InvalidRequest(f"`max_new_tokens` must be <= {self.max_output_tokens}. Given: {new}")
         named = (*request.prompt_ids, *request.params.logit_bias, *request.params.stop_token_ids)
-        if not 0 <= min(named) <= max(named) < self.vocab_size:  # much faster than to look at each
-            wrong = next(token for token in named if not 0 <= token < self.vocab_size)
+        wrong = next((token for token in named if not 0 <= token < self.vocab_size), None)
+        if wrong is not None:
             raise InvalidRequest(f"token id {wrong} is not in the vocabulary of {self.vocab_size} tokens")

@@ -264,18 +264,18 @@ class Scheduler:
     def _plan_row(self, draft: _Draft, sequence: Sequence, length: int, new_blocks: tuple[int, ...]) -> None:
         start, wants_token = sequence.computed, length == sequence.uncomputed
         tokens = tuple(sequence.tokens[start : start + length]) if start < len(sequence.tokens) else None
+        sequence.computed += length
+        sequence.pending += wants_token
         if sequence.id in self.reading:
             draft.kinds.add("prefill")
             read = length if start else length + len(sequence.source)
             self._counts.prefill_tokens += read
             draft.prefill_budget -= read
+            if sequence.uncomputed == 1:
+                self.reading.remove(sequence.id)
         else:
             draft.kinds.add("decode")
             self._counts.decode_tokens += 1
-        sequence.computed += length
-        sequence.pending += wants_token
-        if sequence.uncomputed == 1:
-            self.reading.discard(sequence.id)
         draft.rows.append(Row(sequence.id, sequence.slot, start, length, tokens, new_blocks, wants_token))
         draft.sequences.append(sequence)
 
