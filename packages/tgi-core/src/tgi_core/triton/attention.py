@@ -151,7 +151,7 @@ class TritonAttention(AttentionBackend):
             rotation = None
         if part.decodes:
             own.decode(q, k, v, rotation, cache, out, part, bias)
-        if part.tiles and part.gathered is None:
+        if (part.tiles or part.few) and part.gathered is None:
             self._attend_prompts(layer, q, cache, out, part, bias)
         elif part.gathered is not None and k is not None and v is not None:
             keys, values = self._taken(part.gathered, k, v, cache)

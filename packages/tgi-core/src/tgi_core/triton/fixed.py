@@ -78,8 +78,9 @@ class FixedMixtures:
     def __init__(self, rows: int, tokens: int, width: int, splits: int, builder: StepBuilder) -> None:
         self.rows, self.tokens, self.builder = rows, tokens, builder
         few = [size for size in builder.few_tokens if 2 * tokens <= builder.most_parts * size]
+        whole = builder.tile_tokens if len(few) < len(builder.few_tokens) or not few else ()  # keys lie in blocks
         sizes = [INFO, rows + 1, rows + 2, rows, tokens]
-        sizes += [rows + tokens // size for size in builder.tile_tokens for _ in range(2)]
+        sizes += [rows + tokens // size for size in whole for _ in range(2)]
         sizes += [max(rows + tokens // size, builder.most_parts) for size in few for _ in Cut._fields]
         places = np.cumsum([0, *map(aligned, sizes)])
         self._memory = torch.zeros(places[-1] + aligned(rows * width), dtype=torch.int32, device=builder.device)
@@ -87,7 +88,7 @@ class FixedMixtures:
             self._memory[place : place + size] for place, size in zip(places[:-1].tolist(), sizes, strict=True)
         )
         arrays = iter(cuts)
-        self._tiles = {size: Tiles(*islice(arrays, 2)) for size in builder.tile_tokens}
+        self._tiles = {size: Tiles(*islice(arrays, 2)) for size in whole}
         self._few = {size: Parts(*islice(arrays, len(Cut._fields)), room=builder.most_parts) for size in few}
         self.metadata: Metadata = {
             "causal": KeysOf(

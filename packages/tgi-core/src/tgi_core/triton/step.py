@@ -231,7 +231,10 @@ class StepBuilder:
         cuts = {tokens: cut(lengths, lens, tokens, self.most_parts, is_causal=is_causal) for tokens in self.few_tokens}
         if not any(found.part.any() for found in cuts.values()):
             return {}
-        return {tokens: min([packed.add(array) for array in found]) for tokens, found in cuts.items()}
+        numbers = {}
+        for tokens, found in cuts.items():
+            numbers[tokens], *_ = map(packed.add, found)
+        return numbers
 
     def slots_of(self, new: Int32Array, lens: Int32Array, tables: Int32Array) -> Int32Array:
         """Where new keys go, which are the last of their sequences; `new` [B + 1] says where those of each begin."""
