@@ -486,10 +486,7 @@ def test_decodes_that_turn_their_keys_read_the_first_ones_early(rotated, early, 
 @pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize("columns", [1, 40])
 def test_decodes_with_biases_and_sources_read_their_first_keys_early(columns, early):
-    shape = {"heads": 4, "kv_heads": 4, "head_size": 64}
-    found, expected = (run_encoder_decoder(kind, shape, columns) for kind in (TritonAttention, ReferenceAttention))
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-5)
+    compare_encoder_decoders({"heads": 4, "kv_heads": 4, "head_size": 64}, columns)
     assert early.count(True) == 4 * CAN_BE_EARLY  # of two steps of decodes, in two layers
 
 
@@ -612,21 +609,20 @@ def test_encoders_and_sources(shape, columns, deterministic, monkeypatch):
 
 
 @pytest.mark.parametrize("columns", [0, 40])
-def test_sources_are_divided_where_decoders_read_more_than_they_hold(columns, divided, monkeypatch):
-    many = [[(0, 60, 0), (2, 70, 0)], [(0, 1, 60), (2, 1, 70)]]
-    monkeypatch.setitem(globals(), "SOURCE_STEPS", many)
-    compare_encoder_decoders({"heads": 4, "kv_heads": 4, "head_size": 32}, columns)
+def test_sources_are_divided_where_decoders_read_more_than_they_hold(columns, divided):
+    steps = [[(0, 60, 0), (2, 70, 0)], [(0, 1, 60), (2, 1, 70)]]
+    compare_encoder_decoders({"heads": 4, "kv_heads": 4, "head_size": 32}, columns, steps)
     assert any(divided)
 
 
-def compare_encoder_decoders(shape, columns, *, deterministic=False):
-    found = run_encoder_decoder(TritonAttention, shape, columns, deterministic=deterministic)
-    expected = run_encoder_decoder(ReferenceAttention, shape, columns)
+def compare_encoder_decoders(shape, columns, steps=SOURCE_STEPS, *, deterministic=False):
+    found = run_encoder_decoder(TritonAttention, shape, columns, steps, deterministic=deterministic)
+    expected = run_encoder_decoder(ReferenceAttention, shape, columns, steps)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-5)
 
 
-def run_encoder_decoder(backend_type, shape, columns, **asked):
+def run_encoder_decoder(backend_type, shape, columns, steps, **asked):
     """Outputs of an encoder, a decoder and a cross-attention layer, for every step."""
     specs = [AttentionSpec(scale=0.1, kind=kind, **shape) for kind in ("encoder", "causal", "cross")]
     query = KernelQuery(
@@ -640,7 +636,7 @@ def run_encoder_decoder(backend_type, shape, columns, **asked):
     bias = torch.randn(shape["heads"], columns, generator=generator).to(DEVICE) if columns else None
     order = np.random.default_rng(0).permutation(2 * NUM_BLOCKS).astype(np.int32).reshape(len(SOURCES), -1)
     outputs = []
-    for step in SOURCE_STEPS:
+    for step in steps:
         sequences, lengths, before = (np.array(x, dtype=np.int32) for x in zip(*step, strict=True))
         lens = np.array(SOURCES, dtype=np.int32)[sequences]
         tables = order[sequences]
