@@ -1,6 +1,7 @@
 """Recorded decodes, on a device that pretends to work by itself and repeats a recording by running it again."""
 
 import dataclasses
+import threading
 from dataclasses import replace
 
 import pytest
@@ -12,9 +13,10 @@ from tgi_core.config import EngineConfig
 from tgi_core.cpu.backend import CpuBackend
 from tgi_core.device.backend import DeviceBackend
 from tgi_core.engine.engine import Engine
-from tgi_core.kernels import registry
+from tgi_core.kernels import compiling, registry
 from tgi_core.request import Request
 from tgi_core.runner.graph import GraphRunner
+from tgi_core.runner.recorded import RecordedDecode
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.testing.tiny import make_checkpoint
 from tgi_core.triton.registry import triton_kernels
@@ -89,6 +91,7 @@ def test_devices_that_record_ahead_do_so_for_all_sizes(tmp_path, pretend, monkey
     narrow = {"batch_buckets": (1, 2), "token_buckets": (24,), "mixture_buckets": (1, 4), "record_ahead": True}
     capabilities = dataclasses.replace(CpuBackend.capabilities, **narrow)
     monkeypatch.setattr(CpuBackend, "capabilities", capabilities)
+    monkeypatch.setattr("tgi_core.engine.engine.PREPARE_S", 0)
     engine, _ = serve(make_checkpoint(tmp_path, "llama"), [], kernels={"attention": "triton"})
     while engine.prepare():
         pass
@@ -106,6 +109,45 @@ def test_devices_that_record_ahead_do_so_for_all_sizes(tmp_path, pretend, monkey
     while other.prepare():
         pass
     assert len(other.runner._recorded) < len(recorded)
+
+
+@pytest.fixture
+def ahead(pretend, monkeypatch):
+    """Makes it a device that records decodes of one and two rows before there were requests."""
+    narrow = {"batch_buckets": (1, 2), "token_buckets": (), "record_ahead": True}
+    monkeypatch.setattr(CpuBackend, "capabilities", dataclasses.replace(CpuBackend.capabilities, **narrow))
+
+
+def test_what_requests_are_going_to_want_is_recorded_before_the_first_one(tmp_path, ahead, monkeypatch):
+    monkeypatch.setattr("tgi_core.engine.engine.PREPARE_S", 60)
+    engine, _ = serve(make_checkpoint(tmp_path, "llama"), [], kernels={"attention": "triton"})
+    assert {size.rows for size in engine.runner._recorded} == {1, 2}
+    assert not engine.prepare()
+
+
+def test_sizes_wait_for_their_kernels_and_others_take_their_turn(tmp_path, ahead, monkeypatch):
+    monkeypatch.setattr("tgi_core.engine.engine.PREPARE_S", 0)
+    engine, _ = serve(make_checkpoint(tmp_path, "llama"), [], kernels={"attention": "triton"})
+    compiled, run, waited = threading.Event(), RecordedDecode.run, []
+
+    def wait_for_two_rows(step, *arguments):
+        if step.rows == 2 and not compiled.is_set():
+            waited.append(compiling.others_go_on())
+            raise compiling.StillCompiling(compiled.is_set)
+        run(step, *arguments)
+
+    monkeypatch.setattr(RecordedDecode, "run", wait_for_two_rows)
+    monkeypatch.setattr("tgi_core.runner.graph.TRIES_S", 60)
+    for _ in range(20):
+        assert engine.prepare()  # there is always something that waits
+    assert {size.rows for size in engine.runner._recorded} == {1}
+    assert waited == [True] * len(engine.runner._compiling)  # each was tried once
+    assert not compiling.others_go_on()
+    compiled.set()
+    while engine.prepare():
+        pass
+    assert {size.rows for size in engine.runner._recorded} == {1, 2}
+    assert all(engine.runner._recorded.values())
 
 
 def test_a_recording_that_fails_leaves_the_plain_way(tmp_path, pretend, monkeypatch, caplog):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 from tgi_core.attention.base import StepInput
 from tgi_core.device.backend import UnrecordableStep
 from tgi_core.errors import RanksApart
+from tgi_core.kernels import compiling
 from tgi_core.runner.eager import EagerRunner, Launched
 from tgi_core.runner.recorded import RecordedDecode, RecordedMixture, RecordedStep
 from tgi_core.sampling.sampler import Choice
@@ -23,6 +25,8 @@ log = logging.getLogger(__name__)
 
 SPARE_BYTES = 1 << 30  #: of the device's memory, that recordings ahead leave
 SHORT = 64  #: tokens of the shortest sequences that steps are recorded for ahead
+TRIES_S = 0.03  #: at most, in which sizes are tried whose kernels are not compiled yet
+POLL_S = 0.005  #: between looks at kernels that all others wait for
 
 
 class _Size(NamedTuple):
@@ -47,6 +51,7 @@ class GraphRunner(EagerRunner):
         super().__init__(*parts)
         self._met: dict[_Size, int] = {}  # how often; not yet recorded, in an order that is the same on all ranks
         self._recorded: dict[_Size, RecordedStep | None] = {}
+        self._compiling: dict[_Size, Callable[[], bool]] = {}  # whether kernels that these wait for are there
         self._foreseen: Iterator[_Size] | None = None  # not yet recorded ahead
 
     def _launch(self, rows: tuple[Row, ...]) -> Launched:
@@ -62,6 +67,7 @@ class GraphRunner(EagerRunner):
     def close(self) -> None:
         self._met.clear()
         self._recorded.clear()
+        self._compiling.clear()
         self._foreseen = iter(())
 
     def _choice(self, rows: Sequence[Row], recorded: RecordedStep) -> Choice | None:
@@ -82,10 +88,17 @@ class GraphRunner(EagerRunner):
         size = _Size(*bucket, variant, not wanted or self.sampler.is_plain([rows[index].slot for index in wanted]))
         if size not in self._recorded:
             self._met[size] = self._met.get(size, 0) + 1
-            if self._met[size] < (self.decodes_met if size.tokens is None else self.mixtures_met):
+            if self._met[size] < self._enough(size):
                 return None
             self._record(size)
         return self._recorded[size]
+
+    def _enough(self, size: _Size) -> int:
+        """Meetings that are worth a recording; a decode that is going to be recorded anyway is not run in another way
+        first, which other kernels would be compiled for."""
+        if size.tokens is None:
+            return 1 if self.backend.capabilities.record_ahead else self.decodes_met
+        return self.mixtures_met
 
     def _bucket(self, rows: tuple[Row, ...], step: StepInput, *, is_decode: bool) -> tuple[int, int | None] | None:
         """Rows and tokens that a step is padded to; see `_Size`."""
@@ -109,23 +122,40 @@ class GraphRunner(EagerRunner):
 
     @torch.inference_mode()
     def prepare(self) -> bool:
-        size = next(iter(self._met), None) or self._next_foreseen()
-        if size is None:
-            return False
-        try:
-            with self.group.together("recording a step"):
-                self._record(size)
-        except RanksApart:
-            raise
-        except Exception:
-            log.exception("a step could not be recorded and is called layer by layer")
-        return True
+        """See `Runner`; records one size.  Those whose kernels are being compiled wait for these, and others take their
+        turn; not where other ranks do the same, whose compilers may be faster."""
+        until = time.perf_counter() + TRIES_S
+        while (size := self._next_size()) is not None:
+            try:
+                with compiling.beside() if self.group.size == 1 else nullcontext():
+                    with self.group.together("recording a step"):
+                        self._record(size)
+            except compiling.StillCompiling as kernel:
+                del self._recorded[size]
+                self._compiling[size] = kernel.is_done
+                if time.perf_counter() < until:
+                    continue
+            except RanksApart:
+                raise
+            except Exception:
+                log.exception("a step could not be recorded and is called layer by layer")
+            return True
+        if self._compiling:
+            time.sleep(POLL_S)
+        return bool(self._compiling)
+
+    def _next_size(self) -> _Size | None:
+        """What steps had, then what waited for kernels that are there now, then what requests are going to want."""
+        met = (size for size in self._met if size not in self._compiling)
+        compiled = (size for size, is_done in self._compiling.items() if is_done())
+        return next(itertools.chain(met, compiled), None) or self._next_foreseen()
 
     def _next_foreseen(self) -> _Size | None:
         """A size that requests are going to want."""
         if self._foreseen is None:
             self._foreseen = self._foresee()
-        return next((size for size in self._foreseen if size not in self._recorded), None)
+        known = self._recorded.keys() | self._compiling.keys()
+        return next((size for size in self._foreseen if size not in known), None)
 
     def _foresee(self) -> Iterator[_Size]:
         """All sizes, those of short sequences and greedy ones first."""
@@ -146,6 +176,7 @@ class GraphRunner(EagerRunner):
     def _record(self, size: _Size) -> None:
         """Keep the recording of a size, or None where there can be none."""
         self._met.pop(size, None)
+        self._compiling.pop(size, None)
         self._recorded[size] = None  # also if recording fails
         started = time.perf_counter()
         try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from tgi_core.kernels.compiling import Compilations
 from tgi_core.triton.overlap import overlaps
 
 ALIGNMENT = 16  #: bytes; kernels are compiled anew for pointers that are less aligned
@@ -50,6 +52,7 @@ class Kernel:
         self.interpreted = not isinstance(function, triton.JITFunction)
         self._names: list[str] = list(function.arg_names)
         self._variants: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
+        self._compilations = Compilations()
 
     def launch(
         self,
@@ -64,6 +67,9 @@ class Kernel:
         Args:
             arguments: the first of the function's, in its order.
             constants: the rest, by name.
+
+        Raises:
+            StillCompiling: `compiling.beside`, and this variant is not compiled yet.
         """
         if self.interpreted:
             self.function[grid](*arguments, **constants, OVERLAP=False)
@@ -75,7 +81,9 @@ class Kernel:
             options = {"num_warps": warps, "num_stages": stages, **self._options}
             if overlaps():
                 options["launch_pdl"] = True
-            compiled = self.function[grid](*arguments, **constants, **options)
+            given = {**constants, **options}
+            self._compilations.await_one(key, partial(self.function.warmup, *arguments, grid=grid, **given))
+            compiled = self.function[grid](*arguments, **given)
             rest = tuple(constants[name] for name in self._names[len(arguments) :])
             self._variants[key] = compiled, rest
             return

@@ -1,0 +1,89 @@
+"""Compiles kernels in other threads, while the device and this thread go on with what there is.
+
+Compilers leave the interpreter to others for most of the second that a kernel takes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+
+MOST_AT_ONCE = 8
+
+
+class StillCompiling(Exception):
+    """A kernel is not there yet; to be tried again when `is_done`, or launched where nobody waits for it meanwhile."""
+
+    def __init__(self, is_done: Callable[[], bool]) -> None:
+        super().__init__("a kernel is still being compiled")
+        self.is_done = is_done
+
+
+_others_go_on = False
+
+
+@contextmanager
+def beside() -> Iterator[None]:
+    """Where kernels that are not compiled raise StillCompiling, rather than hold up everything."""
+    global _others_go_on
+    _others_go_on = True
+    try:
+        yield
+    finally:
+        _others_go_on = False
+
+
+def others_go_on() -> bool:
+    """Whether this is `beside`."""
+    return _others_go_on
+
+
+class Compilations:
+    """Of one kernel's variants, by their keys."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[object, Future[object]] = {}
+
+    def await_one(self, key: object, compile: Callable[[], object]) -> None:
+        """Return when nothing but launching the kernel is left, which also tells what is wrong with it.
+
+        Args:
+            compile: leaves the compiled kernel where a launch finds it.
+
+        Raises:
+            StillCompiling: `beside`.
+        """
+        job = self._jobs.get(key)
+        if job is None and others_go_on():
+            job = self._jobs[key] = _submit(compile)
+        if job is None:
+            return
+        if others_go_on() and not job.done():
+            raise StillCompiling(job.done)
+        del self._jobs[key]
+        job.exception()  # waits
+
+
+_running: list[Future[object]] = []
+
+
+def _submit(compile: Callable[[], object]) -> Future[object]:
+    """Start it, unless too many run: whoever ends the process waits for them."""
+    _running[:] = [job for job in _running if not job.done()]
+    if len(_running) >= _most_at_once():
+        raise StillCompiling(lambda: any(job.done() for job in _running))
+    _running.append(job := _pool().submit(compile))
+    return job
+
+
+@cache
+def _most_at_once() -> int:
+    return max(1, min(MOST_AT_ONCE, (os.cpu_count() or 1) // 2))
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_most_at_once(), thread_name_prefix="compile")
