@@ -206,10 +206,23 @@ def test_values_of_another_sequence_that_are_no_numbers_stay_there(monkeypatch):
 def test_the_fewer_programs_decode_the_more_each_reads_at_a_time():
     spec = AttentionSpec(scale=0.2, **SPECS["head of 128"])
     (layer,) = make(TritonAttention, spec, "float16", 16, layers=1)._layers
-    found = [(tile.keys, early) for most, _, _ in layer.decodes for tile, early in [layer._tile_of_decodes(most)]]
+    assert layer.programs == 2
+    halves = [most // 2 for most, _, _ in layer.decodes[:-1]]
+    found = [(tile.keys, early) for count in (*halves, 10**6) for tile, early in [layer._tile_of_decodes(count, 1)]]
     assert found == [(256, True), (128, True), (64, False), (32, False)]
-    most, *_ = layer.decodes[0]
-    assert [layer._tile_of_decodes(count)[0].keys for count in (1, most + 1)] == [256, 128]
+    assert [layer._tile_of_decodes(count, 1)[0].keys for count in (1, halves[0] + 1)] == [256, 128]
+
+
+@pytest.mark.parametrize(("name", "keys"), [("head of 128", [64, 64]), ("gqa", [256, 128])])
+def test_a_sequence_alone_is_split_into_small_programs(name, keys):
+    backend = make(TritonAttention, AttentionSpec(scale=0.2, **SPECS[name]), "float16", 16, layers=1)
+    (layer,), most = backend._layers, backend._chip.multiprocessors
+    few, many = 2, 2 * most
+    found = [layer._tile_of_decodes(1, splits) for splits in (few, many)]
+    assert [(tile.keys, early) for tile, early in found] == [(size, True) for size in keys]
+    assert layer._tile_of_decodes(2, few) == layer._tile_of_decodes(2 * few, 1)  # of several as before
+    longest = 64 * most
+    assert backend.variant(1, longest) >= backend.variant(2, longest)
 
 
 @pytest.mark.parametrize(("name", "lanes", "rows"), [("gqa", 32, 4), ("head of 96", 32, 1), ("gqa", 64, 16)])

@@ -39,7 +39,7 @@ IN_ORDER, COMBINE_IN_ORDER = Kernel(attend_in_order, contracts=False), Kernel(co
 
 PACKED_HEADS = 16  #: heads of a group that share a program
 MOST_SPLITS = 64
-SPLIT_KEYS, SPLIT_KEYS_OF_MANY = 128, 256  #: at least, so that a split of one sequence, or of several, is worth it
+SPLIT_KEYS = 256  #: at least, so that a split of one of several sequences is worth it
 WHOLE_KEYS = 256  #: at most, of a sequence that is not split, as adding up takes longer
 PROGRAMS = 2  #: on each multiprocessor that keep memory busy
 LONG_KEYS = 4096  #: from here on a sequence is split however many there are, as it would hold up the others
@@ -109,8 +109,11 @@ class TritonAttention(AttentionBackend):
         if self._in_order:
             count = triton.next_power_of_2(-(-longest // SPLIT))
             return 1 if programs >= self._chip.multiprocessors or rows * count > MOST_ROW_SPLITS else count
-        wanted = max(PROGRAMS * self._chip.multiprocessors // programs, LONG_SPLITS if longest >= LONG_KEYS else 1)
-        least = SPLIT_KEYS if rows == 1 else SPLIT_KEYS_OF_MANY
+        busy, least = PROGRAMS, SPLIT_KEYS
+        if rows == 1:
+            alone = tiles.kinds(self._chip.lanes, copies=False).alone
+            busy, least = alone.programs, alone.numbers // max(layer.padded for layer in self._layers)
+        wanted = max(busy * self._chip.multiprocessors // programs, LONG_SPLITS if longest >= LONG_KEYS else 1)
         worth = -(-longest // least) if longest > WHOLE_KEYS else 1
         return min(MOST_SPLITS, triton.next_power_of_2(min(wanted, worth)))
 
@@ -192,7 +195,7 @@ class _Layer:
     ) -> None:
         self.spec, self.group = spec, spec.heads // spec.kv_heads
         packed = min(self.group, PACKED_HEADS)
-        padded = max(16, triton.next_power_of_2(spec.head_size))
+        self.padded = padded = max(16, triton.next_power_of_2(spec.head_size))
         most_rows = tiles.FLOAT32_ROWS if dtype is torch.float32 and not chip.interprets else None
         self.copies = chip.is_hopper and not in_order
         fitting = partial(
@@ -202,10 +205,13 @@ class _Layer:
         self.many, self.few, self.gathered = (
             fitting(kind, most_rows=most_rows) for kind in (kinds.prefill, kinds.few, kinds.gathered)
         )
-        self.decodes = [
-            (kind.most * chip.multiprocessors, fitting(kind.tiles)._replace(rows=rows), kind.early)
-            for kind in kinds.decodes
-        ]
+        self.decodes, self.alone = (
+            [
+                (kind.most * chip.multiprocessors, fitting(kind.tiles)._replace(rows=rows), kind.early)
+                for kind in several
+            ]
+            for several in (kinds.decodes, kinds.alone.decodes(padded))
+        )
         self.in_order, self.packed = in_order, packed
         if in_order:
             self.many = tiles.fitting_in_order(padded, dtype.itemsize, chip.shared_bytes, most_rows)
@@ -299,9 +305,11 @@ class _Layer:
             arguments = (*waiting, out, *arguments[:4])
             COMBINE_IN_ORDER.launch(grid, arguments, {name: constants[name] for name in names}, 2)
 
-    def _tile_of_decodes(self, programs: int) -> tuple[tiles.Tile, bool]:
+    def _tile_of_decodes(self, decodes: int, splits: int) -> tuple[tiles.Tile, bool]:
         """And whether it may read early."""
-        return next((tile, early) for most, tile, early in self.decodes if programs <= most)
+        programs = decodes * self.programs * splits
+        known = self.alone if decodes == 1 < splits else self.decodes
+        return next((tile, early) for most, tile, early in known if programs <= most)
 
     def decode(
         self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation | None, cache: tuple[Tensor, Tensor], out: Tensor,
@@ -309,7 +317,7 @@ class _Layer:
     ) -> None:  # fmt: skip
         """Sequences with one query; `rotation` if query and key are still to be turned."""
         has_new, splits, (heads, size) = self.spec.kind == "causal", part.splits, q.shape[1:]
-        tile, early = self._tile_of_decodes(part.decodes * self.programs * splits)
+        tile, early = self._tile_of_decodes(part.decodes, splits)
         partial = sums = None
         if splits > 1:
             partial = torch.empty((part.decodes, heads, splits, size), dtype=torch.float32, device=q.device)
