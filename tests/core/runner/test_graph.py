@@ -132,7 +132,7 @@ def test_sizes_wait_for_their_kernels_and_others_take_their_turn(tmp_path, ahead
 
     def wait_for_two_rows(step, *arguments):
         if step.rows == 2 and not compiled.is_set():
-            waited.append(compiling.others_go_on())
+            waited.append(compiling.is_beside())
             raise compiling.StillCompiling(compiled.is_set)
         run(step, *arguments)
 
@@ -142,7 +142,7 @@ def test_sizes_wait_for_their_kernels_and_others_take_their_turn(tmp_path, ahead
         assert engine.prepare()  # there is always something that waits
     assert {size.rows for size in engine.runner._recorded} == {1}
     assert waited == [True] * len(engine.runner._compiling)  # each was tried once
-    assert not compiling.others_go_on()
+    assert not compiling.is_beside()
     compiled.set()
     while engine.prepare():
         pass

@@ -13,7 +13,8 @@ from tgi_core.kernels.reference.sample import greedy as reference_greedy
 from tgi_core.triton import activation, norm
 from tgi_core.triton import linear as triton_linear
 from tgi_core.triton.chip import chip_of
-from tgi_core.triton.linear import fixed_linear, fixed_tile, linear, row_tile, tile_of
+from tgi_core.triton.linear import fixed_linear, linear
+from tgi_core.triton.linear_tiles import RowTile, Tile, each_row_tile, fixed_tile, row_tile, tile_of
 from tgi_core.triton.rotary import rotary
 from tgi_core.triton.sample import greedy
 
@@ -149,8 +150,9 @@ def test_gated_linear(linear, rows, outputs, inputs, kind, dtype):
 def test_inputs_divided_over_programs(splits, has_bias, rows, monkeypatch):
     if not chip_of(torch.device(DEVICE)).is_hopper:
         pytest.skip("PyTorch multiplies few rows on this chip")
-    dtype, tile = torch.bfloat16, triton_linear.Tile(16, 64, 2, 3, splits)
+    dtype, tile = torch.bfloat16, Tile(16, 64, 2, 3, splits)
     monkeypatch.setattr(triton_linear, "tile_of", lambda rows, outputs, inputs: tile)
+    monkeypatch.setattr(triton_linear, "each_row_tile", lambda rows, outputs, inputs: None)
     x, weight = randn(rows, 300, dtype=dtype), randn(70, 300, dtype=dtype, seed=1) / 17
     bias = randn(70, dtype=dtype, seed=2) if has_bias else None
     expected = torch.nn.functional.linear(x.double(), weight.double(), bias.double() if has_bias else None)
@@ -170,13 +172,16 @@ def test_products_of_many_rows_are_left_to_pytorch():
     shapes = (2048, 2048), (4096, 4096), (3072, 576), (6144, 4096), (28672, 4096)
     assert [tile_of(64, *shape) is None for shape in shapes] == [True, False, True, True, False]
     assert all(tile_of(65, *shape) is None for shape in shapes)
+    small = (576, 576), (960, 576), (576, 1536)
+    assert all(tile_of(256, *shape) and not tile_of(257, *shape) for shape in small)
 
 
 def test_more_tiles_than_are_counted_are_refused(monkeypatch):
     if not chip_of(torch.device(DEVICE)).is_hopper:
         pytest.skip("PyTorch multiplies few rows on this chip")
     monkeypatch.setattr(triton_linear, "MOST_GROUPS", 2)
-    monkeypatch.setattr(triton_linear, "tile_of", lambda rows, outputs, inputs: triton_linear.Tile(16, 64, 2, 3, 2))
+    monkeypatch.setattr(triton_linear, "each_row_tile", lambda rows, outputs, inputs: None)
+    monkeypatch.setattr(triton_linear, "tile_of", lambda rows, outputs, inputs: Tile(16, 64, 2, 3, 2))
     with pytest.raises(ValueError, match="more than 2 tiles"):
         linear(randn(3, 64, dtype=torch.bfloat16), randn(40, 64, dtype=torch.bfloat16), None)
 
@@ -186,7 +191,7 @@ def test_more_tiles_than_are_counted_are_refused(monkeypatch):
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_one_row_in_every_tile(has_bias, tile, dtype, monkeypatch):
     """With gate and up a program takes half as many outputs, as few as one."""
-    monkeypatch.setattr(triton_linear, "row_tile", lambda outputs, inputs: triton_linear.RowTile(*tile))
+    monkeypatch.setattr(triton_linear, "row_tile", lambda outputs, inputs: RowTile(*tile))
     x, weight = randn(1, 300, dtype=dtype), randn(70, 300, dtype=dtype, seed=1) / 17
     bias = randn(70, dtype=dtype, seed=2) if has_bias else None
     plain = torch.nn.functional.linear(x.double(), weight.double(), bias.double() if has_bias else None)
@@ -194,6 +199,30 @@ def test_one_row_in_every_tile(has_bias, tile, dtype, monkeypatch):
     assert (linear(x, weight, bias).double() - plain).norm() / plain.norm() < tolerance
     found = linear.gated(x, weight, bias, activation.silu_and_mul)
     torch.testing.assert_close(found, activation.silu_and_mul(linear(x, weight, bias)), **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("rows", [2, 3])
+@pytest.mark.parametrize("tile", [(1, 64, 2), (4, 32, 1), (2, 256, 1)])
+def test_each_of_a_few_rows_in_every_tile(tile, rows, monkeypatch):
+    if not chip_of(torch.device(DEVICE)).is_hopper:
+        pytest.skip("PyTorch multiplies few rows on this chip")
+    asked = []
+    monkeypatch.setattr(triton_linear, "each_row_tile", lambda *shape: asked.append(shape) or RowTile(*tile))
+    dtype = torch.bfloat16
+    x, weight = randn(rows, 3, 130, dtype=dtype)[:, 1], randn(70, 130, dtype=dtype, seed=1) / 11
+    for bias in (None, randn(70, dtype=dtype, seed=2)):
+        expected = torch.nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
+        assert (linear(x, weight, bias).double() - expected).norm() / expected.norm() < 1e-2
+    found = linear.gated(x, weight, None, activation.silu_and_mul)
+    torch.testing.assert_close(found, activation.silu_and_mul(linear(x, weight, None)), **TOLERANCE[dtype])
+    assert asked == [(rows, 70, 130)] * 4
+
+
+def test_each_row_is_multiplied_alone_where_weights_are_few():
+    shapes = (576, 576), (3072, 576), (2048, 2048), (4096, 4096), (6144, 2048), (28672, 4096)
+    assert [each_row_tile(2, *shape) is not None for shape in shapes] == [True, True, True, True, False, False]
+    assert [each_row_tile(4, *shape) is not None for shape in shapes] == [True, True, True, False, False, False]
+    assert all(each_row_tile(5, *shape) is None for shape in shapes)
 
 
 @pytest.mark.parametrize(

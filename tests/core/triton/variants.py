@@ -19,6 +19,7 @@ from tgi_core.triton import (
     filters,
     in_order,
     linear,
+    linear_tiles,
     many_rows,
     norm,
     overlap,
@@ -147,14 +148,15 @@ def attention(target, dtype, size, cache=None, *, gathered=(), in_order_splits=(
     rows = tiles.rows_of_decodes(shape["P"], target_of(target).warp_size)
     singles = [
         (fitting(kind.tiles, padded, itemsize, SHARED[target])._replace(rows=rows), kind.early)
-        for kind in kinds.decodes
+        for kind in (*kinds.decodes, *kinds.alone.decodes(padded))
     ]
+    alone = singles[len(kinds.decodes) :]
     common = {**shape, **flags, **dict.fromkeys(absent)}
     decodes = dict.fromkeys(singles[::-1])  # the first one takes the most memory; registers are not looked at
     if target.startswith("sm_") and (options or cache or dtype == "fp32"):
         decodes = singles[:1]
     for single, early in decodes:
-        splits = 16 if single == singles[0][0] else 1
+        splits = 16 if single == singles[0][0] or (single, early) in alone else 1
         gone = dict.fromkeys(("partial", "sums") if splits == 1 else ())
         for half in (size // 2,) if options or cache else (0, size // 2):
             still = {} if half else {"cos": None, "sin": None}
@@ -232,15 +234,20 @@ def products(target, dtype):
     for kind in ("", "silu"):
         shape = {"M": 4096, "N": 4096, "KIND": kind, "HAS_BIAS": False, "bias": None}
         for outputs, inputs in ((4096, 4096), (576, 576), (6144, 2048), (28672, 4096))[few]:
-            rows, columns, warps = linear.row_tile(outputs, inputs)
+            rows, columns, warps = linear_tiles.row_tile(outputs, inputs)
             lone = {**shape, "M": outputs, "N": inputs, "ROWS": rows // 2 if kind else rows, "COLUMNS": columns}
             yield variant(linear._row_product, lone, target, dtype, warps)
         for outputs in (4096, 576, 28672)[few]:
-            rows, tile = linear.fixed_tile(outputs, 4 if dtype == "fp32" else 2, SHARED[target])
+            rows, tile = linear_tiles.fixed_tile(outputs, 4 if dtype == "fp32" else 2, SHARED[target])
             fixed = {**shape, **whole, "x_row": 4096, "M": outputs, "ROWS": rows, "INPUTS": tile.inputs}
             fixed["OUTPUTS"] = tile.outputs // 2 if kind and tile.outputs > 16 else tile.outputs
             yield variant(linear._few_rows_product, fixed, target, dtype, tile.warps, tile.stages, {"rows": "i32"})
         if target == "sm_90" and dtype != "fp32":  # where few rows are not PyTorch's
+            for rows, outputs, inputs in ((2, 2048, 5120), (4, 576, 1536), (4, 3072, 576)):
+                tile = linear_tiles.each_row_tile(rows, outputs, inputs)
+                own = {**shape, "x_row": inputs, "M": outputs, "N": inputs, "EACH": rows, "COLUMNS": tile.columns}
+                own["ROWS"] = -(-tile.rows // 2) if kind else tile.rows
+                yield variant(linear._each_row_product, own, target, dtype, tile.warps, known={"rows": "i32"})
             for rows, outputs, inputs in (
                 (16, 6144, 4096),
                 (64, 4096, 4096),
@@ -248,9 +255,12 @@ def products(target, dtype):
                 (32, 2048, 5120),
                 (64, 28672, 4096),
                 (16, 576, 576),
+                (16, 576, 1536),
                 (32, 3072, 576),
+                (64, 576, 576),
+                (64, 576, 1536),
             ):
-                tile = linear.tile_of(rows, outputs, inputs)
+                tile = linear_tiles.tile_of(rows, outputs, inputs)
                 if kind and tile.splits > 1:
                     continue
                 types = {"rows": "i32"}

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 
 MOST_AT_ONCE = 8
@@ -22,23 +23,22 @@ class StillCompiling(Exception):
         self.is_done = is_done
 
 
-_others_go_on = False
+_BESIDE = ContextVar("_BESIDE", default=False)
 
 
 @contextmanager
 def beside() -> Iterator[None]:
     """Where kernels that are not compiled raise StillCompiling, rather than hold up everything."""
-    global _others_go_on
-    _others_go_on = True
+    before = _BESIDE.set(True)
     try:
         yield
     finally:
-        _others_go_on = False
+        _BESIDE.reset(before)
 
 
-def others_go_on() -> bool:
-    """Whether this is `beside`."""
-    return _others_go_on
+def is_beside() -> bool:
+    """Whether this is `beside` others that go on."""
+    return _BESIDE.get()
 
 
 class Compilations:
@@ -57,11 +57,11 @@ class Compilations:
             StillCompiling: `beside`.
         """
         job = self._jobs.get(key)
-        if job is None and others_go_on():
+        if job is None and is_beside():
             job = self._jobs[key] = _submit(compile)
         if job is None:
             return
-        if others_go_on() and not job.done():
+        if is_beside() and not job.done():
             raise StillCompiling(job.done)
         del self._jobs[key]
         job.exception()  # waits

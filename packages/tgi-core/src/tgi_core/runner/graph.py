@@ -127,9 +127,9 @@ class GraphRunner(EagerRunner):
         until = time.perf_counter() + TRIES_S
         while (size := self._next_size()) is not None:
             try:
-                with compiling.beside() if self.group.size == 1 else nullcontext():
-                    with self.group.together("recording a step"):
-                        self._record(size)
+                beside = compiling.beside() if self.group.size == 1 else nullcontext()
+                with beside, self.group.together("recording a step"):
+                    self._record(size)
             except compiling.StillCompiling as kernel:
                 del self._recorded[size]
                 self._compiling[size] = kernel.is_done

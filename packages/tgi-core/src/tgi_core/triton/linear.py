@@ -6,8 +6,7 @@ PyTorch does the others, but in `FixedLinear`, and where `many_rows` activates w
 from __future__ import annotations
 
 import math
-from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,15 +20,13 @@ from tgi_core.triton.activation import KINDS, gated
 from tgi_core.triton.arrivals import MOST_GROUPS, arrivals, arrives_last
 from tgi_core.triton.chip import chip_of
 from tgi_core.triton.launch import Kernel
+from tgi_core.triton.linear_tiles import RowTile, Tile, each_row_tile, fixed_tile, row_tile, tile_of
 from tgi_core.triton.many_rows import gated_product
 from tgi_core.triton.overlap import follow, let_next_begin, wait_for_previous
 from tgi_core.triton.scores import product
-from tgi_core.triton.tiles import SHARE
 
-MOST_ROWS = 64  #: that any of the tiles below is the fastest for
-#: at least; at most: where other tiles are faster.  Weights with fewer than many get as many splits as make up for it
-MANY_OUTPUTS, FEW_OUTPUTS = 8192, 2048
-SHORT_ROW, LONG_ROW = 1024, 2048  #: inputs below and above which they are
+MOST_ROWS = 64  #: that a program takes
+LANE = tl.constexpr(8)  #: columns that a thread reads at a time, and adds up itself
 
 
 @triton.jit
@@ -101,6 +98,39 @@ def _row_product(
 
 
 @triton.jit(do_not_specialize=["rows"])
+def _each_row_product(
+    x, weight, bias, out, rows, x_row: tl.constexpr, M: tl.constexpr, N: tl.constexpr, EACH: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, KIND: tl.constexpr, HAS_BIAS: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """`_row_product` of x [T, N], T <= EACH -> [T, M]; what is read of the weight is multiplied with each row."""
+    let_next_begin(OVERLAP)
+    parts: tl.constexpr = 1 if KIND == "" else 2
+    row, there = rows_of(tl.program_id(0), M, ROWS, KIND)
+    w = columns_of(weight, row, there, 0, N, COLUMNS)
+    wait_for_previous(OVERLAP)
+    t = tl.arange(0, EACH)
+    total = tl.zeros([ROWS * parts, COLUMNS // LANE, EACH], tl.float32)
+    for start in tl.static_range(0, N, COLUMNS):
+        if start > 0:
+            w = columns_of(weight, row, there, start, N, COLUMNS)
+        n = start + tl.arange(0, COLUMNS)
+        for number in tl.static_range(EACH):
+            end = tl.where(number < rows, N, 0)
+            a = tl.load(x + number * x_row + n, mask=n < end, other=0.0).to(tl.float32)
+            products = tl.reshape(w.to(tl.float32) * a[None, :], [ROWS * parts, COLUMNS // LANE, LANE])
+            total += tl.where(t[None, None, :] == number, tl.sum(products, 2)[:, :, None], 0.0)
+    y = tl.sum(total, 1)
+    dtype = out.dtype.element_ty
+    if HAS_BIAS:
+        y += tl.load(bias + row, mask=there, other=0.0).to(tl.float32)[:, None]
+    if KIND != "":
+        gate, up = tl.split(tl.permute(tl.reshape(y.to(dtype).to(tl.float32), [ROWS, 2, EACH]), [0, 2, 1]))
+        y = gated(gate, up, dtype, KIND)
+    output, there = outputs_of(tl.program_id(0), M, ROWS)
+    tl.store(out + t[None, :] * M + output[:, None], y.to(dtype), mask=there[:, None] & (t < rows)[None, :])
+
+
+@triton.jit(do_not_specialize=["rows"])
 def _few_rows_product(
     x, weight, bias, out, partial, arrived, rows, x_row: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, SPLITS: tl.constexpr, KIND: tl.constexpr,
@@ -166,49 +196,8 @@ def _added_up(y, partial, arrived, tile, ROWS: tl.constexpr, OUTPUTS: tl.constex
     return y, is_last
 
 
-_ROW_PRODUCT, _FEW_ROWS_PRODUCT = Kernel(_row_product), Kernel(_few_rows_product)
-
-
-class RowTile(NamedTuple):
-    """Of a product with a single row."""
-
-    rows: int  #: of the weight that a program takes
-    columns: int  #: of these rows that it reads at a time; the first block before what it is multiplied with
-    warps: int
-
-
-def row_tile(outputs: int, inputs: int) -> RowTile:
-    """The fastest of those tried on an H200 in recorded layers of Llama 8B, FLAN-T5-XL and SmolLM2, or near it."""
-    if inputs <= SHORT_ROW:
-        return RowTile(4, 1024, 4)
-    if 2 * FEW_OUTPUTS < outputs < MANY_OUTPUTS:
-        return RowTile(8, 1024, 4)
-    if inputs <= LONG_ROW:
-        return RowTile(2, 1024, 4)
-    return RowTile(2, 2048, 4 if outputs <= inputs else 8)
-
-
-class Tile(NamedTuple):
-    """Of a product."""
-
-    outputs: int
-    inputs: int  #: at a time
-    warps: int
-    stages: int  #: blocks of inputs on their way
-    splits: int = 1  #: of the inputs, for weights with too few outputs to keep the chip busy
-
-
-def tile_of(rows: int, outputs: int, inputs: int) -> Tile | None:
-    """The fastest of those tried on an H100 and an H200 in a recorded step, where weights come from memory; None:
-    PyTorch is."""
-    is_wide = outputs >= MANY_OUTPUTS
-    if rows > (MOST_ROWS if is_wide or FEW_OUTPUTS < outputs <= MANY_OUTPUTS // 2 <= inputs else MOST_ROWS // 2):
-        return None
-    if inputs < SHORT_ROW:
-        return Tile(16, 64, 2, 6) if outputs < FEW_OUTPUTS else Tile(128, 64, 4, 6)
-    if outputs < FEW_OUTPUTS:
-        return Tile(16, 128, 4, 4) if inputs <= LONG_ROW else None
-    return Tile(128, 128, 4, 4) if is_wide else Tile(64, 128, 4, 6, splits=MANY_OUTPUTS // outputs)
+_ROW_PRODUCT, _EACH_ROW_PRODUCT = Kernel(_row_product), Kernel(_each_row_product)
+_FEW_ROWS_PRODUCT = Kernel(_few_rows_product)
 
 
 class FewRowsLinear(Linear):
@@ -228,26 +217,39 @@ class FewRowsLinear(Linear):
 
     def _product(self, x: Tensor, packed: Tensor, bias: Tensor | None, kind: str) -> Tensor | None:
         """None: something else is faster."""
-        rows, tile = len(x) if x.dim() == 2 else 0, None
-        if rows > 1 and x.dtype.itemsize == 2 and chip_of(x.device).is_hopper:
-            tile = tile_of(rows, *packed.shape)
-            tile = tile._replace(splits=1) if kind and tile else tile  # gate and up are not added up
-        if rows != 1 and tile is None:
+        rows, lone, tile = len(x) if x.dim() == 2 else 0, None, None
+        if rows == 1:
+            lone = row_tile(*packed.shape)
+        elif rows and x.dtype.itemsize == 2 and chip_of(x.device).is_hopper:
+            lone, tile = each_row_tile(rows, *packed.shape), tile_of(rows, *packed.shape)
+        if lone is None and tile is None:
             return None
         outputs, inputs = len(packed) // 2 if kind else len(packed), packed.shape[1]
         x = x if x.stride(1) == 1 else x.contiguous()
         out = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
-        shape = {"M": outputs, "N": inputs, "KIND": kind, "HAS_BIAS": bias is not None}
-        if tile is None:
-            lone = row_tile(*packed.shape)
-            at_once = lone.rows // 2 if kind else lone.rows
-            constants = {**shape, "ROWS": at_once, "COLUMNS": lone.columns}
-            _ROW_PRODUCT.launch((triton.cdiv(outputs, at_once), 1, 1), (x, packed, bias, out), constants, lone.warps)
-            return out
-        at_once = tile.outputs // 2 if kind else tile.outputs
-        constants = {**shape, "ROWS": max(16, triton.next_power_of_2(rows)), "OUTPUTS": at_once, "INPUTS": tile.inputs}
-        _multiply(x, packed, bias, out, constants, tile)
+        constants = {"M": outputs, "N": inputs, "KIND": kind, "HAS_BIAS": bias is not None}
+        if lone is not None:
+            _multiply_each(x, packed, bias, out, constants, lone)
+        elif tile is not None:
+            tile = tile._replace(splits=1) if kind else tile  # gate and up are not added up
+            constants |= {"ROWS": min(MOST_ROWS, max(16, triton.next_power_of_2(rows))), "INPUTS": tile.inputs}
+            constants["OUTPUTS"] = tile.outputs // 2 if kind else tile.outputs
+            _multiply(x, packed, bias, out, constants, tile)
         return out
+
+
+def _multiply_each(
+    x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, constants: dict[str, Any], tile: RowTile
+) -> None:
+    rows, outputs = out.shape
+    at_once = -(-tile.rows // 2) if constants["KIND"] else tile.rows
+    grid = triton.cdiv(outputs, at_once), 1, 1
+    constants = {**constants, "ROWS": at_once, "COLUMNS": tile.columns}
+    if rows == 1:
+        _ROW_PRODUCT.launch(grid, (x, weight, bias, out), constants, tile.warps)
+        return
+    constants |= {"x_row": x.stride(0), "EACH": triton.next_power_of_2(rows)}
+    _EACH_ROW_PRODUCT.launch(grid, (x, weight, bias, out, rows), constants, tile.warps)
 
 
 def _multiply(
@@ -264,36 +266,6 @@ def _multiply(
         partial, arrived = torch.empty(size, dtype=torch.float32, device=x.device), arrivals(x.device)
     arguments = x, weight, bias, out, partial, arrived, rows
     _FEW_ROWS_PRODUCT.launch(grid, arguments, {**constants, **more}, tile.warps, tile.stages)
-
-
-class FixedTile(NamedTuple):
-    """Of all products with a weight, whatever the number of rows."""
-
-    rows: int
-    tile: Tile
-
-
-#: the first that fits into shared memory, for numbers of two bytes
-FIXED = (
-    FixedTile(64, Tile(128, 64, 4, 4)),
-    FixedTile(64, Tile(64, 64, 4, 4)),
-    FixedTile(64, Tile(64, 64, 4, 2)),
-    FixedTile(32, Tile(32, 32, 4, 2)),
-)
-FIXED_FLOAT32 = FixedTile(32, Tile(32, 32, 4, 2))  #: no matrix units multiply it: more only take longer to compile
-NARROW = FixedTile(64, Tile(16, 64, 4, 4))  #: of weights with few outputs, so that there are programs enough
-
-
-@cache
-def fixed_tile(outputs: int, itemsize: int, shared_bytes: int) -> FixedTile:
-    """For a weight, on a chip."""
-    if itemsize > 2:
-        return FIXED_FLOAT32
-    candidates = FIXED if outputs >= MANY_OUTPUTS else FIXED[1:] if outputs >= FEW_OUTPUTS else (NARROW, *FIXED[2:])
-    for rows, tile in candidates:
-        if (rows + tile.outputs) * tile.inputs * tile.stages * itemsize <= SHARE * shared_bytes:
-            return FixedTile(rows, tile)
-    return candidates[-1]
 
 
 class FixedLinear(Linear):
