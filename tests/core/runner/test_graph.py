@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import types
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from tgi_core.config import EngineConfig
 from tgi_core.cpu.backend import CpuBackend
 from tgi_core.device.backend import DeviceBackend
 from tgi_core.engine.engine import Engine
+from tgi_core.engine.process import EngineProcess
 from tgi_core.kernels import compiling, registry
 from tgi_core.request import Request
 from tgi_core.runner.graph import GraphRunner
@@ -91,7 +93,6 @@ def test_devices_that_record_ahead_do_so_for_all_sizes(tmp_path, pretend, monkey
     narrow = {"batch_buckets": (1, 2), "token_buckets": (24,), "mixture_buckets": (1, 4), "record_ahead": True}
     capabilities = dataclasses.replace(CpuBackend.capabilities, **narrow)
     monkeypatch.setattr(CpuBackend, "capabilities", capabilities)
-    monkeypatch.setattr("tgi_core.engine.engine.PREPARE_S", 0)
     engine, _ = serve(make_checkpoint(tmp_path, "llama"), [], kernels={"attention": "triton"})
     while engine.prepare():
         pass
@@ -119,14 +120,16 @@ def ahead(pretend, monkeypatch):
 
 
 def test_what_requests_are_going_to_want_is_recorded_before_the_first_one(tmp_path, ahead, monkeypatch):
-    monkeypatch.setattr("tgi_core.engine.engine.PREPARE_S", 60)
-    engine, _ = serve(make_checkpoint(tmp_path, "llama"), [], kernels={"attention": "triton"})
-    assert {size.rows for size in engine.runner._recorded} == {1, 2}
-    assert not engine.prepare()
+    folder = make_checkpoint(tmp_path, "llama")
+    process = EngineProcess(None, types.SimpleNamespace(send=lambda message: None), None)
+    monkeypatch.setattr("tgi_core.engine.process.PREPARE_S", 60)
+    monkeypatch.setattr("gc.freeze", lambda: None)
+    process.load(EngineConfig(model_id=str(folder), device="cpu", dtype="float32", kernels={"attention": "triton"}))
+    assert {size.rows for size in process.engine.runner._recorded} == {1, 2}
+    assert not process.engine.prepare()
 
 
 def test_sizes_wait_for_their_kernels_and_others_take_their_turn(tmp_path, ahead, monkeypatch):
-    monkeypatch.setattr("tgi_core.engine.engine.PREPARE_S", 0)
     engine, _ = serve(make_checkpoint(tmp_path, "llama"), [], kernels={"attention": "triton"})
     compiled, run, waited = threading.Event(), RecordedDecode.run, []
 

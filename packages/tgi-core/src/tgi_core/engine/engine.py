@@ -33,7 +33,6 @@ from tgi_core.tokenizer.tokenizer import Tokenizer
 
 MIXED_S = 0.045  #: that decodes wait for the prompts of others
 FEWEST_MIXED = 256  #: tokens of prompts, with fewer of which a device would not be busy
-PREPARE_S = 3.0  #: before the first request, where what requests will want is known: most kernels are compiled in it
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,6 @@ class Engine:
         if error := self._run([[0] * 16], 2):
             raise TGIError(f"the model failed on its first step: {error}")
         self._bound_mixtures()
-        self._prepare_for(PREPARE_S)
         self._observers = Observers(self._parts.plugins)
         self._observers.engine_started(self.info)
 
@@ -257,11 +255,10 @@ class Engine:
         """
         return self._group.size == 1 and self.runner.prepare()
 
-    def _prepare_for(self, seconds: float) -> None:
-        """Where `prepare` has something to do before there were requests."""
-        until = time.perf_counter() + seconds
-        while self.scheduler.capabilities.record_ahead and time.perf_counter() < until and self.prepare():
-            pass
+    @property
+    def prepares_ahead(self) -> bool:
+        """Whether `prepare` has something to do before there were requests."""
+        return self.scheduler.capabilities.record_ahead
 
     def _is_due(self, idle: bool) -> bool:
         """Whether the oldest submitted step must be, or can be, waited for now."""

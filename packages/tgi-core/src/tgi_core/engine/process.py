@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S = 0.5
 IDLE_POLL_MS = 1000
 QUIET_MS = 200  #: without work, after which there is time to prepare for more
+PREPARE_S = 3.0  #: before the first request, where a device knows what requests will want: most kernels are compiled then
 PROGRESS_S = 0.2
 LAST_WORDS_S = 0.2  #: in which the last message leaves
 PR_SET_PDEATHSIG = 1
@@ -88,7 +89,13 @@ class EngineProcess:
         from tgi_core.engine.engine import Engine
 
         self.engine = Engine(config, self._progress, give_up=self._give_up)
+        self._prepare()
         gc.freeze()  # what was made so far stays: no collection during requests need look at it
+
+    def _prepare(self) -> None:
+        until = time.monotonic() + PREPARE_S
+        while self.engine.prepares_ahead and time.monotonic() < until and self.engine.prepare():
+            self._progress("warmup", 1.0, "recording steps")
 
     def announce(self) -> None:
         """Tell the front that requests are welcome."""
