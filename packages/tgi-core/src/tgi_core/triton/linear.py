@@ -25,7 +25,7 @@ from tgi_core.triton.many_rows import gated_product
 from tgi_core.triton.overlap import follow, let_next_begin, wait_for_previous
 from tgi_core.triton.scores import product
 
-MOST_ROWS = 64  #: that a program takes
+ROWS_AT_A_TIME = 64  #: at most
 LANE = tl.constexpr(8)  #: columns that a thread reads at a time, and adds up itself
 
 
@@ -232,7 +232,7 @@ class FewRowsLinear(Linear):
             _multiply_each(x, packed, bias, out, constants, lone)
         elif tile is not None:
             tile = tile._replace(splits=1) if kind else tile  # gate and up are not added up
-            constants |= {"ROWS": min(MOST_ROWS, max(16, triton.next_power_of_2(rows))), "INPUTS": tile.inputs}
+            constants |= {"ROWS": min(ROWS_AT_A_TIME, max(16, triton.next_power_of_2(rows))), "INPUTS": tile.inputs}
             constants["OUTPUTS"] = tile.outputs // 2 if kind else tile.outputs
             _multiply(x, packed, bias, out, constants, tile)
         return out

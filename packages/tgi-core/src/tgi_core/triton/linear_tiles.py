@@ -82,8 +82,16 @@ TILES = (
 )
 
 
+MOST_ROWS = max(fastest.rows for fastest in TILES)
+
+
 def tile_of(rows: int, outputs: int, inputs: int) -> Tile | None:
     """The fastest one; None: PyTorch is."""
+    return _tile_of(rows, outputs, inputs) if rows <= MOST_ROWS else None
+
+
+@cache
+def _tile_of(rows: int, outputs: int, inputs: int) -> Tile | None:
     for fastest in TILES:
         if rows <= fastest.rows and outputs in fastest.outputs and inputs in fastest.inputs:
             tile = fastest.tile
