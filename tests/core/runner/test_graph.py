@@ -17,7 +17,7 @@ from tgi_core.engine.engine import Engine
 from tgi_core.engine.process import EngineProcess
 from tgi_core.kernels import compiling, registry
 from tgi_core.request import Request
-from tgi_core.runner.graph import GraphRunner
+from tgi_core.runner.graph import SPARE_BYTES, GraphRunner
 from tgi_core.runner.recorded import RecordedDecode
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.testing.tiny import make_checkpoint
@@ -151,6 +151,45 @@ def test_sizes_wait_for_their_kernels_and_others_take_their_turn(tmp_path, ahead
         pass
     assert {size.rows for size in engine.runner._recorded} == {1, 2}
     assert all(engine.runner._recorded.values())
+
+
+def test_sizes_that_waited_for_kernels_leave_the_memory_that_others_leave(tmp_path, ahead, monkeypatch):
+    engine, _ = serve(make_checkpoint(tmp_path, "llama"), [], kernels={"attention": "triton"})
+    compiled, run, runner = threading.Event(), RecordedDecode.run, engine.runner
+
+    def wait(step, *arguments):
+        if not compiled.is_set():
+            raise compiling.StillCompiling(compiled.is_set)
+        run(step, *arguments)
+
+    monkeypatch.setattr(RecordedDecode, "run", wait)
+    before, room = set(runner._recorded), 2
+    monkeypatch.setattr(
+        CpuBackend, "free_bytes", lambda backend: SPARE_BYTES * (len(runner._recorded) < len(before) + room)
+    )
+    monkeypatch.setattr("tgi_core.runner.graph.TRIES_S", 60)
+    engine.prepare()
+    assert len(runner._compiling) > room
+    compiled.set()
+    while engine.prepare():
+        pass
+    assert len(runner._recorded) == len(before) + room
+    assert not runner._compiling
+
+
+def test_decodes_that_are_recorded_ahead_are_never_called_layer_by_layer(tmp_path, ahead, monkeypatch):
+    eager, seen = GraphRunner._launch_eagerly, []
+
+    def see(runner, rows, step):
+        seen.append(max(row.length for row in rows))
+        return eager(runner, rows, step)
+
+    monkeypatch.setattr(GraphRunner, "_launch_eagerly", see)
+    engine, found = serve(make_checkpoint(tmp_path, "llama"), [WISHES[0]], kernels={"attention": "triton"})
+    assert len(found[1]) == 9
+    assert seen
+    assert 1 not in seen
+    assert {size.rows for size in engine.runner._recorded} >= {1}
 
 
 def test_a_recording_that_fails_leaves_the_plain_way(tmp_path, pretend, monkeypatch, caplog):

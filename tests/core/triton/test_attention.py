@@ -213,16 +213,17 @@ def test_the_fewer_programs_decode_the_more_each_reads_at_a_time():
     assert [layer._tile_of_decodes(count, 1)[0].keys for count in (1, halves[0] + 1)] == [256, 128]
 
 
-@pytest.mark.parametrize(("name", "keys"), [("head of 128", [64, 64]), ("gqa", [256, 128])])
-def test_a_sequence_alone_is_split_into_small_programs(name, keys):
+@pytest.mark.parametrize(("name", "keys", "splits"), [("head of 128", [64, 64], [8, 16]), ("gqa", [256, 128], [4, 8])])
+def test_a_sequence_alone_is_split_into_small_programs(name, keys, splits):
     backend = make(TritonAttention, AttentionSpec(scale=0.2, **SPECS[name]), "float16", 16, layers=1)
     (layer,), most = backend._layers, backend._chip.multiprocessors
     few, many = 2, 2 * most
     found = [layer._tile_of_decodes(1, splits) for splits in (few, many)]
     assert [(tile.keys, early) for tile, early in found] == [(size, True) for size in keys]
     assert layer._tile_of_decodes(2, few) == layer._tile_of_decodes(2 * few, 1)  # of several as before
-    longest = 64 * most
-    assert backend.variant(1, longest) >= backend.variant(2, longest)
+    backend._chip.multiprocessors = 100
+    assert [backend.variant(1, length) for length in (257, 1000)] == splits
+    assert [backend.variant(2, length) for length in (257, 1000)] == [2, 4]
 
 
 @pytest.mark.parametrize(("name", "lanes", "rows"), [("gqa", 32, 4), ("head of 96", 32, 1), ("gqa", 64, 16)])

@@ -1,6 +1,8 @@
 """Launches of kernels, of a function that only tells what it was asked for."""
 
 from contextlib import suppress
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ class Function:
     """Like a kernel of Triton's that is compiled for a GPU."""
 
     arg_names = ("x", "SIZE", "OVERLAP")
+    devices: ClassVar = []
 
     def __init__(self):
         self.compiled, self.launched, self.error = [], [], None
@@ -38,6 +41,9 @@ class Function:
 def kernel(monkeypatch):
     monkeypatch.setattr(launch, "overlaps", lambda: False)
     monkeypatch.setattr(launch.triton, "JITFunction", Function)
+    monkeypatch.setattr(Function, "devices", [])
+    devices = SimpleNamespace(get_current_device=lambda: 3, set_current_device=Function.devices.append)
+    monkeypatch.setattr(launch, "driver", SimpleNamespace(active=devices))
     return launch.Kernel(Function())
 
 
@@ -64,6 +70,7 @@ def test_beside_others_each_variant_is_compiled_before_it_is_launched(kernel):
         start_beside(kernel, size)
     assert kernel.function.compiled == [((3, 1, 1), 3), ((5, 1, 1), 5)]
     assert [size for _, size in kernel.function.launched] == [3, 5, 3, 5]
+    assert kernel.function.devices == [3, 3]  # that of the thread which launches
 
 
 def test_what_the_compiler_says_is_told_by_the_launch(kernel):

@@ -148,7 +148,7 @@ def attention(target, dtype, size, cache=None, *, gathered=(), in_order_splits=(
     rows = tiles.rows_of_decodes(shape["P"], target_of(target).warp_size)
     singles = [
         (fitting(kind.tiles, padded, itemsize, SHARED[target])._replace(rows=rows), kind.early)
-        for kind in (*kinds.decodes, *kinds.alone.decodes(padded))
+        for kind in (*kinds.decodes, *kinds.alone(padded).decodes)
     ]
     alone = singles[len(kinds.decodes) :]
     common = {**shape, **flags, **dict.fromkeys(absent)}
@@ -229,7 +229,7 @@ def sampling(target, size):
 
 def products(target, dtype):
     """Of one row and of a few, with an activation and without."""
-    whole = {"SPLITS": 1, "partial": None, "arrived": None, "UPCAST": False}
+    whole = {"SPLITS": 1, "partial": None, "arrived": None, "LATE": True, "UPCAST": False}
     few = slice(2) if dtype == "fp32" else slice(None)
     for kind in ("", "silu"):
         shape = {"M": 4096, "N": 4096, "KIND": kind, "HAS_BIAS": False, "bias": None}
@@ -261,8 +261,7 @@ def products(target, dtype):
                 (64, 576, 1536),
             ):
                 tile = linear_tiles.tile_of(rows, outputs, inputs)
-                if kind and tile.splits > 1:
-                    continue
+                tile = tile._replace(splits=1) if kind else tile
                 types = {"rows": "i32"}
                 own = {**shape, **whole, "x_row": inputs, "M": outputs, "N": inputs, "ROWS": rows}
                 own |= {"OUTPUTS": tile.outputs // 2 if kind else tile.outputs, "INPUTS": tile.inputs}

@@ -35,7 +35,9 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S = 0.5
 IDLE_POLL_MS = 1000
 QUIET_MS = 200  #: without work, after which there is time to prepare for more
-PREPARE_S = 3.0  #: before the first request, where a device knows what requests will want: most kernels are compiled then
+PREPARE_S = (
+    3.0  #: before the first request, where a device knows what requests will want: most kernels are compiled then
+)
 PROGRESS_S = 0.2
 LAST_WORDS_S = 0.2  #: in which the last message leaves
 PR_SET_PDEATHSIG = 1

@@ -1,6 +1,6 @@
 """Compiles kernels in other threads, while the device and this thread go on with what there is.
 
-Compilers leave the interpreter to others for most of the second that a kernel takes.
+A compiler leaves the interpreter to others for most of the second that a kernel takes; several hold them up more often.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 
-MOST_AT_ONCE = 8
+MOST_AT_ONCE = 4  #: threads, as they share the interpreter with the engine's
 
 
 class StillCompiling(Exception):
@@ -72,16 +72,21 @@ _running: list[Future[object]] = []
 
 def _submit(compile: Callable[[], object]) -> Future[object]:
     """Start it, unless too many run: whoever ends the process waits for them."""
-    _running[:] = [job for job in _running if not job.done()]
-    if len(_running) >= _most_at_once():
-        raise StillCompiling(lambda: any(job.done() for job in _running))
+    if not _has_room():
+        raise StillCompiling(_has_room)
     _running.append(job := _pool().submit(compile))
     return job
 
 
+def _has_room() -> bool:
+    _running[:] = [job for job in _running if not job.done()]
+    return len(_running) < _most_at_once()
+
+
 @cache
 def _most_at_once() -> int:
-    return max(1, min(MOST_AT_ONCE, (os.cpu_count() or 1) // 2))
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return max(1, min(MOST_AT_ONCE, len(cpus) // 2))
 
 
 @cache

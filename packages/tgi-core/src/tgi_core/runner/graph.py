@@ -42,7 +42,7 @@ class GraphRunner(EagerRunner):
     """Replays steps; larger ones and rarer kinds are called layer by layer.
 
     So are the first steps of a size, which is recorded when there is time, or when it has been met so often.  Where the
-    device records ahead, sizes that nobody has met come last.
+    device records ahead, decodes are recorded when they are met, and sizes that nobody has met come last.
     """
 
     decodes_met, mixtures_met = 2, 4  #: recording holds up a step, and decodes come again and again
@@ -122,8 +122,11 @@ class GraphRunner(EagerRunner):
 
     @torch.inference_mode()
     def prepare(self) -> bool:
-        """See `Runner`; records one size.  Those whose kernels are being compiled wait for these, and others take their
-        turn; not where other ranks do the same, whose compilers may be faster."""
+        """See `Runner`; records one size at most.
+
+        Those whose kernels are being compiled wait for these, and others take their turn; not where other ranks do the
+        same, whose compilers may be faster.
+        """
         until = time.perf_counter() + TRIES_S
         while (size := self._next_size()) is not None:
             try:
@@ -146,9 +149,17 @@ class GraphRunner(EagerRunner):
 
     def _next_size(self) -> _Size | None:
         """What steps had, then what waited for kernels that are there now, then what requests are going to want."""
-        met = (size for size in self._met if size not in self._compiling)
-        compiled = (size for size, is_done in self._compiling.items() if is_done())
-        return next(itertools.chain(met, compiled), None) or self._next_foreseen()
+        if size := next((size for size in self._met if size not in self._compiling), None):
+            return size
+        if self._compiling and not self._has_memory():  # what steps have had is recorded when they have it again
+            self._compiling.clear()
+            self._foreseen = iter(())
+        compiled = next((size for size, is_done in self._compiling.items() if is_done()), None)
+        return compiled or self._next_foreseen()
+
+    def _has_memory(self) -> bool:
+        """For another recording ahead, on all ranks."""
+        return self.group.least(self.backend.free_bytes()) >= SPARE_BYTES
 
     def _next_foreseen(self) -> _Size | None:
         """A size that requests are going to want."""
@@ -169,7 +180,7 @@ class GraphRunner(EagerRunner):
         for chooses, wanted in ((True, decodes + mixtures), (False, decodes)):
             for length in lengths:
                 for rows, tokens in wanted:
-                    if self.backend.free_bytes() < SPARE_BYTES:
+                    if not self._has_memory():
                         return
                     yield _Size(rows, tokens, self.attention.variant(rows, length), chooses)
 

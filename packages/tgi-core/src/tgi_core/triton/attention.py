@@ -111,8 +111,7 @@ class TritonAttention(AttentionBackend):
             return 1 if programs >= self._chip.multiprocessors or rows * count > MOST_ROW_SPLITS else count
         busy, least = PROGRAMS, SPLIT_KEYS
         if rows == 1:
-            alone = tiles.kinds(self._chip.lanes, copies=False).alone
-            busy, least = alone.programs, alone.numbers // max(layer.padded for layer in self._layers)
+            busy, least = max((layer.alone.programs, layer.alone.keys) for layer in self._layers)
         wanted = max(busy * self._chip.multiprocessors // programs, LONG_SPLITS if longest >= LONG_KEYS else 1)
         worth = -(-longest // least) if longest > WHOLE_KEYS else 1
         return min(MOST_SPLITS, triton.next_power_of_2(min(wanted, worth)))
@@ -195,7 +194,7 @@ class _Layer:
     ) -> None:
         self.spec, self.group = spec, spec.heads // spec.kv_heads
         packed = min(self.group, PACKED_HEADS)
-        self.padded = padded = max(16, triton.next_power_of_2(spec.head_size))
+        padded = max(16, triton.next_power_of_2(spec.head_size))
         most_rows = tiles.FLOAT32_ROWS if dtype is torch.float32 and not chip.interprets else None
         self.copies = chip.is_hopper and not in_order
         fitting = partial(
@@ -205,12 +204,13 @@ class _Layer:
         self.many, self.few, self.gathered = (
             fitting(kind, most_rows=most_rows) for kind in (kinds.prefill, kinds.few, kinds.gathered)
         )
-        self.decodes, self.alone = (
+        self.alone = kinds.alone(padded)
+        self.decodes, self.decodes_alone = (
             [
                 (kind.most * chip.multiprocessors, fitting(kind.tiles)._replace(rows=rows), kind.early)
                 for kind in several
             ]
-            for several in (kinds.decodes, kinds.alone.decodes(padded))
+            for several in (kinds.decodes, self.alone.decodes)
         )
         self.in_order, self.packed = in_order, packed
         if in_order:
@@ -308,7 +308,7 @@ class _Layer:
     def _tile_of_decodes(self, decodes: int, splits: int) -> tuple[tiles.Tile, bool]:
         """And whether it may read early."""
         programs = decodes * self.programs * splits
-        known = self.alone if decodes == 1 < splits else self.decodes
+        known = self.decodes_alone if decodes == 1 < splits else self.decodes
         return next((tile, early) for most, tile, early in known if programs <= most)
 
     def decode(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
 import triton
 from torch import Tensor
+from triton.runtime import driver
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from tgi_core.kernels.compiling import Compilations
@@ -35,6 +36,12 @@ def _kind(x: Argument) -> object:
     if isinstance(x, Tensor):
         return x.dtype, x.data_ptr() % ALIGNMENT
     return (x.base.dtype, *x.block_shape) if isinstance(x, TensorDescriptor) else x is None
+
+
+def _on_device(device: int, compile: Callable[[], object]) -> object:
+    """In a thread, which would be on the first one: kernels are compiled for a device, and found by it."""
+    driver.active.set_current_device(device)
+    return compile()
 
 
 class Kernel:
@@ -66,7 +73,7 @@ class Kernel:
 
         Args:
             arguments: the first of the function's, in its order.
-            constants: the rest, by name.
+            constants: the rest, by name; always in the same order.
 
         Raises:
             StillCompiling: `compiling.beside`, and this variant is not compiled yet.
@@ -82,7 +89,8 @@ class Kernel:
             if overlaps():
                 options["launch_pdl"] = True
             given = {**constants, **options}
-            self._compilations.await_one(key, partial(self.function.warmup, *arguments, grid=grid, **given))
+            compile = partial(self.function.warmup, *arguments, grid=grid, **given)
+            self._compilations.await_one(key, partial(_on_device, driver.active.get_current_device(), compile))
             compiled = self.function[grid](*arguments, **given)
             rest = tuple(constants[name] for name in self._names[len(arguments) :])
             self._variants[key] = compiled, rest

@@ -22,7 +22,7 @@ from tgi_core.triton.chip import chip_of
 from tgi_core.triton.launch import Kernel
 from tgi_core.triton.linear_tiles import RowTile, Tile, each_row_tile, fixed_tile, row_tile, tile_of
 from tgi_core.triton.many_rows import gated_product
-from tgi_core.triton.overlap import follow, let_next_begin, wait_for_previous
+from tgi_core.triton.overlap import let_next_begin, wait_for_previous
 from tgi_core.triton.scores import product
 
 ROWS_AT_A_TIME = 64  #: at most
@@ -134,12 +134,15 @@ def _each_row_product(
 def _few_rows_product(
     x, weight, bias, out, partial, arrived, rows, x_row: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, SPLITS: tl.constexpr, KIND: tl.constexpr,
-    HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr, OVERLAP: tl.constexpr,
+    HAS_BIAS: tl.constexpr, LATE: tl.constexpr, UPCAST: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """x [T, N], weight [M, N], or with a KIND of activation [2 M, N] -> [T, M]; a program: some outputs and rows, and
-    one of SPLITS of the inputs, which the last program of a tile adds up."""
+    one of SPLITS of the inputs, which the last program of a tile adds up.  LATE: the next kernel begins when the weight
+    is read, so that fewer of those behind it hold memory of the chip while they wait."""
     tl.static_assert(SPLITS == 1 or KIND == "", "gate and up are not added up")
-    follow(OVERLAP)
+    if not LATE:
+        let_next_begin(OVERLAP)
+    wait_for_previous(OVERLAP)
     first = tl.program_id(0) * ROWS
     x += first.to(tl.int64) * x_row
     out += first.to(tl.int64) * M
@@ -167,6 +170,8 @@ def _few_rows_product(
         if KIND != "":
             w = tl.load(w_there + M * N + start, mask=w_seen, other=0.0, eviction_policy="evict_first")
             up += product(w, a, UPCAST)
+    if LATE:
+        let_next_begin(OVERLAP)
     is_last = True
     if SPLITS > 1:
         tile = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
@@ -232,8 +237,9 @@ class FewRowsLinear(Linear):
             _multiply_each(x, packed, bias, out, constants, lone)
         elif tile is not None:
             tile = tile._replace(splits=1) if kind else tile  # gate and up are not added up
-            constants |= {"ROWS": min(ROWS_AT_A_TIME, max(16, triton.next_power_of_2(rows))), "INPUTS": tile.inputs}
+            constants["ROWS"] = min(ROWS_AT_A_TIME, max(16, triton.next_power_of_2(rows)))
             constants["OUTPUTS"] = tile.outputs // 2 if kind else tile.outputs
+            constants["INPUTS"] = tile.inputs
             _multiply(x, packed, bias, out, constants, tile)
         return out
 
@@ -256,7 +262,8 @@ def _multiply(
     x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, constants: dict[str, Any], tile: Tile
 ) -> None:
     rows, outputs = out.shape
-    more = {"x_row": x.stride(0), "SPLITS": tile.splits, "UPCAST": _FEW_ROWS_PRODUCT.interpreted}
+    more = {"x_row": x.stride(0), "SPLITS": tile.splits, "LATE": outputs <= x.shape[1]}
+    more["UPCAST"] = _FEW_ROWS_PRODUCT.interpreted
     grid = triton.cdiv(rows, constants["ROWS"]), triton.cdiv(outputs, constants["OUTPUTS"]), tile.splits
     partial = arrived = None
     if tile.splits > 1:

@@ -7,14 +7,13 @@ from typing import NamedTuple
 
 from tgi_core.triton.tiles import SHARE
 
-#: at least; at most: where other tiles are faster.  Weights with fewer than many get as many splits as make up for it
-MANY_OUTPUTS, FEW_OUTPUTS = 8192, 2048
+MANY_OUTPUTS, FEW_OUTPUTS = 8192, 2048  #: at least; below: where other tiles are faster
 SHORT_ROW, LONG_ROW = 1024, 2048  #: inputs below and above which they are
 MOST_EACH, MOST_PRODUCTS = 4, 1 << 26  #: rows, and weights times the square of rows, that are multiplied one by one
 
 
 class RowTile(NamedTuple):
-    """Of a product with a single row."""
+    """Of a product with a single row, or with each of a few."""
 
     rows: int  #: of the weight that a program takes
     columns: int  #: of these rows that it reads at a time; the first block before what it is multiplied with

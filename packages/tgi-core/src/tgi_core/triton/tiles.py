@@ -56,24 +56,17 @@ WIDE_DECODES = (Decodes(2, (Tile(16, 128, 4, 2), *SOLE[2:])), Decodes(math.inf, 
 class Alone(NamedTuple):
     """How the keys of a sequence that is alone in its step are split, and the tiles of its decode then."""
 
-    programs: int  #: at most on each multiprocessor, if no power of two is nearer
-    numbers: int  #: of the keys of a split, at least
-    small_heads: tuple[Decodes, ...]  #: of `SMALL_HEAD` numbers at most
-    large_heads: tuple[Decodes, ...]
-
-    def decodes(self, padded_head: int) -> tuple[Decodes, ...]:
-        return self.small_heads if padded_head <= SMALL_HEAD else self.large_heads
+    programs: int  #: wanted on each multiprocessor; splits are rounded up to a power of two
+    keys: int  #: of a split, at least
+    decodes: tuple[Decodes, ...]
 
 
 SMALL_HEAD = 64
-#: as measured on an H200: small programs leave room for those of the product behind them
-ALONE = Alone(
-    programs=4,
-    numbers=1 << 13,
-    small_heads=(Decodes(2, SOLE, early=True), Decodes(math.inf, SOLE[1:], early=True)),
-    large_heads=(Decodes(math.inf, (Tile(16, 64, 4, 3), *CROWDED), early=True),),
-)
-WIDE_ALONE = Alone(programs=2, numbers=1 << 14, small_heads=WIDE_DECODES, large_heads=WIDE_DECODES)
+#: heads of so many numbers at most, and larger ones, as measured on an H200: small programs leave room for those of the
+#: product behind them
+ALONE_SMALL = Alone(4, 128, (Decodes(2, SOLE, early=True), Decodes(math.inf, SOLE[1:], early=True)))
+ALONE_LARGE = Alone(4, 64, (Decodes(math.inf, (Tile(16, 64, 4, 3), *CROWDED), early=True),))
+WIDE_ALONE = Alone(2, 128, WIDE_DECODES)
 
 
 class Kinds(NamedTuple):
@@ -83,15 +76,19 @@ class Kinds(NamedTuple):
     few: tuple[Tile, ...]
     gathered: tuple[Tile, ...]
     decodes: tuple[Decodes, ...]
-    alone: Alone
+    alone_small: Alone
+    alone_large: Alone
+
+    def alone(self, padded_head: int) -> Alone:
+        return self.alone_small if padded_head <= SMALL_HEAD else self.alone_large
 
 
 #: where a warp has 64 lanes, whose shared memory is smaller: as compiled for gfx90a and gfx942 without spills
 WIDE_WARPS = (Tile(128, 64, 4, 2), Tile(128, 32, 8, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
 #: by lanes of a warp
 BY_LANES = {
-    32: Kinds(PREFILL, FEW, GATHERED, DECODES, ALONE),
-    64: Kinds(WIDE_WARPS, WIDE_WARPS, WIDE_WARPS, WIDE_DECODES, WIDE_ALONE),
+    32: Kinds(PREFILL, FEW, GATHERED, DECODES, ALONE_SMALL, ALONE_LARGE),
+    64: Kinds(WIDE_WARPS, WIDE_WARPS, WIDE_WARPS, WIDE_DECODES, WIDE_ALONE, WIDE_ALONE),
 }
 
 BIASED_KEYS = 128  #: at most, where each score gets a bias, as measured on an H200
