@@ -215,7 +215,7 @@ def _infinite_numbers(faster_interpreter):
 
 
 def open_engine(folder, device, **wishes):
-    wishes = {"dtype": "float32", "max_batch_size": 4, "max_batch_prefill_tokens": 64, **wishes}
+    wishes = {"dtype": "float32", "max_batch_size": 4, "max_batch_prefill_tokens": 16, **wishes}
     return Engine(EngineConfig(model_id=str(folder), device=device, **wishes))
 
 

@@ -151,9 +151,10 @@ def attention(target, dtype, size, cache=None, *, gathered=(), in_order_splits=(
         for kind in (*kinds.decodes, *kinds.alone(padded).decodes)
     ]
     alone = singles[len(kinds.decodes) :]
+    is_plain = not (options or cache or dtype == "fp32")
     common = {**shape, **flags, **dict.fromkeys(absent)}
     decodes = dict.fromkeys(singles[::-1])  # the first one takes the most memory; registers are not looked at
-    if target.startswith("sm_") and (options or cache or dtype == "fp32"):
+    if target.startswith("sm_") and not is_plain:
         decodes = singles[:1]
     for single, early in decodes:
         splits = 16 if single == singles[0][0] or (single, early) in alone else 1
@@ -164,22 +165,24 @@ def attention(target, dtype, size, cache=None, *, gathered=(), in_order_splits=(
             tile |= {"HALF": half, "SETTLED": early and target == f"sm_{overlap.FIRST_ARCHITECTURE}"}
             constants = {**common, **gone, **still, **tile}
             yield variant(decode.decode, constants, target, dtype, single.warps, single.stages, known)
-    for group in (1,) if options or cache else (1, 16):
+    for group in (1, 16) if is_plain else (1,):
         rows = tiles.rows_of_decodes(group, target_of(target).warp_size)
         heads = {"HKV": shape["H"] // group, "G": group, "P": group, "M": rows}
         yield variant(decode.decode, constants | heads, target, dtype, single.warps, single.stages, known)
     where = {"PAGED": True, "COPIED": False, "CAUSAL": True, "key_starts": None}
-    constants = {**common, **where, "DIVIDED": True, "M": few.rows, "N": few.keys}
-    yield variant(prefill.prefill, constants, target, dtype, few.warps, few.stages, known)
     parts = {"DIVIDED": False, **dict.fromkeys(OF_PARTS)}
-    constants = {**common, **where, **parts, "M": many.rows, "N": many.keys}
-    yield variant(prefill.prefill, constants, target, dtype, many.warps, many.stages, known)
-    tile = f"tensordesc<{dtype}[{beside.keys}, 1, {padded}]>"
-    for causal, copied in product(gathered, (False, True) if copies else (False,)):
-        where = {"PAGED": False, "COPIED": copied, "CAUSAL": causal}
-        read = dict.fromkeys(("keys", "values"), tile) if copied else ()
-        constants = {**common, **where, **parts, "M": beside.rows, "N": beside.keys}
-        yield variant(prefill.prefill, constants, target, dtype, beside.warps, beside.stages, read)
+    if target != "sm_75" and target.startswith("sm_") and (is_plain or size == 256):  # others' have less in them
+        constants = {**common, **where, "DIVIDED": True, "M": few.rows, "N": few.keys}
+        yield variant(prefill.prefill, constants, target, dtype, few.warps, few.stages, known)
+    if target != "sm_75" or is_plain or "HAS_SOFT_CAP" in options or "HAS_SLOPES" in options:  # PyTorch has others
+        constants = {**common, **where, **parts, "M": many.rows, "N": many.keys}
+        yield variant(prefill.prefill, constants, target, dtype, many.warps, many.stages, known)
+        tile = f"tensordesc<{dtype}[{beside.keys}, 1, {padded}]>"
+        for causal, copied in product(gathered, (False, True) if copies else (False,)):
+            where = {"PAGED": False, "COPIED": copied, "CAUSAL": causal}
+            read = dict.fromkeys(("keys", "values"), tile) if copied else ()
+            constants = {**common, **where, **parts, "M": beside.rows, "N": beside.keys}
+            yield variant(prefill.prefill, constants, target, dtype, beside.warps, beside.stages, read)
     if in_order_splits:
         yield from attention_in_order(target, dtype, common, itemsize, most_rows, known, in_order_splits)
     constants = {
@@ -351,13 +354,14 @@ def mixtures(target, dtype, size, pairs_of_experts):
 
 
 def rounded_mixtures(target, dtype):
-    """Of experts with weights of 8 and 4 bits: some with a tile of each size, all with the largest."""
+    """Of experts with weights of 8 and 4 bits: some with tiles of other sizes too, all with the largest."""
     fitting = [rounded_experts.fitting(pairs, SHARED[target]) for pairs in rounded_experts.TILES]
+    registers_are_short = target.startswith("gfx")
     for form, block, halves, ordered, size, every in (
         ("int8", 128, False, False, 1408, False),
         ("int4", 32, True, False, 14336, True),
         ("affine", 128, True, False, 14336, False),
-        ("affine", 16, True, True, 704, target.startswith("gfx")),  # where registers are short
+        ("affine", 16, True, True, 704, registers_are_short),
     ):
         gone, types = rounded_weight(form, block, halves, ordered)
         types |= dict.fromkeys(("x", "wide", "out"), f"*{dtype}")
@@ -374,7 +378,8 @@ def rounded_mixtures(target, dtype):
             rows = {**given, "K": 2, **rounded_experts.constants_of_rows(weight)}
             yield variant(getattr(rounded_expert_rows, f"{name}_rows"), rows, target, dtype, known=types)
             given |= {"UPCAST": False} | ({"K": 2} if name == "widen" else {})
-            for tile in dict.fromkeys(fitting if every else fitting[-1:]):
+            sizes = fitting if registers_are_short else (fitting[0], fitting[-1])
+            for tile in dict.fromkeys(sizes if every else fitting[-1:]):
                 how = {**given, **rounded_experts.constants_of_tiles(weight, tile)}
                 function = getattr(rounded_expert_tiles, f"{name}_tiles")
                 yield variant(function, how, target, dtype, tile.warps, tile.stages, types)
@@ -437,4 +442,4 @@ def variants(target):
     yield from attention(target, dtype, 80, gathered=(True,), in_order_splits=(16,), HAS_WINDOW=True)
     yield from attention(target, dtype, 256, gathered=(True,), HAS_SOFT_CAP=True)
     yield from attention(target, dtype, 64, gathered=(False, True), HAS_SLOPES=True, HAS_BIAS=True)
-    yield from attention(target, "fp32", 128, gathered=(True,), in_order_splits=(16,))
+    yield from attention(target, "fp32", 128, in_order_splits=(16,))
