@@ -218,9 +218,10 @@ def test_a_sequence_alone_is_split_into_small_programs(name, keys, splits):
     backend = make(TritonAttention, AttentionSpec(scale=0.2, **SPECS[name]), "float16", 16, layers=1)
     (layer,), most = backend._layers, backend._chip.multiprocessors
     few, many = 2, 2 * most
-    found = [layer._tile_of_decodes(1, splits) for splits in (few, many)]
+    found = [layer._tile_of_decodes(1, count) for count in (few, many)]
     assert [(tile.keys, early) for tile, early in found] == [(size, True) for size in keys]
     assert layer._tile_of_decodes(2, few) == layer._tile_of_decodes(2 * few, 1)  # of several as before
+    assert layer.alone is not tiles.kinds(32, copies=False).alone_of(512)  # larger keys, whose tile would fill a chip
     backend._chip.multiprocessors = 100
     assert [backend.variant(1, length) for length in (257, 1000)] == splits
     assert [backend.variant(2, length) for length in (257, 1000)] == [2, 4]

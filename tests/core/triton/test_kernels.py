@@ -168,6 +168,22 @@ def test_weights_with_few_outputs_are_divided():
     assert [tile_of(8, *shape).splits for shape in shapes] == [4, 2, 2, 1, 1]
 
 
+def test_only_narrow_products_let_the_next_kernel_begin_late(monkeypatch):
+    if not chip_of(torch.device(DEVICE)).is_hopper:
+        pytest.skip("PyTorch multiplies few rows on this chip")
+    seen, launch = [], triton_linear._FEW_ROWS_PRODUCT.launch
+
+    def see(grid, arguments, constants, *how):
+        seen.append(constants["LATE"])
+        launch(grid, arguments, constants, *how)
+
+    monkeypatch.setattr(triton_linear._FEW_ROWS_PRODUCT, "launch", see)
+    for outputs, inputs in ((64, 64), (64, 128), (96, 64)):  # behind attention, down, and its queries
+        linear(randn(8, inputs, dtype=torch.bfloat16), randn(outputs, inputs, dtype=torch.bfloat16), None)
+    linear.gated(randn(8, 64, dtype=torch.bfloat16), randn(64, 64, dtype=torch.bfloat16), None, activation.silu_and_mul)
+    assert seen == [True, True, False, False]
+
+
 def test_products_of_many_rows_are_left_to_pytorch():
     shapes = (2048, 2048), (4096, 4096), (3072, 576), (6144, 4096), (28672, 4096)
     assert [tile_of(64, *shape) is None for shape in shapes] == [True, False, True, True, False]

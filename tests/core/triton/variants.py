@@ -148,14 +148,14 @@ def attention(target, dtype, size, cache=None, *, gathered=(), in_order_splits=(
     rows = tiles.rows_of_decodes(shape["P"], target_of(target).warp_size)
     singles = [
         (fitting(kind.tiles, padded, itemsize, SHARED[target])._replace(rows=rows), kind.early)
-        for kind in (*kinds.decodes, *kinds.alone(padded).decodes)
+        for kind in (*kinds.decodes, *kinds.alone_of(padded * itemsize).decodes)
     ]
     alone = singles[len(kinds.decodes) :]
     is_plain = not (options or cache or dtype == "fp32")
     common = {**shape, **flags, **dict.fromkeys(absent)}
-    decodes = dict.fromkeys(singles[::-1])  # the first one takes the most memory; registers are not looked at
-    if target.startswith("sm_") and not is_plain:
-        decodes = singles[:1]
+    decodes = dict.fromkeys(singles[::-1])
+    if target.startswith("sm_") and not is_plain:  # registers are not looked at
+        decodes = [max(singles, key=lambda one: (one[0].rows + 2 * one[0].keys * one[0].stages, one[1]))]
     for single, early in decodes:
         splits = 16 if single == singles[0][0] or (single, early) in alone else 1
         gone = dict.fromkeys(("partial", "sums") if splits == 1 else ())
@@ -165,24 +165,26 @@ def attention(target, dtype, size, cache=None, *, gathered=(), in_order_splits=(
             tile |= {"HALF": half, "SETTLED": early and target == f"sm_{overlap.FIRST_ARCHITECTURE}"}
             constants = {**common, **gone, **still, **tile}
             yield variant(decode.decode, constants, target, dtype, single.warps, single.stages, known)
-    for group in (1, 16) if is_plain else (1,):
+    for group in (1,) if options or cache else (1, 16):
         rows = tiles.rows_of_decodes(group, target_of(target).warp_size)
         heads = {"HKV": shape["H"] // group, "G": group, "P": group, "M": rows}
         yield variant(decode.decode, constants | heads, target, dtype, single.warps, single.stages, known)
     where = {"PAGED": True, "COPIED": False, "CAUSAL": True, "key_starts": None}
     parts = {"DIVIDED": False, **dict.fromkeys(OF_PARTS)}
-    if target != "sm_75" and target.startswith("sm_") and (is_plain or size == 256):  # others' have less in them
+    is_whole = target == "sm_90" or is_plain or (size == 256 and target != "sm_75")
+    if target.startswith("sm_") and is_whole:  # AMD's keys are not divided
         constants = {**common, **where, "DIVIDED": True, "M": few.rows, "N": few.keys}
         yield variant(prefill.prefill, constants, target, dtype, few.warps, few.stages, known)
-    if target != "sm_75" or is_plain or "HAS_SOFT_CAP" in options or "HAS_SLOPES" in options:  # PyTorch has others
-        constants = {**common, **where, **parts, "M": many.rows, "N": many.keys}
-        yield variant(prefill.prefill, constants, target, dtype, many.warps, many.stages, known)
-        tile = f"tensordesc<{dtype}[{beside.keys}, 1, {padded}]>"
-        for causal, copied in product(gathered, (False, True) if copies else (False,)):
-            where = {"PAGED": False, "COPIED": copied, "CAUSAL": causal}
-            read = dict.fromkeys(("keys", "values"), tile) if copied else ()
-            constants = {**common, **where, **parts, "M": beside.rows, "N": beside.keys}
-            yield variant(prefill.prefill, constants, target, dtype, beside.warps, beside.stages, read)
+    constants = {**common, **where, **parts, "M": many.rows, "N": many.keys}
+    yield variant(prefill.prefill, constants, target, dtype, many.warps, many.stages, known)
+    tile = f"tensordesc<{dtype}[{beside.keys}, 1, {padded}]>"
+    if target == "sm_75" and not options.keys() & {"HAS_SOFT_CAP", "HAS_SLOPES"}:
+        gathered = [causal for causal in gathered if not causal]  # these prompts are PyTorch's
+    for causal, copied in product(gathered, (False, True) if copies else (False,)):
+        where = {"PAGED": False, "COPIED": copied, "CAUSAL": causal}
+        read = dict.fromkeys(("keys", "values"), tile) if copied else ()
+        constants = {**common, **where, **parts, "M": beside.rows, "N": beside.keys}
+        yield variant(prefill.prefill, constants, target, dtype, beside.warps, beside.stages, read)
     if in_order_splits:
         yield from attention_in_order(target, dtype, common, itemsize, most_rows, known, in_order_splits)
     constants = {
@@ -268,6 +270,7 @@ def products(target, dtype):
                 types = {"rows": "i32"}
                 own = {**shape, **whole, "x_row": inputs, "M": outputs, "N": inputs, "ROWS": rows}
                 own |= {"OUTPUTS": tile.outputs // 2 if kind else tile.outputs, "INPUTS": tile.inputs}
+                own["LATE"] = not kind and outputs <= inputs
                 if tile.splits > 1:
                     own = {name: value for name, value in own.items() if name not in ("partial", "arrived")}
                     own, types = own | {"SPLITS": tile.splits}, types | {"partial": "*fp32", "arrived": "*i32"}
@@ -442,4 +445,4 @@ def variants(target):
     yield from attention(target, dtype, 80, gathered=(True,), in_order_splits=(16,), HAS_WINDOW=True)
     yield from attention(target, dtype, 256, gathered=(True,), HAS_SOFT_CAP=True)
     yield from attention(target, dtype, 64, gathered=(False, True), HAS_SLOPES=True, HAS_BIAS=True)
-    yield from attention(target, "fp32", 128, in_order_splits=(16,))
+    yield from attention(target, "fp32", 128, gathered=(True,), in_order_splits=(16,))

@@ -33,7 +33,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True, array_like=True):
 class Loading(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Engine: progress before it is ready."""
 
-    phase: str  #: "import" | "download" | "weights" | "warmup"
+    phase: str  #: "import" | "download" | "weights" | "warmup" | "recording"
     fraction: float  #: 0 .. 1 of this phase
     detail: str = ""
 

@@ -35,9 +35,8 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S = 0.5
 IDLE_POLL_MS = 1000
 QUIET_MS = 200  #: without work, after which there is time to prepare for more
-PREPARE_S = (
-    3.0  #: before the first request, where a device knows what requests will want: most kernels are compiled then
-)
+#: before the first request, where it is known what requests will want: many kernels are compiled then
+PREPARE_S = 3.0
 PROGRESS_S = 0.2
 LAST_WORDS_S = 0.2  #: in which the last message leaves
 PR_SET_PDEATHSIG = 1
@@ -95,9 +94,11 @@ class EngineProcess:
         gc.freeze()  # what was made so far stays: no collection during requests need look at it
 
     def _prepare(self) -> None:
-        until = time.monotonic() + PREPARE_S
-        while self.engine.prepares_ahead and time.monotonic() < until and self.engine.prepare():
-            self._progress("warmup", 1.0, "recording steps")
+        started = time.monotonic()
+        while self.engine.prepares_ahead and (spent := time.monotonic() - started) < PREPARE_S:
+            self._progress("recording", spent / PREPARE_S, "steps")
+            if not self.engine.prepare():
+                break
 
     def announce(self) -> None:
         """Tell the front that requests are welcome."""

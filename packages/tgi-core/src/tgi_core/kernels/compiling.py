@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 
-MOST_AT_ONCE = 4  #: threads, as they share the interpreter with the engine's
+MOST_AT_ONCE = 4  #: threads; they share the interpreter with the engine's
 
 
 class StillCompiling(Exception):

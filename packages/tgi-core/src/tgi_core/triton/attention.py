@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -111,7 +112,8 @@ class TritonAttention(AttentionBackend):
             return 1 if programs >= self._chip.multiprocessors or rows * count > MOST_ROW_SPLITS else count
         busy, least = PROGRAMS, SPLIT_KEYS
         if rows == 1:
-            busy, least = max((layer.alone.programs, layer.alone.keys) for layer in self._layers)
+            alone = max((layer.alone for layer in self._layers), key=attrgetter("keys"))
+            busy, least = alone.programs, alone.keys
         wanted = max(busy * self._chip.multiprocessors // programs, LONG_SPLITS if longest >= LONG_KEYS else 1)
         worth = -(-longest // least) if longest > WHOLE_KEYS else 1
         return min(MOST_SPLITS, triton.next_power_of_2(min(wanted, worth)))
@@ -204,7 +206,7 @@ class _Layer:
         self.many, self.few, self.gathered = (
             fitting(kind, most_rows=most_rows) for kind in (kinds.prefill, kinds.few, kinds.gathered)
         )
-        self.alone = kinds.alone(padded)
+        self.alone = kinds.alone_of(padded * dtype.itemsize)
         self.decodes, self.decodes_alone = (
             [
                 (kind.most * chip.multiprocessors, fitting(kind.tiles)._replace(rows=rows), kind.early)

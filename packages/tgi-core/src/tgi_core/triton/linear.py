@@ -262,7 +262,7 @@ def _multiply(
     x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, constants: dict[str, Any], tile: Tile
 ) -> None:
     rows, outputs = out.shape
-    more = {"x_row": x.stride(0), "SPLITS": tile.splits, "LATE": outputs <= x.shape[1]}
+    more = {"x_row": x.stride(0), "SPLITS": tile.splits, "LATE": not constants["KIND"] and outputs <= x.shape[1]}
     more["UPCAST"] = _FEW_ROWS_PRODUCT.interpreted
     grid = triton.cdiv(rows, constants["ROWS"]), triton.cdiv(outputs, constants["OUTPUTS"]), tile.splits
     partial = arrived = None

@@ -1,9 +1,11 @@
 """Programmatic dependent launch: a kernel is set up while those before it run.
 
-Every kernel says at its begin that the next one may start, and waits until the one before, and so all before that, are
-complete: whatever they wrote is there, and what they read is not overwritten (PTX ISA, griddepcontrol).  Earlier it may
-read what nothing writes since the host last copied something or began a recorded step, for both wait for all kernels:
-weights, what the host says of a step, keys of earlier steps.  From NVIDIA's Hopper on.
+Kernels say at their begin that the next one may start, but for those that say so later, as those behind the next one
+would take room that they need (docs/decisions/0025-kernels-that-wait-take-room.md).  Every kernel waits until the one
+before, and so all before that, are complete: whatever they wrote is there, and what they read is not overwritten (PTX
+ISA, griddepcontrol).  Earlier it may read what nothing writes since the host last copied something or began a recorded
+step, for both wait for all kernels: weights, what the host says of a step, keys of earlier steps.  From NVIDIA's Hopper
+on.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ FIRST_ARCHITECTURE = 90
 
 @triton.jit
 def let_next_begin(OVERLAP: tl.constexpr):
-    """What a kernel begins with that reads something before `wait_for_previous`."""
+    """Said once; before `wait_for_previous` by kernels that read something before it."""
     if OVERLAP:
         gdc_launch_dependents()
 
@@ -33,7 +35,7 @@ def wait_for_previous(OVERLAP: tl.constexpr):
 
 @triton.jit
 def follow(OVERLAP: tl.constexpr):
-    """What all others begin with."""
+    """What kernels begin with that do neither."""
     let_next_begin(OVERLAP)
     wait_for_previous(OVERLAP)
 

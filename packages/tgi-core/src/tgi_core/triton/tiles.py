@@ -61,12 +61,14 @@ class Alone(NamedTuple):
     decodes: tuple[Decodes, ...]
 
 
-SMALL_HEAD = 64
-#: heads of so many numbers at most, and larger ones, as measured on an H200: small programs leave room for those of the
-#: product behind them
-ALONE_SMALL = Alone(4, 128, (Decodes(2, SOLE, early=True), Decodes(math.inf, SOLE[1:], early=True)))
-ALONE_LARGE = Alone(4, 64, (Decodes(math.inf, (Tile(16, 64, 4, 3), *CROWDED), early=True),))
-WIDE_ALONE = Alone(2, 128, WIDE_DECODES)
+#: by the bytes of a key at most; those of 128 (64 numbers of two) and 256 as measured on an H200: small programs leave
+#: room for those of the product behind them
+ALONE = (
+    (128, Alone(4, 128, (Decodes(2, SOLE, early=True), Decodes(math.inf, SOLE[1:], early=True)))),
+    (256, Alone(4, 64, (Decodes(math.inf, (Tile(16, 64, 4, 3), *CROWDED), early=True),))),
+    (math.inf, Alone(2, 128, DECODES)),
+)
+WIDE_ALONE = ((math.inf, Alone(2, 128, WIDE_DECODES)),)  #: where a warp has 64 lanes; not measured
 
 
 class Kinds(NamedTuple):
@@ -76,19 +78,18 @@ class Kinds(NamedTuple):
     few: tuple[Tile, ...]
     gathered: tuple[Tile, ...]
     decodes: tuple[Decodes, ...]
-    alone_small: Alone
-    alone_large: Alone
+    alone: tuple[tuple[float, Alone], ...]  #: by the bytes of a key at most
 
-    def alone(self, padded_head: int) -> Alone:
-        return self.alone_small if padded_head <= SMALL_HEAD else self.alone_large
+    def alone_of(self, key_bytes: int) -> Alone:
+        return next(alone for most, alone in self.alone if key_bytes <= most)
 
 
 #: where a warp has 64 lanes, whose shared memory is smaller: as compiled for gfx90a and gfx942 without spills
 WIDE_WARPS = (Tile(128, 64, 4, 2), Tile(128, 32, 8, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1))
 #: by lanes of a warp
 BY_LANES = {
-    32: Kinds(PREFILL, FEW, GATHERED, DECODES, ALONE_SMALL, ALONE_LARGE),
-    64: Kinds(WIDE_WARPS, WIDE_WARPS, WIDE_WARPS, WIDE_DECODES, WIDE_ALONE, WIDE_ALONE),
+    32: Kinds(PREFILL, FEW, GATHERED, DECODES, ALONE),
+    64: Kinds(WIDE_WARPS, WIDE_WARPS, WIDE_WARPS, WIDE_DECODES, WIDE_ALONE),
 }
 
 BIASED_KEYS = 128  #: at most, where each score gets a bias, as measured on an H200
