@@ -119,6 +119,26 @@ def ahead(pretend, monkeypatch):
     monkeypatch.setattr(CpuBackend, "capabilities", dataclasses.replace(CpuBackend.capabilities, **narrow))
 
 
+@pytest.fixture
+def held_back(monkeypatch):
+    """Holds back the kernels of recordings of so many rows: (whether they are compiled, whether others went on)."""
+
+    def hold(*rows):
+        compiled, run, waited = threading.Event(), RecordedDecode.run, []
+
+        def wait(step, *arguments):
+            if step.rows in rows and not compiled.is_set():
+                waited.append(compiling.is_beside())
+                raise compiling.StillCompiling(compiled.is_set)
+            run(step, *arguments)
+
+        monkeypatch.setattr(RecordedDecode, "run", wait)
+        monkeypatch.setattr("tgi_core.runner.graph.TRIES_S", 60)
+        return compiled, waited
+
+    return hold
+
+
 def test_what_requests_are_going_to_want_is_recorded_before_the_first_one(tmp_path, ahead, monkeypatch):
     folder = make_checkpoint(tmp_path, "llama")
     process = EngineProcess(None, types.SimpleNamespace(send=lambda message: None), None)
@@ -129,18 +149,9 @@ def test_what_requests_are_going_to_want_is_recorded_before_the_first_one(tmp_pa
     assert not process.engine.prepare()
 
 
-def test_sizes_wait_for_their_kernels_and_others_take_their_turn(tmp_path, ahead, monkeypatch):
+def test_sizes_wait_for_their_kernels_and_others_take_their_turn(tmp_path, ahead, held_back):
     engine, _ = serve(make_checkpoint(tmp_path, "llama"), [], kernels={"attention": "triton"})
-    compiled, run, waited = threading.Event(), RecordedDecode.run, []
-
-    def wait_for_two_rows(step, *arguments):
-        if step.rows == 2 and not compiled.is_set():
-            waited.append(compiling.is_beside())
-            raise compiling.StillCompiling(compiled.is_set)
-        run(step, *arguments)
-
-    monkeypatch.setattr(RecordedDecode, "run", wait_for_two_rows)
-    monkeypatch.setattr("tgi_core.runner.graph.TRIES_S", 60)
+    compiled, waited = held_back(2)
     for _ in range(20):
         assert engine.prepare()  # there is always something that waits
     assert {size.rows for size in engine.runner._recorded} == {1}
@@ -153,21 +164,13 @@ def test_sizes_wait_for_their_kernels_and_others_take_their_turn(tmp_path, ahead
     assert all(engine.runner._recorded.values())
 
 
-def test_sizes_that_waited_for_kernels_leave_the_memory_that_others_leave(tmp_path, ahead, monkeypatch):
+def test_sizes_that_waited_for_kernels_leave_the_memory_that_others_leave(tmp_path, ahead, held_back, monkeypatch):
     engine, _ = serve(make_checkpoint(tmp_path, "llama"), [], kernels={"attention": "triton"})
-    compiled, run, runner = threading.Event(), RecordedDecode.run, engine.runner
-
-    def wait(step, *arguments):
-        if not compiled.is_set():
-            raise compiling.StillCompiling(compiled.is_set)
-        run(step, *arguments)
-
-    monkeypatch.setattr(RecordedDecode, "run", wait)
+    (compiled, _), runner = held_back(1, 2), engine.runner
     before, room = set(runner._recorded), 2
     monkeypatch.setattr(
         CpuBackend, "free_bytes", lambda backend: SPARE_BYTES * (len(runner._recorded) < len(before) + room)
     )
-    monkeypatch.setattr("tgi_core.runner.graph.TRIES_S", 60)
     engine.prepare()
     assert len(runner._compiling) > room
     compiled.set()

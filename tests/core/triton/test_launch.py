@@ -2,7 +2,6 @@
 
 from contextlib import suppress
 from types import SimpleNamespace
-from typing import ClassVar
 
 import pytest
 import torch
@@ -17,10 +16,9 @@ class Function:
     """Like a kernel of Triton's that is compiled for a GPU."""
 
     arg_names = ("x", "SIZE", "OVERLAP")
-    devices: ClassVar = []
 
     def __init__(self):
-        self.compiled, self.launched, self.error = [], [], None
+        self.compiled, self.launched, self.devices, self.error = [], [], [], None
 
     def warmup(self, *arguments, grid, **constants):
         self.compiled.append((grid, constants["SIZE"]))
@@ -41,10 +39,10 @@ class Function:
 def kernel(monkeypatch):
     monkeypatch.setattr(launch, "overlaps", lambda: False)
     monkeypatch.setattr(launch.triton, "JITFunction", Function)
-    monkeypatch.setattr(Function, "devices", [])
-    devices = SimpleNamespace(get_current_device=lambda: 3, set_current_device=Function.devices.append)
+    function = Function()
+    devices = SimpleNamespace(get_current_device=lambda: 3, set_current_device=function.devices.append)
     monkeypatch.setattr(launch, "driver", SimpleNamespace(active=devices))
-    return launch.Kernel(Function())
+    return launch.Kernel(function)
 
 
 def start(kernel, size):

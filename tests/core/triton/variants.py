@@ -171,8 +171,8 @@ def attention(target, dtype, size, cache=None, *, gathered=(), in_order_splits=(
         yield variant(decode.decode, constants | heads, target, dtype, single.warps, single.stages, known)
     where = {"PAGED": True, "COPIED": False, "CAUSAL": True, "key_starts": None}
     parts = {"DIVIDED": False, **dict.fromkeys(OF_PARTS)}
-    is_whole = target == "sm_90" or is_plain or (size == 256 and target != "sm_75")
-    if target.startswith("sm_") and is_whole:  # AMD's keys are not divided
+    is_asked = target == "sm_90" or is_plain or (size == 256 and target != "sm_75")
+    if target.startswith("sm_") and is_asked:  # AMD's keys are not divided
         constants = {**common, **where, "DIVIDED": True, "M": few.rows, "N": few.keys}
         yield variant(prefill.prefill, constants, target, dtype, few.warps, few.stages, known)
     constants = {**common, **where, **parts, "M": many.rows, "N": many.keys}
@@ -234,7 +234,7 @@ def sampling(target, size):
 
 def products(target, dtype):
     """Of one row and of a few, with an activation and without."""
-    whole = {"SPLITS": 1, "partial": None, "arrived": None, "LATE": True, "UPCAST": False}
+    whole = {"SPLITS": 1, "partial": None, "arrived": None, "UPCAST": False}
     few = slice(2) if dtype == "fp32" else slice(None)
     for kind in ("", "silu"):
         shape = {"M": 4096, "N": 4096, "KIND": kind, "HAS_BIAS": False, "bias": None}
@@ -246,6 +246,7 @@ def products(target, dtype):
             rows, tile = linear_tiles.fixed_tile(outputs, 4 if dtype == "fp32" else 2, SHARED[target])
             fixed = {**shape, **whole, "x_row": 4096, "M": outputs, "ROWS": rows, "INPUTS": tile.inputs}
             fixed["OUTPUTS"] = tile.outputs // 2 if kind and tile.outputs > 16 else tile.outputs
+            fixed["LATE"] = linear_tiles.is_late(outputs, 4096, kind)
             yield variant(linear._few_rows_product, fixed, target, dtype, tile.warps, tile.stages, {"rows": "i32"})
         if target == "sm_90" and dtype != "fp32":  # where few rows are not PyTorch's
             for rows, outputs, inputs in ((2, 2048, 5120), (4, 576, 1536), (4, 3072, 576)):
@@ -270,7 +271,7 @@ def products(target, dtype):
                 types = {"rows": "i32"}
                 own = {**shape, **whole, "x_row": inputs, "M": outputs, "N": inputs, "ROWS": rows}
                 own |= {"OUTPUTS": tile.outputs // 2 if kind else tile.outputs, "INPUTS": tile.inputs}
-                own["LATE"] = not kind and outputs <= inputs
+                own["LATE"] = linear_tiles.is_late(outputs, inputs, kind)
                 if tile.splits > 1:
                     own = {name: value for name, value in own.items() if name not in ("partial", "arrived")}
                     own, types = own | {"SPLITS": tile.splits}, types | {"partial": "*fp32", "arrived": "*i32"}

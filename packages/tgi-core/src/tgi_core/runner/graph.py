@@ -153,7 +153,6 @@ class GraphRunner(EagerRunner):
             return size
         if self._compiling and not self._has_memory():  # what steps have had is recorded when they have it again
             self._compiling.clear()
-            self._foreseen = iter(())
         compiled = next((size for size, is_done in self._compiling.items() if is_done()), None)
         return compiled or self._next_foreseen()
 
@@ -165,8 +164,8 @@ class GraphRunner(EagerRunner):
         """A size that requests are going to want."""
         if self._foreseen is None:
             self._foreseen = self._foresee()
-        known = self._recorded.keys() | self._compiling.keys()
-        return next((size for size in self._foreseen if size not in known), None)
+        new = (size for size in self._foreseen if size not in self._recorded and size not in self._compiling)
+        return next(new, None)
 
     def _foresee(self) -> Iterator[_Size]:
         """All sizes, those of short sequences and greedy ones first."""

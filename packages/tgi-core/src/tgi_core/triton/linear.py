@@ -20,7 +20,7 @@ from tgi_core.triton.activation import KINDS, gated
 from tgi_core.triton.arrivals import MOST_GROUPS, arrivals, arrives_last
 from tgi_core.triton.chip import chip_of
 from tgi_core.triton.launch import Kernel
-from tgi_core.triton.linear_tiles import RowTile, Tile, each_row_tile, fixed_tile, row_tile, tile_of
+from tgi_core.triton.linear_tiles import RowTile, Tile, each_row_tile, fixed_tile, is_late, row_tile, tile_of
 from tgi_core.triton.many_rows import gated_product
 from tgi_core.triton.overlap import let_next_begin, wait_for_previous
 from tgi_core.triton.scores import product
@@ -262,8 +262,8 @@ def _multiply(
     x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, constants: dict[str, Any], tile: Tile
 ) -> None:
     rows, outputs = out.shape
-    more = {"x_row": x.stride(0), "SPLITS": tile.splits, "LATE": not constants["KIND"] and outputs <= x.shape[1]}
-    more["UPCAST"] = _FEW_ROWS_PRODUCT.interpreted
+    more = {"x_row": x.stride(0), "SPLITS": tile.splits, "UPCAST": _FEW_ROWS_PRODUCT.interpreted}
+    more["LATE"] = is_late(outputs, x.shape[1], constants["KIND"])
     grid = triton.cdiv(rows, constants["ROWS"]), triton.cdiv(outputs, constants["OUTPUTS"]), tile.splits
     partial = arrived = None
     if tile.splits > 1:

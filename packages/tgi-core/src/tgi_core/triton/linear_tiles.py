@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from tgi_core.triton.tiles import SHARE
@@ -81,21 +81,20 @@ TILES = (
 )
 
 
-MOST_ROWS = max(fastest.rows for fastest in TILES)
-
-
+@lru_cache(1 << 12)
 def tile_of(rows: int, outputs: int, inputs: int) -> Tile | None:
     """The fastest one; None: PyTorch is."""
-    return _tile_of(rows, outputs, inputs) if rows <= MOST_ROWS else None
-
-
-@cache
-def _tile_of(rows: int, outputs: int, inputs: int) -> Tile | None:
     for fastest in TILES:
         if rows <= fastest.rows and outputs in fastest.outputs and inputs in fastest.inputs:
             tile = fastest.tile
             return tile if tile.splits != FILLING else tile._replace(splits=MANY_OUTPUTS // outputs)
     return None
+
+
+def is_late(outputs: int, inputs: int, kind: str) -> bool:
+    """Whether a product, with a `kind` of activation or "", lets the next kernel begin when it has read its weight:
+    those behind attention and activations do, which are narrow."""
+    return not kind and outputs <= inputs
 
 
 class FixedTile(NamedTuple):

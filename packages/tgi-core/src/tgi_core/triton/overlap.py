@@ -35,7 +35,7 @@ def wait_for_previous(OVERLAP: tl.constexpr):
 
 @triton.jit
 def follow(OVERLAP: tl.constexpr):
-    """What kernels begin with that do neither."""
+    """What kernels begin with that read nothing earlier and let the next one begin at once."""
     let_next_begin(OVERLAP)
     wait_for_previous(OVERLAP)
 
