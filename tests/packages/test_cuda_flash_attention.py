@@ -152,7 +152,7 @@ def test_long_prompts_are_its_own(monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
-@pytest.mark.filterwarnings("ignore:Argument .* cannot be converted:UserWarning")  # its compiler takes it as a constant
+@pytest.mark.filterwarnings("ignore")  # what its compiler says of its own code
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 @pytest.mark.parametrize("most", [600, 1 << 14], ids=["in blocks", "one after the other"])
