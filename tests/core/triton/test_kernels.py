@@ -104,7 +104,7 @@ def test_activation(name, shape, dtype):
 
 
 @dtypes
-@pytest.mark.parametrize("size", [5, 8192, 20000])
+@pytest.mark.parametrize("size", [5, 4096, 20000])
 def test_greedy(size, dtype):
     logits = randn(3, size, dtype=dtype)
     logits[1, 2] = logits[1, -1] = 30.0  # the first of equals

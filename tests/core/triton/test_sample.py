@@ -13,7 +13,7 @@ HIDDEN = float("-inf")
 EXACT = 1e-5  #: of a probability that is a sum of float32
 
 sizes = pytest.mark.parametrize(
-    ("size", "spread"), [(1, 1.0), (5, 1.0), (16, 3.0), (1000, 0.1), (8192, 2.0), (20001, 8.0), (49152, 2.0)]
+    ("size", "spread"), [(1, 1.0), (5, 1.0), (16, 3.0), (1000, 0.1), (4096, 2.0), (20001, 8.0), (49152, 2.0)]
 )
 
 
@@ -62,7 +62,7 @@ def test_samples_follow_the_distribution():
     torch.testing.assert_close(totals, torch.zeros(draws, device=DEVICE), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("place", [0, 7, 8191, 8192, 20000])
+@pytest.mark.parametrize("place", [0, 7, 4095, 4096, 20000])
 def test_a_single_token_is_always_drawn(place):
     logits = torch.full((4, 20001), HIDDEN, device=DEVICE)
     logits[:, place] = -50.0

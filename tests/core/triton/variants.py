@@ -63,10 +63,10 @@ FLOAT8_HEADS = ((80, {"HAS_WINDOW": True}), (128, {}))
 POINTERS = {
     "keys", "values", "output", "out", "x", "weight", "bias", "residual", "q", "k", "v", "gate_up", "logits"
 }  # fmt: skip
-FLOATS = {"cos", "sin", "partial", "sums", "bests", "totals", "slopes", "logprobs"}
+FLOATS = {"cos", "sin", "partial", "sums", "bests", "totals", "slopes", "logprobs", "tops", "masses"}
 INTEGERS = {
     "tile_sequence", "tile_start", "tile_part", "tile_parts", "query_starts", "lens", "key_starts", "tables", "info",
-    "members", "slots", "arrived",
+    "members", "slots", "arrived", "firsts",
 }  # fmt: skip
 #: what the programs of tiles whose keys are not divided leave to none
 OF_PARTS = ("partial", "bests", "totals", "arrived", "tile_part", "tile_parts")
@@ -222,8 +222,9 @@ def sampling(target, size):
     warps = chip.ROW_LANES // target_of(target).warp_size
     rows = {"size": size, "row_stride": size}
     known = TOTALS | {"at": "*fp64", "slots": "*i64"} | dict.fromkeys(("in_prompt", "in_output"), "*i32")
-    parts = triton.next_power_of_2(triton.cdiv(size, sample.BLOCK))
-    yield variant(sample._sample, {"PARTS": parts, "BLOCK": sample.BLOCK, **rows}, target, "fp32", warps, known=known)
+    yield variant(sample._survey, {"BLOCK": sample.BLOCK, **rows}, target, "fp32", known=known)
+    constants = {**sample._parts(size), "BLOCK": sample.BLOCK, **rows}
+    yield variant(sample._draw, constants, target, "fp32", warps, known=known)
     yield variant(penalties._penalize, {"BLOCK": penalties.BLOCK, **rows}, target, "fp32", known=known)
     masked = {"words": triton.cdiv(size, bitmask.WORD), "WORD": bitmask.WORD, "BLOCK": bitmask.BLOCK, **rows}
     yield variant(bitmask._apply_bitmask, masked, target, "fp32", known=known | {"allowed": "*i32"})
@@ -410,13 +411,9 @@ def variants(target):
             target,
             dtype,
         )
-    yield variant(
-        sample._greedy,
-        {"size": 49152, "row_stride": 49152, "BLOCK": 8192},
-        target,
-        dtype,
-        chip.ROW_LANES // target_of(target).warp_size,
-    )
+    rows = {"size": 49152, "row_stride": 49152}
+    yield variant(sample._survey, {"BLOCK": sample.BLOCK, **rows}, target, dtype)
+    yield variant(sample._greedy, {"size": 49152, **sample._parts(49152)}, target, dtype, 1)
     for size in (151936, 151643) if registers_are_short else (151936,):  # rows are aligned, and not
         yield from sampling(target, size)
     yield from products(target, dtype)

@@ -1,4 +1,4 @@
-"""Choosing tokens.  A program reads the logits of one row once, in parts of BLOCK."""
+"""Choosing tokens: programs look at parts of each row of logits, then one for each row chooses by what they found."""
 
 from __future__ import annotations
 
@@ -11,100 +11,124 @@ from tgi_core.triton.chip import row_warps
 from tgi_core.triton.launch import Kernel
 from tgi_core.triton.overlap import follow
 
-BLOCK = 8192
+BLOCK = 4096  #: logits of a part
+
+
+@triton.jit
+def _survey(
+    logits, tops, firsts, masses, size: tl.constexpr, row_stride: tl.constexpr, BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """A part's highest logit, where it is first, and the mass of all as a share of its own: each [B, parts]."""
+    follow(OVERLAP)
+    row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    columns = part * BLOCK + tl.arange(0, BLOCK)
+    there = columns < size
+    x = tl.load(logits + row * row_stride + columns, mask=there, other=float("-inf")).to(tl.float32)
+    known = tl.where(x == x, x, float("-inf"))  # comparisons with NaN are not to hide other numbers
+    top = tl.max(known)
+    at = row * tl.num_programs(1) + part
+    tl.store(tops + at, top)
+    tl.store(firsts + at, tl.min(tl.where((known == top) & there, columns, size)))
+    tl.store(masses + at, tl.sum(tl.exp(x - tl.where(top == float("-inf"), 0.0, top))))
+
+
+@triton.jit
+def _shares(tops, masses, part, PARTS: tl.constexpr):
+    """The highest logit of a row; its parts' own, and their masses as a share of it: [PADDED]"""
+    at = tl.program_id(0).to(tl.int64) * PARTS + part
+    highest = tl.load(tops + at, mask=part < PARTS, other=float("-inf"))
+    top = tl.max(highest)
+    shift = tl.where(top == float("-inf"), 0.0, top)
+    return top, highest, tl.load(masses + at, mask=part < PARTS, other=0.0) * tl.exp(highest - shift)
 
 
 @triton.jit
 def _greedy(
-    logits, ids, logprobs, size: tl.constexpr, row_stride: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr
-):
+    tops, firsts, masses, ids, logprobs, size: tl.constexpr, PARTS: tl.constexpr, PADDED: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):  # fmt: skip
     follow(OVERLAP)
-    row = tl.program_id(0).to(tl.int64)
-    best = float("-inf")
-    index = size
-    total = 0.0
-    for start in range(0, size, BLOCK):
-        columns = start + tl.arange(0, BLOCK)
-        x = tl.load(logits + row * row_stride + columns, mask=columns < size, other=float("-inf")).to(tl.float32)
-        known = tl.where(x == x, x, float("-inf"))  # comparisons with NaN are not to hide other numbers
-        most = tl.max(known)
-        first = tl.min(tl.where((known == most) & (columns < size), columns, size))
-        index = tl.where(most > best, first, index)
-        higher = tl.maximum(best, most)
-        shift = tl.where(higher == float("-inf"), 0.0, higher)
-        total = total * tl.exp(best - shift) + tl.sum(tl.exp(x - shift))
-        best = higher
-    tl.store(ids + row, tl.minimum(index, size - 1).to(tl.int64))
-    tl.store(logprobs + row, tl.where(best == float("-inf"), float("nan"), -tl.log(total)))
-
-
-_GREEDY = Kernel(_greedy)
-
-
-def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """See `Kernels.greedy`."""
-    logits = logits if logits.stride(-1) == 1 else logits.contiguous()
-    ids = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
-    logprobs = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
-    if len(logits):
-        constants = {"size": logits.shape[1], "row_stride": logits.stride(0), "BLOCK": BLOCK}
-        _GREEDY.launch((len(logits), 1, 1), (logits, ids, logprobs), constants, warps=row_warps(logits.device))
-    return ids, logprobs
+    row, part = tl.program_id(0).to(tl.int64), tl.arange(0, PADDED)
+    top, highest, shares = _shares(tops, masses, part, PARTS)
+    first = tl.load(firsts + row * PARTS + part, mask=part < PARTS, other=size)
+    index = tl.min(tl.where(highest == top, first, size))
+    tl.store(ids + row, index.to(tl.int64))
+    tl.store(logprobs + row, tl.where(top == float("-inf"), float("nan"), -tl.log(tl.sum(shares))))
 
 
 @triton.jit
-def _sample(
-    logits, at, ids, logprobs, totals, size: tl.constexpr, row_stride: tl.constexpr, PARTS: tl.constexpr,
-    BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
+def _draw(
+    logits, at, tops, firsts, masses, ids, logprobs, totals, size: tl.constexpr, row_stride: tl.constexpr,
+    PARTS: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """What each part holds is noted, so that only the one that is drawn from is read again."""
+    """Only the part that is drawn from is read again."""
     follow(OVERLAP)
-    row = tl.program_id(0).to(tl.int64)
+    row, part = tl.program_id(0).to(tl.int64), tl.arange(0, PADDED)
     x_row = logits + row * row_stride
-    part = tl.arange(0, PARTS)
-    tops = tl.full([PARTS], float("-inf"), tl.float32)
-    masses = tl.zeros([PARTS], tl.float32)  # as a share of each part's most likely token
-    for number in range(0, tl.cdiv(size, BLOCK)):
-        columns = number * BLOCK + tl.arange(0, BLOCK)
-        x = tl.load(x_row + columns, mask=columns < size, other=float("-inf"))
-        most = tl.max(tl.where(x == x, x, float("-inf")))
-        mass = tl.sum(tl.exp(x - tl.where(most == float("-inf"), 0.0, most)))
-        tops = tl.where(part == number, most, tops)
-        masses = tl.where(part == number, mass, masses)
-    top = tl.max(tops)
-    shift = tl.where(top == float("-inf"), 0.0, top)
-    shares = (masses * tl.exp(tops - shift)).to(tl.float64)
+    top, highest, shares = _shares(tops, masses, part, PARTS)
+    shares = shares.to(tl.float64)
     total = tl.sum(shares)
     where = tl.load(at + row)
     goal = where * total
     passed = tl.min(tl.where((tl.cumsum(shares, 0) > goal) & (shares > 0), part, PARTS))
     passed = tl.minimum(passed, tl.max(tl.where(shares > 0, part, 0)))  # rounding may leave none
-    chosen = tl.where(where < 0, tl.min(tl.where(tops == top, part, PARTS)), passed)
-    goal -= tl.sum(tl.where(part < chosen, shares, 0.0))
-    columns = chosen * BLOCK + tl.arange(0, BLOCK)
+    goal -= tl.sum(tl.where(part < passed, shares, 0.0))
+    columns = passed * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(x_row + columns, mask=columns < size, other=float("-inf"))
-    weights = tl.exp(x - shift)
+    weights = tl.exp(x - tl.where(top == float("-inf"), 0.0, top))
     drawn = tl.min(tl.where((tl.cumsum(weights, 0) > goal.to(tl.float32)) & (weights > 0), columns, size))
     drawn = tl.minimum(drawn, tl.max(tl.where(weights > 0, columns, 0)))
-    first = tl.min(tl.where((x == top) & (columns < size), columns, size))
-    index = tl.minimum(tl.where(where < 0, first, drawn), size - 1)
+    first = tl.load(firsts + row * PARTS + part, mask=part < PARTS, other=size)
+    index = tl.minimum(tl.where(where < 0, tl.min(tl.where(highest == top, first, size)), drawn), size - 1)
     normalizer = top + tl.log(total.to(tl.float32))
     tl.store(ids + row, index.to(tl.int64))
     tl.store(totals + row, normalizer)
     tl.store(logprobs + row, tl.load(x_row + index) - normalizer)
 
 
-_SAMPLE = Kernel(_sample)
+_SURVEY, _GREEDY, _DRAW = Kernel(_survey), Kernel(_greedy), Kernel(_draw)
+
+
+def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """See `Kernels.greedy`."""
+    logits = logits if logits.stride(-1) == 1 else logits.contiguous()
+    (rows, size), device = logits.shape, logits.device
+    ids, logprobs = torch.empty(rows, dtype=torch.int64, device=device), _numbers(device, rows)
+    if rows:
+        found = _surveyed(logits)
+        _GREEDY.launch((rows, 1, 1), (*found, ids, logprobs), {"size": size, **_parts(size)}, warps=1)
+    return ids, logprobs
 
 
 def sample(logits: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """See `Kernels.sample`."""
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
-    rows, size = logits.shape
-    ids = torch.empty(rows, dtype=torch.int64, device=logits.device)
-    logprobs, totals = (torch.empty(rows, dtype=torch.float32, device=logits.device) for _ in range(2))
+    (rows, size), device = logits.shape, logits.device
+    ids = torch.empty(rows, dtype=torch.int64, device=device)
+    logprobs, totals = _numbers(device, rows), _numbers(device, rows)
     if rows:
-        parts = triton.next_power_of_2(triton.cdiv(size, BLOCK))
-        constants = {"size": size, "row_stride": logits.stride(0), "PARTS": parts, "BLOCK": BLOCK}
-        _SAMPLE.launch((rows, 1, 1), (logits, at, ids, logprobs, totals), constants, warps=row_warps(logits.device))
+        arguments = logits, at, *_surveyed(logits), ids, logprobs, totals
+        constants = {"size": size, "row_stride": logits.stride(0), **_parts(size), "BLOCK": BLOCK}
+        _DRAW.launch((rows, 1, 1), arguments, constants, warps=row_warps(device))
     return ids, logprobs, totals
+
+
+def _surveyed(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `_survey` finds."""
+    (rows, size), parts = logits.shape, _parts(logits.shape[1])["PARTS"]
+    tops, masses = _numbers(logits.device, rows, parts), _numbers(logits.device, rows, parts)
+    firsts = torch.empty((rows, parts), dtype=torch.int32, device=logits.device)
+    constants = {"size": size, "row_stride": logits.stride(0), "BLOCK": BLOCK}
+    _SURVEY.launch((rows, parts, 1), (logits, tops, firsts, masses), constants)
+    return tops, firsts, masses
+
+
+def _numbers(device: torch.device, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device=device)
+
+
+def _parts(size: int) -> dict[str, int]:
+    """Of a row, as constants of kernels."""
+    parts = triton.cdiv(size, BLOCK)
+    return {"PARTS": parts, "PADDED": triton.next_power_of_2(parts)}
