@@ -14,7 +14,7 @@ from tgi_core.triton import activation, norm
 from tgi_core.triton import linear as triton_linear
 from tgi_core.triton.chip import chip_of
 from tgi_core.triton.linear import fixed_linear, linear
-from tgi_core.triton.linear_tiles import RowTile, Tile, each_row_tile, fixed_tile, row_tile, tile_of
+from tgi_core.triton.linear_tiles import HeldTile, RowTile, Tile, fixed_tile, held_tile, row_tile, tile_of
 from tgi_core.triton.rotary import rotary
 from tgi_core.triton.sample import greedy
 
@@ -152,7 +152,7 @@ def test_inputs_divided_over_programs(splits, has_bias, rows, monkeypatch):
         pytest.skip("PyTorch multiplies few rows on this chip")
     dtype, tile = torch.bfloat16, Tile(16, 64, 2, 3, splits)
     monkeypatch.setattr(triton_linear, "tile_of", lambda rows, outputs, inputs: tile)
-    monkeypatch.setattr(triton_linear, "each_row_tile", lambda rows, outputs, inputs: None)
+    monkeypatch.setattr(triton_linear, "held_tile", lambda rows, outputs, inputs: None)
     x, weight = randn(rows, 300, dtype=dtype), randn(70, 300, dtype=dtype, seed=1) / 17
     bias = randn(70, dtype=dtype, seed=2) if has_bias else None
     expected = torch.nn.functional.linear(x.double(), weight.double(), bias.double() if has_bias else None)
@@ -179,8 +179,8 @@ def test_only_narrow_products_let_the_next_kernel_begin_late(monkeypatch):
 
     monkeypatch.setattr(triton_linear._FEW_ROWS_PRODUCT, "launch", see)
     for outputs, inputs in ((64, 64), (64, 128), (96, 64)):  # behind attention, down, and its queries
-        linear(randn(8, inputs, dtype=torch.bfloat16), randn(outputs, inputs, dtype=torch.bfloat16), None)
-    linear.gated(randn(8, 64, dtype=torch.bfloat16), randn(64, 64, dtype=torch.bfloat16), None, activation.silu_and_mul)
+        linear(randn(9, inputs, dtype=torch.bfloat16), randn(outputs, inputs, dtype=torch.bfloat16), None)
+    linear.gated(randn(9, 64, dtype=torch.bfloat16), randn(64, 64, dtype=torch.bfloat16), None, activation.silu_and_mul)
     assert seen == [True, True, False, False]
 
 
@@ -196,7 +196,7 @@ def test_more_tiles_than_are_counted_are_refused(monkeypatch):
     if not chip_of(torch.device(DEVICE)).is_hopper:
         pytest.skip("PyTorch multiplies few rows on this chip")
     monkeypatch.setattr(triton_linear, "MOST_GROUPS", 2)
-    monkeypatch.setattr(triton_linear, "each_row_tile", lambda rows, outputs, inputs: None)
+    monkeypatch.setattr(triton_linear, "held_tile", lambda rows, outputs, inputs: None)
     monkeypatch.setattr(triton_linear, "tile_of", lambda rows, outputs, inputs: Tile(16, 64, 2, 3, 2))
     with pytest.raises(ValueError, match="more than 2 tiles"):
         linear(randn(3, 64, dtype=torch.bfloat16), randn(40, 64, dtype=torch.bfloat16), None)
@@ -217,13 +217,15 @@ def test_one_row_in_every_tile(has_bias, tile, dtype, monkeypatch):
     torch.testing.assert_close(found, activation.silu_and_mul(linear(x, weight, bias)), **TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("rows", [2, 3])
-@pytest.mark.parametrize("tile", [(1, 64, 2), (4, 32, 1), (2, 256, 1)])
-def test_each_of_a_few_rows_in_every_tile(tile, rows, monkeypatch):
+@pytest.mark.parametrize("rows", [2, 8])
+@pytest.mark.parametrize(
+    "tile", [(16, 64, 2, False), (32, 64, 1, True), (16, 128, 4, True), (16, 256, 8, False)], ids=str
+)
+def test_a_few_rows_in_every_tile_of_held_weights(tile, rows, monkeypatch):
     if not chip_of(torch.device(DEVICE)).is_hopper:
         pytest.skip("PyTorch multiplies few rows on this chip")
     asked = []
-    monkeypatch.setattr(triton_linear, "each_row_tile", lambda *shape: asked.append(shape) or RowTile(*tile))
+    monkeypatch.setattr(triton_linear, "held_tile", lambda *shape: asked.append(shape) or HeldTile(*tile))
     dtype = torch.bfloat16
     x, weight = randn(rows, 3, 130, dtype=dtype)[:, 1], randn(70, 130, dtype=dtype, seed=1) / 11
     for bias in (None, randn(70, dtype=dtype, seed=2)):
@@ -234,11 +236,16 @@ def test_each_of_a_few_rows_in_every_tile(tile, rows, monkeypatch):
     assert asked == [(rows, 70, 130)] * 4
 
 
-def test_each_row_is_multiplied_alone_where_weights_are_few():
-    shapes = (576, 576), (3072, 576), (2048, 2048), (4096, 4096), (6144, 2048), (28672, 4096)
-    assert [each_row_tile(2, *shape) is not None for shape in shapes] == [True, True, True, True, False, False]
-    assert [each_row_tile(4, *shape) is not None for shape in shapes] == [True, True, True, False, False, False]
-    assert all(each_row_tile(5, *shape) is None for shape in shapes)
+def test_weights_are_held_where_they_are_few():
+    shapes = (576, 576), (3072, 576), (2048, 2048), (896, 4864), (2048, 5120), (4096, 4096), (6144, 2048)
+    for rows in (2, 8):
+        assert [held_tile(rows, *shape) is not None for shape in shapes] == [True, True, True, True, *[False] * 3]
+    assert all(held_tile(9, *shape) is None for shape in shapes)
+
+
+def test_held_weights_of_narrow_products_let_the_next_kernel_begin_late():
+    shapes = (576, 576), (576, 1536), (960, 576), (2048, 2048)
+    assert [held_tile(8, *shape).is_late for shape in shapes] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(

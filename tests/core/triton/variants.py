@@ -250,11 +250,12 @@ def products(target, dtype):
             fixed["LATE"] = linear_tiles.is_late(outputs, 4096, kind)
             yield variant(linear._few_rows_product, fixed, target, dtype, tile.warps, tile.stages, {"rows": "i32"})
         if target == "sm_90" and dtype != "fp32":  # where few rows are not PyTorch's
-            for rows, outputs, inputs in ((2, 2048, 5120), (4, 576, 1536), (4, 3072, 576)):
-                tile = linear_tiles.each_row_tile(rows, outputs, inputs)
-                own = {**shape, "x_row": inputs, "M": outputs, "N": inputs, "EACH": rows, "COLUMNS": tile.columns}
-                own["ROWS"] = -(-tile.rows // 2) if kind else tile.rows
-                yield variant(linear._each_row_product, own, target, dtype, tile.warps, known={"rows": "i32"})
+            for outputs, inputs in ((2048, 2048), (576, 1536), (3072, 576)):
+                tile = linear_tiles.held_tile(8, outputs, inputs)
+                own = {**shape, "x_row": inputs, "M": outputs, "N": inputs, "EACH": 8, "COLUMNS": tile.columns}
+                own |= {"ROWS": tile.rows // 2 if kind else tile.rows, "WARPS": tile.warps, "LATE": tile.is_late}
+                own["UPCAST"] = False
+                yield variant(linear._held_product, own, target, dtype, tile.warps, known={"rows": "i32"})
             for rows, outputs, inputs in (
                 (16, 6144, 4096),
                 (64, 4096, 4096),

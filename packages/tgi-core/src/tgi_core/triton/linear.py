@@ -20,13 +20,13 @@ from tgi_core.triton.activation import KINDS, gated
 from tgi_core.triton.arrivals import MOST_GROUPS, arrivals, arrives_last
 from tgi_core.triton.chip import chip_of
 from tgi_core.triton.launch import Kernel
-from tgi_core.triton.linear_tiles import RowTile, Tile, each_row_tile, fixed_tile, is_late, row_tile, tile_of
+from tgi_core.triton.linear_tiles import HeldTile, Tile, fixed_tile, held_tile, is_late, row_tile, tile_of
 from tgi_core.triton.many_rows import gated_product
 from tgi_core.triton.overlap import let_next_begin, wait_for_previous
 from tgi_core.triton.scores import product
 
 ROWS_AT_A_TIME = 64  #: at most
-LANE = tl.constexpr(8)  #: columns that a thread reads at a time, and adds up itself
+FEWEST_EACH = 8  #: rows that matrix units multiply at least
 
 
 @triton.jit
@@ -97,29 +97,44 @@ def _row_product(
     tl.store(out + output, y.to(dtype), mask=there)
 
 
+@triton.jit
+def _for_each_warp(w, WARPS: tl.constexpr):
+    """[R, COLUMNS] -> [WARPS, R, COLUMNS / WARPS]"""
+    return tl.permute(tl.reshape(w, [w.shape[0], WARPS, w.shape[1] // WARPS]), [1, 0, 2])
+
+
 @triton.jit(do_not_specialize=["rows"])
-def _each_row_product(
+def _held_product(
     x, weight, bias, out, rows, x_row: tl.constexpr, M: tl.constexpr, N: tl.constexpr, EACH: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, KIND: tl.constexpr, HAS_BIAS: tl.constexpr, OVERLAP: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, WARPS: tl.constexpr, KIND: tl.constexpr, HAS_BIAS: tl.constexpr,
+    LATE: tl.constexpr, UPCAST: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """`_row_product` of x [T, N], T <= EACH -> [T, M]; what is read of the weight is multiplied with each row."""
-    let_next_begin(OVERLAP)
+    """`_row_product` of x [T, N], T <= EACH -> [T, M]: before their turn weights are in registers as matrix units take
+    them; each of a program's WARPS multiplies a share of the inputs.  LATE: see `_few_rows_product`."""
+    if not LATE:
+        let_next_begin(OVERLAP)
     parts: tl.constexpr = 1 if KIND == "" else 2
     row, there = rows_of(tl.program_id(0), M, ROWS, KIND)
     w = columns_of(weight, row, there, 0, N, COLUMNS)
+    following = w
+    if COLUMNS < N:
+        following = columns_of(weight, row, there, COLUMNS, N, COLUMNS)
     wait_for_previous(OVERLAP)
     t = tl.arange(0, EACH)
-    total = tl.zeros([ROWS * parts, COLUMNS // LANE, EACH], tl.float32)
+    given = t < rows
+    share: tl.constexpr = COLUMNS // WARPS
+    y = tl.zeros([WARPS, ROWS * parts, EACH], tl.float32)
     for start in tl.static_range(0, N, COLUMNS):
         if start > 0:
-            w = columns_of(weight, row, there, start, N, COLUMNS)
-        n = start + tl.arange(0, COLUMNS)
-        for number in tl.static_range(EACH):
-            end = tl.where(number < rows, N, 0)
-            a = tl.load(x + number * x_row + n, mask=n < end, other=0.0).to(tl.float32)
-            products = tl.reshape(w.to(tl.float32) * a[None, :], [ROWS * parts, COLUMNS // LANE, LANE])
-            total += tl.where(t[None, None, :] == number, tl.sum(products, 2)[:, :, None], 0.0)
-    y = tl.sum(total, 1)
+            w = following
+        if start > 0 and start + COLUMNS < N:
+            following = columns_of(weight, row, there, start + COLUMNS, N, COLUMNS)
+        n = start + tl.arange(0, WARPS)[:, None, None] * share + tl.arange(0, share)[None, :, None]
+        a = tl.load(x + t[None, None, :] * x_row + n, mask=given[None, None, :] & (n < N), other=0.0)
+        y += product(_for_each_warp(w, WARPS), a, UPCAST)
+    if LATE:
+        let_next_begin(OVERLAP)
+    y = tl.sum(y, 0)
     dtype = out.dtype.element_ty
     if HAS_BIAS:
         y += tl.load(bias + row, mask=there, other=0.0).to(tl.float32)[:, None]
@@ -127,7 +142,7 @@ def _each_row_product(
         gate, up = tl.split(tl.permute(tl.reshape(y.to(dtype).to(tl.float32), [ROWS, 2, EACH]), [0, 2, 1]))
         y = gated(gate, up, dtype, KIND)
     output, there = outputs_of(tl.program_id(0), M, ROWS)
-    tl.store(out + t[None, :] * M + output[:, None], y.to(dtype), mask=there[:, None] & (t < rows)[None, :])
+    tl.store(out + t[None, :] * M + output[:, None], y.to(dtype), mask=there[:, None] & given[None, :])
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -201,8 +216,7 @@ def _added_up(y, partial, arrived, tile, ROWS: tl.constexpr, OUTPUTS: tl.constex
     return y, is_last
 
 
-_ROW_PRODUCT, _EACH_ROW_PRODUCT = Kernel(_row_product), Kernel(_each_row_product)
-_FEW_ROWS_PRODUCT = Kernel(_few_rows_product)
+_ROW_PRODUCT, _HELD_PRODUCT, _FEW_ROWS_PRODUCT = map(Kernel, (_row_product, _held_product, _few_rows_product))
 
 
 class FewRowsLinear(Linear):
@@ -222,19 +236,23 @@ class FewRowsLinear(Linear):
 
     def _product(self, x: Tensor, packed: Tensor, bias: Tensor | None, kind: str) -> Tensor | None:
         """None: something else is faster."""
-        rows, lone, tile = len(x) if x.dim() == 2 else 0, None, None
+        rows, row, held, tile = len(x) if x.dim() == 2 else 0, None, None, None
         if rows == 1:
-            lone = row_tile(*packed.shape)
+            row = row_tile(*packed.shape)
         elif rows and x.dtype.itemsize == 2 and chip_of(x.device).is_hopper:
-            lone, tile = each_row_tile(rows, *packed.shape), tile_of(rows, *packed.shape)
-        if lone is None and tile is None:
+            held, tile = held_tile(rows, *packed.shape), tile_of(rows, *packed.shape)
+        if row is None and held is None and tile is None:
             return None
         outputs, inputs = len(packed) // 2 if kind else len(packed), packed.shape[1]
         x = x if x.stride(1) == 1 else x.contiguous()
         out = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
         constants = {"M": outputs, "N": inputs, "KIND": kind, "HAS_BIAS": bias is not None}
-        if lone is not None:
-            _multiply_each(x, packed, bias, out, constants, lone)
+        if row is not None:
+            constants |= {"ROWS": _outputs_at_once(row.rows, kind), "COLUMNS": row.columns}
+            grid = triton.cdiv(outputs, constants["ROWS"]), 1, 1
+            _ROW_PRODUCT.launch(grid, (x, packed, bias, out), constants, row.warps)
+        elif held is not None:
+            _multiply_held(x, packed, bias, out, constants, held)
         elif tile is not None:
             tile = tile._replace(splits=1) if kind else tile  # gate and up are not added up
             constants["ROWS"] = min(ROWS_AT_A_TIME, max(16, triton.next_power_of_2(rows)))
@@ -244,18 +262,20 @@ class FewRowsLinear(Linear):
         return out
 
 
-def _multiply_each(
-    x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, constants: dict[str, Any], tile: RowTile
+def _outputs_at_once(rows: int, kind: str) -> int:
+    """Of a program that takes so many rows of a weight."""
+    return -(-rows // 2) if kind else rows
+
+
+def _multiply_held(
+    x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, constants: dict[str, Any], tile: HeldTile
 ) -> None:
     rows, outputs = out.shape
-    at_once = -(-tile.rows // 2) if constants["KIND"] else tile.rows
+    at_once = _outputs_at_once(tile.rows, constants["KIND"])
+    more = {"x_row": x.stride(0), "EACH": max(FEWEST_EACH, triton.next_power_of_2(rows)), "ROWS": at_once}
+    more |= {"COLUMNS": tile.columns, "WARPS": tile.warps, "LATE": tile.is_late, "UPCAST": _HELD_PRODUCT.interpreted}
     grid = triton.cdiv(outputs, at_once), 1, 1
-    constants = {**constants, "ROWS": at_once, "COLUMNS": tile.columns}
-    if rows == 1:
-        _ROW_PRODUCT.launch(grid, (x, weight, bias, out), constants, tile.warps)
-        return
-    constants |= {"x_row": x.stride(0), "EACH": triton.next_power_of_2(rows)}
-    _EACH_ROW_PRODUCT.launch(grid, (x, weight, bias, out, rows), constants, tile.warps)
+    _HELD_PRODUCT.launch(grid, (x, weight, bias, out, rows), {**constants, **more}, tile.warps)
 
 
 def _multiply(
