@@ -63,7 +63,10 @@ FLOAT8_HEADS = ((80, {"HAS_WINDOW": True}), (128, {}))
 POINTERS = {
     "keys", "values", "output", "out", "x", "weight", "bias", "residual", "q", "k", "v", "gate_up", "logits"
 }  # fmt: skip
-FLOATS = {"cos", "sin", "partial", "sums", "bests", "totals", "slopes", "logprobs", "tops", "masses"}
+FLOATS = {
+    "cos", "sin", "partial", "sums", "bests", "totals", "slopes", "logprobs", "tops", "masses", "amounts", "states",
+    "leasts", "mosts", "lows",
+}  # fmt: skip
 INTEGERS = {
     "tile_sequence", "tile_start", "tile_part", "tile_parts", "query_starts", "lens", "key_starts", "tables", "info",
     "members", "slots", "arrived", "firsts",
@@ -228,9 +231,16 @@ def sampling(target, size):
     yield variant(penalties._penalize, {"BLOCK": penalties.BLOCK, **rows}, target, "fp32", known=known)
     masked = {"words": triton.cdiv(size, bitmask.WORD), "WORD": bitmask.WORD, "BLOCK": bitmask.BLOCK, **rows}
     yield variant(bitmask._apply_bitmask, masked, target, "fp32", known=known | {"allowed": "*i32"})
+    part = {"PART": filters.PART, **rows}
+    yield variant(filters._hide, part, target, "fp32", known=known)
     for by_mass, kind in ((True, "*fp32"), (False, "*i64")):
-        constants = {**filters.CONSTANTS, "BY_MASS": by_mass, **rows}
-        yield variant(filters._filter, constants, target, "fp32", warps, known=known | {"wanted": kind})
+        known |= {"wanted": kind, "rows": "i32", "number": "i32"}
+        search = {"BY_MASS": by_mass, **filters.searched(size), **rows}
+        yield variant(filters._survey, {"BY_MASS": by_mass, **part}, target, "fp32", known=known)
+        lanes, few_warps = filters.lanes_of_parts(target_of(target).warp_size)
+        looking = {**search, **lanes, "PART": filters.PART}
+        yield variant(filters._round, looking, target, "fp32", few_warps, known=known)
+        yield variant(filters._finish, {**search, **filters.LANES_OF_ROWS}, target, "fp32", warps, known=known)
 
 
 def products(target, dtype):

@@ -15,6 +15,14 @@ BLOCK = 4096  #: logits of a part
 
 
 @triton.jit
+def top_and_mass(x):
+    """The highest of x, and the mass of all as a share of its own."""
+    known = tl.where(x == x, x, float("-inf"))  # comparisons with NaN are not to hide other numbers
+    top = tl.max(known)
+    return top, tl.sum(tl.exp(x - tl.where(top == float("-inf"), 0.0, top)))
+
+
+@triton.jit
 def _survey(
     logits, tops, firsts, masses, size: tl.constexpr, row_stride: tl.constexpr, BLOCK: tl.constexpr,
     OVERLAP: tl.constexpr,
@@ -25,12 +33,11 @@ def _survey(
     columns = part * BLOCK + tl.arange(0, BLOCK)
     there = columns < size
     x = tl.load(logits + row * row_stride + columns, mask=there, other=float("-inf")).to(tl.float32)
-    known = tl.where(x == x, x, float("-inf"))  # comparisons with NaN are not to hide other numbers
-    top = tl.max(known)
+    top, mass = top_and_mass(x)
     at = row * tl.num_programs(1) + part
     tl.store(tops + at, top)
-    tl.store(firsts + at, tl.min(tl.where((known == top) & there, columns, size)))
-    tl.store(masses + at, tl.sum(tl.exp(x - tl.where(top == float("-inf"), 0.0, top))))
+    tl.store(firsts + at, tl.min(tl.where((x == top) & there, columns, size)))
+    tl.store(masses + at, mass)
 
 
 @triton.jit
@@ -53,7 +60,7 @@ def _greedy(
     top, highest, shares = _shares(tops, masses, part, PARTS)
     first = tl.load(firsts + row * PARTS + part, mask=part < PARTS, other=size)
     index = tl.min(tl.where(highest == top, first, size))
-    tl.store(ids + row, index.to(tl.int64))
+    tl.store(ids + row, tl.minimum(index, size - 1).to(tl.int64))
     tl.store(logprobs + row, tl.where(top == float("-inf"), float("nan"), -tl.log(tl.sum(shares))))
 
 
