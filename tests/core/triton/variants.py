@@ -23,6 +23,7 @@ from tgi_core.triton import (
     many_rows,
     norm,
     overlap,
+    parts,
     penalties,
     prefill,
     rotary,
@@ -65,7 +66,7 @@ POINTERS = {
 }  # fmt: skip
 FLOATS = {
     "cos", "sin", "partial", "sums", "bests", "totals", "slopes", "logprobs", "tops", "masses", "amounts", "states",
-    "leasts", "mosts", "lows",
+    "chosen", "leasts", "mosts", "lows",
 }  # fmt: skip
 INTEGERS = {
     "tile_sequence", "tile_start", "tile_part", "tile_parts", "query_starts", "lens", "key_starts", "tables", "info",
@@ -173,12 +174,12 @@ def attention(target, dtype, size, cache=None, *, gathered=(), in_order_splits=(
         heads = {"HKV": shape["H"] // group, "G": group, "P": group, "M": rows}
         yield variant(decode.decode, constants | heads, target, dtype, single.warps, single.stages, known)
     where = {"PAGED": True, "COPIED": False, "CAUSAL": True, "key_starts": None}
-    parts = {"DIVIDED": False, **dict.fromkeys(OF_PARTS)}
+    whole = {"DIVIDED": False, **dict.fromkeys(OF_PARTS)}
     is_asked = target == "sm_90" or is_plain or (size == 256 and target != "sm_75")
     if target.startswith("sm_") and is_asked:  # AMD's keys are not divided
         constants = {**common, **where, "DIVIDED": True, "M": few.rows, "N": few.keys}
         yield variant(prefill.prefill, constants, target, dtype, few.warps, few.stages, known)
-    constants = {**common, **where, **parts, "M": many.rows, "N": many.keys}
+    constants = {**common, **where, **whole, "M": many.rows, "N": many.keys}
     yield variant(prefill.prefill, constants, target, dtype, many.warps, many.stages, known)
     tile = f"tensordesc<{dtype}[{beside.keys}, 1, {padded}]>"
     if target == "sm_75" and not options.keys() & {"HAS_SOFT_CAP", "HAS_SLOPES"}:
@@ -186,7 +187,7 @@ def attention(target, dtype, size, cache=None, *, gathered=(), in_order_splits=(
     for causal, copied in product(gathered, (False, True) if copies else (False,)):
         where = {"PAGED": False, "COPIED": copied, "CAUSAL": causal}
         read = dict.fromkeys(("keys", "values"), tile) if copied else ()
-        constants = {**common, **where, **parts, "M": beside.rows, "N": beside.keys}
+        constants = {**common, **where, **whole, "M": beside.rows, "N": beside.keys}
         yield variant(prefill.prefill, constants, target, dtype, beside.warps, beside.stages, read)
     if in_order_splits:
         yield from attention_in_order(target, dtype, common, itemsize, most_rows, known, in_order_splits)
@@ -225,20 +226,18 @@ def sampling(target, size):
     warps = chip.ROW_LANES // target_of(target).warp_size
     rows = {"size": size, "row_stride": size}
     known = TOTALS | {"at": "*fp64", "slots": "*i64"} | dict.fromkeys(("in_prompt", "in_output"), "*i32")
-    yield variant(sample._survey, {"BLOCK": sample.BLOCK, **rows}, target, "fp32", known=known)
-    constants = {**sample._parts(size), "BLOCK": sample.BLOCK, **rows}
-    yield variant(sample._draw, constants, target, "fp32", warps, known=known)
+    part = {"PART": parts.PART, **rows}
+    yield variant(sample._draw, {**parts.parts_of(size), **part}, target, "fp32", warps, known=known)
     yield variant(penalties._penalize, {"BLOCK": penalties.BLOCK, **rows}, target, "fp32", known=known)
     masked = {"words": triton.cdiv(size, bitmask.WORD), "WORD": bitmask.WORD, "BLOCK": bitmask.BLOCK, **rows}
     yield variant(bitmask._apply_bitmask, masked, target, "fp32", known=known | {"allowed": "*i32"})
-    part = {"PART": filters.PART, **rows}
     yield variant(filters._hide, part, target, "fp32", known=known)
+    lanes, few_warps = filters.lanes_of_parts(target_of(target).warp_size)
     for by_mass, kind in ((True, "*fp32"), (False, "*i64")):
         known |= {"wanted": kind, "rows": "i32", "number": "i32"}
-        search = {"BY_MASS": by_mass, **filters.searched(size), **rows}
-        yield variant(filters._survey, {"BY_MASS": by_mass, **part}, target, "fp32", known=known)
-        lanes, few_warps = filters.lanes_of_parts(target_of(target).warp_size)
-        looking = {**search, **lanes, "PART": filters.PART}
+        yield variant(parts.survey, {"BY_MASS": by_mass, **part}, target, "fp32", known=known)
+        search = {"BY_MASS": by_mass, **parts.parts_of(size), "PIVOTS": filters.PIVOTS, **rows}
+        looking = {**search, **lanes, "PART": parts.PART}
         yield variant(filters._round, looking, target, "fp32", few_warps, known=known)
         yield variant(filters._finish, {**search, **filters.LANES_OF_ROWS}, target, "fp32", warps, known=known)
 
@@ -260,11 +259,11 @@ def products(target, dtype):
             fixed["LATE"] = linear_tiles.is_late(outputs, 4096, kind)
             yield variant(linear._few_rows_product, fixed, target, dtype, tile.warps, tile.stages, {"rows": "i32"})
         if target == "sm_90" and dtype != "fp32":  # where few rows are not PyTorch's
-            for outputs, inputs in ((2048, 2048), (576, 1536), (3072, 576)):
+            for outputs, inputs in ((2048, 2048), (576, 1536), (3072, 576), (896, 4864)):
                 tile = linear_tiles.held_tile(8, outputs, inputs)
                 own = {**shape, "x_row": inputs, "M": outputs, "N": inputs, "EACH": 8, "COLUMNS": tile.columns}
-                own |= {"ROWS": tile.rows // 2 if kind else tile.rows, "WARPS": tile.warps, "LATE": tile.is_late}
-                own["UPCAST"] = False
+                own |= {"ROWS": tile.rows // 2 if kind else tile.rows, "WARPS": tile.warps, "UPCAST": False}
+                own["LATE"] = linear_tiles.is_held_late(outputs, inputs, kind)
                 yield variant(linear._held_product, own, target, dtype, tile.warps, known={"rows": "i32"})
             for rows, outputs, inputs in (
                 (16, 6144, 4096),
@@ -423,8 +422,8 @@ def variants(target):
             dtype,
         )
     rows = {"size": 49152, "row_stride": 49152}
-    yield variant(sample._survey, {"BLOCK": sample.BLOCK, **rows}, target, dtype)
-    yield variant(sample._greedy, {"size": 49152, **sample._parts(49152)}, target, dtype, 1)
+    yield variant(parts.survey, {"BY_MASS": True, "PART": parts.PART, **rows}, target, dtype)
+    yield variant(sample._greedy, {"size": 49152, **parts.parts_of(49152)}, target, dtype, 1)
     for size in (151936, 151643) if registers_are_short else (151936,):  # rows are aligned, and not
         yield from sampling(target, size)
     yield from products(target, dtype)

@@ -9,7 +9,7 @@ import torch
 
 AMPERE = 8  #: the first compute capability whose matrix units Triton uses; AMD's count higher
 HOPPER = 9  #: what NVIDIA calls compute capability 9.0; on AMD's, with 64 lanes, it means others
-ROW_LANES = 512  #: of a program that has a row of logits to itself
+ROW_LANES = 512  #: of a program that reads a row of logits, or draws from a part of one
 
 
 class Chip:

@@ -7,7 +7,6 @@ looks at a part of a row; what is left then, if anything, one program does for e
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -15,49 +14,29 @@ from torch import Tensor
 from tgi_core.triton.chip import ROW_LANES, chip_of, row_warps
 from tgi_core.triton.launch import Kernel
 from tgi_core.triton.overlap import follow
-from tgi_core.triton.sample import top_and_mass
+from tgi_core.triton.parts import PART, amounts_of, numbers, parts_of, surveyed
 
-PART = 4096  #: logits of a program that looks at a part
-ROUNDS = 4  #: after which mostly nothing is left to do
+ROUNDS = 4  #: that logits of 16 bits take; those that were computed in float32 take up to 6 for top-p
 PIVOTS = 16
 WIDTH = 4  #: neighbouring logits that a lane reads
 READS = 4  #: of so many logits at a time, so that memory is kept busy; by programs that look at a whole row
 MOST_ROUNDS = tl.constexpr(48)
-STATE = tl.constexpr(4)  #: numbers that a round leaves for each row, see `_after`
+STATE = tl.constexpr(4)  #: numbers that a round leaves for each row: low, high, depth, and whether it looks
 
 
 @triton.jit
-def _survey(
-    logits, tops, amounts, size: tl.constexpr, row_stride: tl.constexpr, BY_MASS: tl.constexpr, PART: tl.constexpr,
-    OVERLAP: tl.constexpr,
+def _begin(
+    tops, amounts, wanted, row, BY_MASS: tl.constexpr, PARTS: tl.constexpr, PADDED: tl.constexpr
 ):  # fmt: skip
-    """A part's highest logit, and the mass of all as a share of its own, or how many are finite: each [B, parts]."""
-    follow(OVERLAP)
-    row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    columns = part * PART + tl.arange(0, PART)
-    x = tl.load(logits + row * row_stride + columns, mask=columns < size, other=float("-inf"))
-    top, amount = top_and_mass(x)
-    if not BY_MASS:
-        amount = tl.sum(tl.where(x > float("-inf"), 1.0, 0.0))
-    at = row * tl.num_programs(1) + part
-    tl.store(tops + at, top)
-    tl.store(amounts + at, amount)
-
-
-@triton.jit
-def _begin(tops, amounts, wanted, row, BY_MASS: tl.constexpr, PARTS: tl.constexpr, PADDED: tl.constexpr):
     """A row's highest logit, how much is wanted at or above the smallest that stays, and whether to look for it."""
-    part = tl.arange(0, PADDED)
-    highest = tl.load(tops + row * PARTS + part, mask=part < PARTS, other=float("-inf"))
-    amount = tl.load(amounts + row * PARTS + part, mask=part < PARTS, other=0.0)
+    top, _, amount = amounts_of(tops, amounts, row, tl.arange(0, PADDED), BY_MASS, PARTS)
+    amount = tl.sum(amount)
     goal = tl.load(wanted + row).to(tl.float32)
-    top = tl.max(highest)
     if BY_MASS:
-        amount = tl.sum(amount * tl.exp(highest - tl.where(top == float("-inf"), 0.0, top)))
         stays = (goal >= 1.0) | (amount != amount)
         goal *= amount
     else:
-        stays = tl.sum(amount) <= goal
+        stays = amount <= goal
     return top, goal, (top > float("-inf")) & (top < float("inf")) & (stays == 0)
 
 
@@ -109,26 +88,26 @@ def _narrowed(number, pivots, amounts, least, most, top, goal, low, high, BY_MAS
 
 @triton.jit
 def _after(
-    number, states, sums, leasts, mosts, row, rows, top, goal, searching, BY_MASS: tl.constexpr, PIVOTS: tl.constexpr,
-    PARTS: tl.constexpr, PADDED: tl.constexpr,
+    number, states, chosen, sums, leasts, mosts, row, rows, top, goal, searching, BY_MASS: tl.constexpr,
+    PARTS: tl.constexpr, PADDED: tl.constexpr, PIVOTS: tl.constexpr,
 ):  # fmt: skip
     """Where a row is before round `number`, put together from what the one before left: low, high, depth, searching."""
     low, high = float("-inf"), float("inf")
     depth = 0.5 * PIVOTS
     if number > 0:
-        before = ((number - 1) % 2 * rows + row).to(tl.int64)
+        before = (number - 1) % 2 * rows + row
         low = tl.load(states + before * STATE)
         high = tl.load(states + before * STATE + 1)
         depth = tl.load(states + before * STATE + 2)
         searching = tl.load(states + before * STATE + 3) > 0
         if searching:
-            pivots, depth = _pivots(number - 1, top, low, high, depth, PIVOTS)
             part, pivot = tl.arange(0, PADDED), tl.arange(0, PIVOTS)
             there = part < PARTS
             at = before * PARTS + part
             amounts = tl.load(sums + at[:, None] * PIVOTS + pivot[None, :], mask=there[:, None], other=0.0)
             least = tl.min(tl.load(leasts + at, mask=there, other=float("inf")))
             most = tl.max(tl.load(mosts + at, mask=there, other=float("-inf")))
+            pivots = tl.load(chosen + before * PIVOTS + pivot)
             low, high, searching = _narrowed(
                 number - 1, pivots, tl.sum(amounts, 0), least, most, top, goal, low, high, BY_MASS
             )
@@ -137,7 +116,7 @@ def _after(
 
 @triton.jit(do_not_specialize=["rows", "number"])
 def _round(
-    logits, wanted, tops, amounts, states, sums, leasts, mosts, rows, number, size: tl.constexpr,
+    logits, wanted, tops, amounts, states, chosen, sums, leasts, mosts, rows, number, size: tl.constexpr,
     row_stride: tl.constexpr, BY_MASS: tl.constexpr, PARTS: tl.constexpr, PADDED: tl.constexpr, PIVOTS: tl.constexpr,
     LANES: tl.constexpr, WIDTH: tl.constexpr, READS: tl.constexpr, PART: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
@@ -146,16 +125,17 @@ def _round(
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     top, goal, searching = _begin(tops, amounts, wanted, row, BY_MASS, PARTS, PADDED)
     low, high, depth, searching = _after(
-        number, states, sums, leasts, mosts, row, rows, top, goal, searching, BY_MASS, PIVOTS, PARTS, PADDED
+        number, states, chosen, sums, leasts, mosts, row, rows, top, goal, searching, BY_MASS, PARTS, PADDED, PIVOTS
     )
-    here = (number % 2 * rows + row).to(tl.int64)
+    pivots, depth = _pivots(number, top, low, high, depth, PIVOTS)
+    here = number % 2 * rows + row
     if part == 0:
         tl.store(states + here * STATE, low)
         tl.store(states + here * STATE + 1, high)
         tl.store(states + here * STATE + 2, depth)
         tl.store(states + here * STATE + 3, tl.where(searching, 1.0, 0.0))
+        tl.store(chosen + here * PIVOTS + tl.arange(0, PIVOTS), pivots)
     if searching:
-        pivots, _ = _pivots(number, top, low, high, depth, PIVOTS)
         found, least, most = _look(
             logits + row * row_stride, pivots, top, low, high, part * PART, (part + 1) * PART, size, BY_MASS, PIVOTS,
             LANES, WIDTH, READS,
@@ -168,7 +148,7 @@ def _round(
 
 @triton.jit(do_not_specialize=["rows", "number"])
 def _finish(
-    logits, wanted, tops, amounts, states, sums, leasts, mosts, lows, rows, number, size: tl.constexpr,
+    logits, wanted, tops, amounts, states, chosen, sums, leasts, mosts, lows, rows, number, size: tl.constexpr,
     row_stride: tl.constexpr, BY_MASS: tl.constexpr, PARTS: tl.constexpr, PADDED: tl.constexpr, PIVOTS: tl.constexpr,
     LANES: tl.constexpr, WIDTH: tl.constexpr, READS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
@@ -177,7 +157,7 @@ def _finish(
     row = tl.program_id(0).to(tl.int64)
     top, goal, searching = _begin(tops, amounts, wanted, row, BY_MASS, PARTS, PADDED)
     low, high, depth, searching = _after(
-        number, states, sums, leasts, mosts, row, rows, top, goal, searching, BY_MASS, PIVOTS, PARTS, PADDED
+        number, states, chosen, sums, leasts, mosts, row, rows, top, goal, searching, BY_MASS, PARTS, PADDED, PIVOTS
     )
     while searching:
         pivots, depth = _pivots(number, top, low, high, depth, PIVOTS)
@@ -202,7 +182,7 @@ def _hide(logits, lows, size: tl.constexpr, row_stride: tl.constexpr, PART: tl.c
         tl.store(there, float("-inf"), mask=(columns < size) & (x < low) & (x > float("-inf")))
 
 
-_SURVEY, _ROUND, _FINISH, _HIDE = map(Kernel, (_survey, _round, _finish, _hide))
+_ROUND, _FINISH, _HIDE = Kernel(_round), Kernel(_finish), Kernel(_hide)
 
 
 def top_k(logits: Tensor, k: Tensor) -> Tensor:
@@ -217,42 +197,30 @@ def top_p(logits: Tensor, p: Tensor) -> Tensor:
 
 def _filter(logits: Tensor, wanted: Tensor, *, by_mass: bool) -> Tensor:
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
-    (rows, size), wanted, device = logits.shape, wanted.contiguous(), logits.device
+    (rows, size), device = logits.shape, logits.device
     if not rows:
         return logits
     row = {"size": size, "row_stride": logits.stride(0)}
-    search = {**row, "BY_MASS": by_mass, **searched(size)}
+    search = {**row, "BY_MASS": by_mass, **parts_of(size), "PIVOTS": PIVOTS}
     parts = search["PARTS"]
-    tops, amounts, leasts, mosts, sums, states, lows = _numbers(
-        device, (rows, parts), (rows, parts), (2, rows, parts), (2, rows, parts), (2, rows, parts, PIVOTS),
-        (2, rows, STATE.value), (rows,),
-    )  # fmt: skip
-    found = logits, wanted, tops, amounts, states, sums, leasts, mosts
-    grid = rows, parts, 1
-    _SURVEY.launch(grid, (logits, tops, amounts), {**row, "BY_MASS": by_mass, "PART": PART})
+    tops, _, amounts = surveyed(logits, by_mass=by_mass)
+    left = (STATE.value,), (PIVOTS,), (parts, PIVOTS), (parts,), (parts,)
+    found = logits, wanted.contiguous(), tops, amounts, *(numbers(device, 2, rows, *shape) for shape in left)
     lanes, warps = lanes_of_parts(chip_of(device).lanes)
     for number in range(ROUNDS):
-        _ROUND.launch(grid, (*found, rows, number), {**search, **lanes, "PART": PART}, warps)
+        _ROUND.launch((rows, parts, 1), (*found, rows, number), {**search, **lanes, "PART": PART}, warps)
+    lows = numbers(device, rows)
     _FINISH.launch((rows, 1, 1), (*found, lows, rows, ROUNDS), {**search, **LANES_OF_ROWS}, row_warps(device))
-    _HIDE.launch(grid, (logits, lows), {**row, "PART": PART})
+    _HIDE.launch((rows, parts, 1), (logits, lows), {**row, "PART": PART})
     return logits
-
-
-def searched(size: int) -> dict[str, int]:
-    """Constants of kernels that look for the smallest of so many logits that stays."""
-    parts = triton.cdiv(size, PART)
-    return {"PARTS": parts, "PADDED": triton.next_power_of_2(parts), "PIVOTS": PIVOTS}
 
 
 LANES_OF_ROWS = {"LANES": ROW_LANES, "WIDTH": WIDTH, "READS": READS}
 
 
 def lanes_of_parts(lanes: int) -> tuple[dict[str, int], int]:
-    """Constants, and warps, where warps have so many lanes: wide ones would have too few registers for as many logits."""
+    """Constants, and warps: 4 where these have 32 lanes, 8 where they have 64, each of which has fewer logits then, as
+    AMD's compiler keeps more of each in registers."""
     warps = lanes // 8
     reads = PART // (warps * lanes * WIDTH)
     return {"LANES": warps * lanes, "WIDTH": WIDTH, "READS": reads}, warps
-
-
-def _numbers(device: torch.device, *shapes: tuple[int, ...]) -> tuple[Tensor, ...]:
-    return tuple(torch.empty(shape, dtype=torch.float32, device=device) for shape in shapes)

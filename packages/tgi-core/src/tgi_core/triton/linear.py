@@ -20,13 +20,23 @@ from tgi_core.triton.activation import KINDS, gated
 from tgi_core.triton.arrivals import MOST_GROUPS, arrivals, arrives_last
 from tgi_core.triton.chip import chip_of
 from tgi_core.triton.launch import Kernel
-from tgi_core.triton.linear_tiles import HeldTile, Tile, fixed_tile, held_tile, is_late, row_tile, tile_of
+from tgi_core.triton.linear_tiles import (
+    MOST_HELD,
+    HeldTile,
+    RowTile,
+    Tile,
+    fixed_tile,
+    held_tile,
+    is_held_late,
+    is_late,
+    row_tile,
+    tile_of,
+)
 from tgi_core.triton.many_rows import gated_product
 from tgi_core.triton.overlap import let_next_begin, wait_for_previous
 from tgi_core.triton.scores import product
 
 ROWS_AT_A_TIME = 64  #: at most
-FEWEST_EACH = 8  #: rows that matrix units multiply at least
 
 
 @triton.jit
@@ -240,7 +250,8 @@ class FewRowsLinear(Linear):
         if rows == 1:
             row = row_tile(*packed.shape)
         elif rows and x.dtype.itemsize == 2 and chip_of(x.device).is_hopper:
-            held, tile = held_tile(rows, *packed.shape), tile_of(rows, *packed.shape)
+            held = held_tile(rows, *packed.shape)
+            tile = None if held else tile_of(rows, *packed.shape)
         if row is None and held is None and tile is None:
             return None
         outputs, inputs = len(packed) // 2 if kind else len(packed), packed.shape[1]
@@ -248,9 +259,7 @@ class FewRowsLinear(Linear):
         out = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
         constants = {"M": outputs, "N": inputs, "KIND": kind, "HAS_BIAS": bias is not None}
         if row is not None:
-            constants |= {"ROWS": _outputs_at_once(row.rows, kind), "COLUMNS": row.columns}
-            grid = triton.cdiv(outputs, constants["ROWS"]), 1, 1
-            _ROW_PRODUCT.launch(grid, (x, packed, bias, out), constants, row.warps)
+            _multiply_row(x, packed, bias, out, constants, row)
         elif held is not None:
             _multiply_held(x, packed, bias, out, constants, held)
         elif tile is not None:
@@ -262,20 +271,28 @@ class FewRowsLinear(Linear):
         return out
 
 
-def _outputs_at_once(rows: int, kind: str) -> int:
-    """Of a program that takes so many rows of a weight."""
-    return -(-rows // 2) if kind else rows
+def _multiply_row(
+    x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, constants: dict[str, Any], tile: RowTile
+) -> None:
+    at_once = _outputs_at_once(tile.rows, constants["KIND"])
+    constants = {**constants, "ROWS": at_once, "COLUMNS": tile.columns}
+    _ROW_PRODUCT.launch((triton.cdiv(out.shape[1], at_once), 1, 1), (x, weight, bias, out), constants, tile.warps)
 
 
 def _multiply_held(
     x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, constants: dict[str, Any], tile: HeldTile
 ) -> None:
-    rows, outputs = out.shape
-    at_once = _outputs_at_once(tile.rows, constants["KIND"])
-    more = {"x_row": x.stride(0), "EACH": max(FEWEST_EACH, triton.next_power_of_2(rows)), "ROWS": at_once}
-    more |= {"COLUMNS": tile.columns, "WARPS": tile.warps, "LATE": tile.is_late, "UPCAST": _HELD_PRODUCT.interpreted}
+    (rows, outputs), kind = out.shape, constants["KIND"]
+    at_once = _outputs_at_once(tile.rows, kind)
+    more = {"x_row": x.stride(0), "EACH": MOST_HELD, "ROWS": at_once, "COLUMNS": tile.columns, "WARPS": tile.warps}
+    more |= {"LATE": is_held_late(outputs, x.shape[1], kind), "UPCAST": _HELD_PRODUCT.interpreted}
     grid = triton.cdiv(outputs, at_once), 1, 1
     _HELD_PRODUCT.launch(grid, (x, weight, bias, out, rows), {**constants, **more}, tile.warps)
+
+
+def _outputs_at_once(rows: int, kind: str) -> int:
+    """Of a program that takes so many rows of a weight."""
+    return -(-rows // 2) if kind else rows
 
 
 def _multiply(

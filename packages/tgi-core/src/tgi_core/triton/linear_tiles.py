@@ -9,11 +9,11 @@ from tgi_core.triton.tiles import SHARE
 
 MANY_OUTPUTS, FEW_OUTPUTS = 8192, 2048  #: at least; below: where other tiles are faster
 SHORT_ROW, LONG_ROW = 1024, 2048  #: inputs below and above which they are
-MOST_HELD = 8  #: rows that are multiplied with weights that wait in registers
+MOST_HELD, MOST_HELD_INPUTS = 8, 6144  #: rows, and inputs, that are multiplied with weights that wait in registers
 
 
 class RowTile(NamedTuple):
-    """Of a product with a single row, or with each of a few."""
+    """Of a product with a single row."""
 
     rows: int  #: of the weight that a program takes
     columns: int  #: of these rows that it reads at a time; the first block before what it is multiplied with
@@ -35,19 +35,25 @@ class HeldTile(NamedTuple):
     """Of a product with a few rows whose weights wait in registers."""
 
     rows: int  #: of the weight that a program takes, as many as matrix units take at least
-    columns: int  #: of these rows that it reads at a time; the first two blocks before what they are multiplied with
+    #: of these rows that it reads at a time, 256 for each warp, which so multiplies what it has read; of the first two
+    #: blocks before what they are multiplied with
+    columns: int
     warps: int
-    is_late: bool  #: see `is_late`
 
 
 def held_tile(rows: int, outputs: int, inputs: int) -> HeldTile | None:
     """Where rows and weight are so few that no other kernel is faster, as measured on an H200 in recorded layers of
-    FLAN-T5-XL, SmolLM2, and Llamas of half a billion and a billion weights."""
-    if rows > MOST_HELD or outputs >= 2 * FEW_OUTPUTS or (outputs >= FEW_OUTPUTS and inputs > LONG_ROW):
+    FLAN-T5-XL, SmolLM2, and Llamas of half a billion and a billion weights; of more inputs a program's registers would
+    fill a multiprocessor."""
+    most = LONG_ROW if outputs >= FEW_OUTPUTS else MOST_HELD_INPUTS
+    if rows > MOST_HELD or outputs >= 2 * FEW_OUTPUTS or inputs > most:
         return None
-    late = outputs < FEW_OUTPUTS and is_late(outputs, inputs, "")
-    columns, warps = (1024, 4) if inputs <= SHORT_ROW or outputs >= FEW_OUTPUTS else (2048, 8)
-    return HeldTile(16, columns, warps, late)
+    return HeldTile(16, 1024, 4) if inputs <= SHORT_ROW or outputs >= FEW_OUTPUTS else HeldTile(16, 2048, 8)
+
+
+def is_held_late(outputs: int, inputs: int, kind: str) -> bool:
+    """As `is_late`, of held weights, which leave more room: those of square weights with 2,048 outputs were slower."""
+    return outputs < FEW_OUTPUTS and is_late(outputs, inputs, kind)
 
 
 class Tile(NamedTuple):
