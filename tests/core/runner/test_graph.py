@@ -19,7 +19,6 @@ from tgi_core.kernels import compiling, registry
 from tgi_core.request import Request
 from tgi_core.runner.graph import SPARE_BYTES, GraphRunner
 from tgi_core.runner.recorded import RecordedDecode
-from tgi_core.sampling.sampler import Sampler
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.testing.tiny import make_checkpoint
 from tgi_core.triton.registry import triton_kernels
@@ -148,20 +147,6 @@ def test_what_requests_are_going_to_want_is_recorded_before_the_first_one(tmp_pa
     process.load(EngineConfig(model_id=str(folder), device="cpu", dtype="float32", kernels={"attention": "triton"}))
     assert {size.rows for size in process.engine.runner._recorded} == {1, 2}
     assert not process.engine.prepare()
-
-
-def test_kernels_of_requests_that_sample_are_compiled_first(tmp_path, ahead, monkeypatch):
-    engine, _ = serve(make_checkpoint(tmp_path, "llama"), [], kernels={"attention": "triton"})
-    known, rehearsed, rehearse = set(engine.runner._recorded), [], Sampler.rehearse
-
-    def see(sampler, logits):
-        rehearsed.append((len(logits), compiling.is_beside()))
-        rehearse(sampler, logits)
-
-    monkeypatch.setattr(Sampler, "rehearse", see)
-    assert engine.prepare()
-    assert rehearsed == [(1, True)]
-    assert [(size.rows, size.chooses) for size in engine.runner._recorded if size not in known] == [(1, False)]
 
 
 def test_sizes_wait_for_their_kernels_and_others_take_their_turn(tmp_path, ahead, held_back):

@@ -11,7 +11,7 @@ from variants import SHARED, target_of, variants
 #: what a kernel may keep outside its registers on AMD's, by the names of LLVM's AMDGPU metadata; nothing in memory
 BUDGET = {".vgpr_spill_count": 0, ".private_segment_fixed_size": 0, ".sgpr_spill_count": 0}
 #: scalars of these wait in lanes of a vector register, which costs an instruction each
-BUDGETS = {name: {**BUDGET, ".sgpr_spill_count": 48} for name in ("prefill", "attend_in_order", "_finish")}
+BUDGETS = {name: {**BUDGET, ".sgpr_spill_count": 48} for name in ("prefill", "attend_in_order", "_filter")}
 AMDGPU_NOTE, NT_AMDGPU_METADATA = b"AMDGPU\0\0", 32  #: of ELF, https://llvm.org/docs/AMDGPUUsage.html#note-records
 #: these have the instructions of the other, but for float8, and less shared memory: what both would compile alike is
 #: compiled for the other, within the smaller memory, and of each kernel at least one variant for these too

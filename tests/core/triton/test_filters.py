@@ -14,9 +14,9 @@ HIDDEN = float("-inf")
 EXACT = 1e-5  #: of a probability that is a sum of float32
 NEUTRAL, TINY = 1.0, 1e-30
 
-#: (vocabulary, spread): a single token, less than a part of a row, a whole one, several and less, several
+#: (vocabulary, spread): a single token, parts of a tile, whole ones, more
 sizes = pytest.mark.parametrize(
-    ("size", "spread"), [(1, 1.0), (5, 1.0), (1000, 0.1), (4096, 2.0), (9001, 8.0), (49152, 2.0)]
+    ("size", "spread"), [(1, 1.0), (5, 1.0), (16, 3.0), (1000, 0.1), (2048, 2.0), (3001, 8.0), (49152, 2.0)]
 )
 #: dtype that logits come from: coarse ones leave many equal logits
 sources = pytest.mark.parametrize("source", [torch.float32, torch.float16, torch.bfloat16])
@@ -72,17 +72,16 @@ def test_top_p_equals_the_reference(size, spread):
 
 
 def test_neutral_values_keep_everything():
-    logits = logits_of(3, 9001, 30.0)
+    logits = logits_of(3, 3001, 30.0)
     assert torch.equal(filters.top_p(logits.clone(), torch.tensor([NEUTRAL] * 3, device=DEVICE)), logits)
-    assert torch.equal(filters.top_k(logits.clone(), torch.tensor([9001] * 3, device=DEVICE)), logits)
+    assert torch.equal(filters.top_k(logits.clone(), torch.tensor([3001] * 3, device=DEVICE)), logits)
 
 
 def test_hidden_tokens_stay_hidden():
-    logits = logits_of(4, 9001, 2.0)
-    logits[:3, 4:] = HIDDEN
-    logits[3, 4000:8500] = HIDDEN  # a whole part among others
-    check_top_k(logits, [2, 4, 50, 600])
-    check_top_p(logits, [0.3, 0.9, 0.9999, 0.9])
+    logits = logits_of(3, 1000, 2.0)
+    logits[:, 4:] = HIDDEN
+    check_top_k(logits, [2, 4, 50])
+    check_top_p(logits, [0.3, 0.9, 0.9999])
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-3, 1e3, 1e12, 1e30])
@@ -94,10 +93,10 @@ def test_logits_of_any_scale(scale, middle):
 
 
 def test_one_logit_far_from_the_others():
-    logits = logits_of(4, 9001, 1.0)
-    logits[0, 3] = logits[1, 5000] = torch.finfo(torch.float32).min
-    logits[2, 5000], logits[3, 9000] = -1e9, 1e9
-    check_top_k(logits, [5, 9001, 9000, 20])
+    logits = logits_of(4, 1000, 1.0)
+    logits[0, 3] = logits[1, 3] = torch.finfo(torch.float32).min
+    logits[2, 3], logits[3, 3] = -1e9, 1e9
+    check_top_k(logits, [5, 1000, 999, 20])
     check_top_p(logits, [0.9, 0.5, 0.9, 0.9])
 
 
@@ -110,8 +109,8 @@ def test_neighbouring_floats_are_told_apart():
 
 
 def test_nan_is_left_to_be_reported_and_hurts_no_other_row():
-    logits = logits_of(4, 9001, 2.0)
-    logits[0, 7000], logits[1], logits[2] = float("nan"), float("nan"), HIDDEN
+    logits = logits_of(4, 1000, 2.0)
+    logits[0, 7], logits[1], logits[2] = float("nan"), float("nan"), HIDDEN
     k, p = torch.tensor([3] * 4, device=DEVICE), torch.tensor([0.5] * 4, device=DEVICE)
     for found in (filters.top_k(logits.clone(), k), filters.top_p(logits.clone(), p)):
         assert found[:2].isnan().any(1).all()
@@ -120,27 +119,16 @@ def test_nan_is_left_to_be_reported_and_hurts_no_other_row():
 
 
 def test_rows_of_other_memory():
-    wide = logits_of(3, 6000, 2.0)
+    wide = logits_of(3, 2000, 2.0)
     k = torch.tensor([3, 4, 5], device=DEVICE)
-    expected = reference.top_k(wide[:, 100:5101].clone(), k)
-    assert torch.equal(filters.top_k(wide.clone()[:, 100:5101], k), expected)
-    assert torch.equal(filters.top_k(wide.T.contiguous().T[:, 100:5101], k), expected)
-    assert filters.top_p(wide[:0], torch.zeros(0, device=DEVICE)).shape == (0, 6000)
-
-
-@pytest.mark.parametrize("source", [torch.float32, torch.bfloat16])
-def test_what_the_first_rounds_leave_is_finished(source, monkeypatch):
-    """One round of parts leaves most of the search to the program of a row, many leave nothing."""
-    logits = logits_of(4, 9001, 3.0, source)
-    logits[3, 1:] = HIDDEN
-    for rounds in (1, 2, 9):
-        monkeypatch.setattr(filters, "ROUNDS", rounds)
-        check_top_k(logits, [1, 50, 5000, 3])
-        check_top_p(logits, [0.5, 0.9, 0.99, 0.9])
+    expected = reference.top_k(wide[:, 100:1101].clone(), k)
+    assert torch.equal(filters.top_k(wide.clone()[:, 100:1101], k), expected)
+    assert torch.equal(filters.top_k(wide.T.contiguous().T[:, 100:1101], k), expected)
+    assert filters.top_p(wide[:0], torch.zeros(0, device=DEVICE)).shape == (0, 2000)
 
 
 def test_a_row_is_filtered_alone_as_in_any_batch():
-    logits = logits_of(6, 9001, 3.0)
+    logits = logits_of(6, 3001, 3.0)
     p = torch.tensor([0.9] * 6, device=DEVICE)
     alone = torch.cat([filters.top_p(row.clone(), p[:1]) for row in logits.split(1)])
     assert torch.equal(filters.top_p(logits.clone(), p), alone)
@@ -149,7 +137,7 @@ def test_a_row_is_filtered_alone_as_in_any_batch():
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="PyTorch sees no GPU")
 def test_filters_and_sampling_can_be_recorded():
-    source, p, k = logits_of(4, 9001, 3.0), torch.tensor([0.9] * 4).to(DEVICE), torch.tensor([40] * 4).to(DEVICE)
+    source, p, k = logits_of(4, 3001, 3.0), torch.tensor([0.9] * 4).to(DEVICE), torch.tensor([40] * 4).to(DEVICE)
     at = torch.tensor([0.1, 0.5, 0.9, -1.0], dtype=torch.float64, device=DEVICE)
 
     def run():
@@ -160,6 +148,6 @@ def test_filters_and_sampling_can_be_recorded():
     with torch.cuda.graph(graph):
         found = run()
     for seed in range(3):
-        source.copy_(logits_of(4, 9001, 3.0, seed=seed))
+        source.copy_(logits_of(4, 3001, 3.0, seed=seed))
         graph.replay()
         assert all(map(torch.equal, found, run()))

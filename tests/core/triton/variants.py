@@ -23,7 +23,6 @@ from tgi_core.triton import (
     many_rows,
     norm,
     overlap,
-    parts,
     penalties,
     prefill,
     rotary,
@@ -65,8 +64,7 @@ POINTERS = {
     "keys", "values", "output", "out", "x", "weight", "bias", "residual", "q", "k", "v", "gate_up", "logits"
 }  # fmt: skip
 FLOATS = {
-    "cos", "sin", "partial", "sums", "bests", "totals", "slopes", "logprobs", "tops", "masses", "amounts", "states",
-    "chosen", "leasts", "mosts", "lows",
+    "cos", "sin", "partial", "sums", "bests", "totals", "slopes", "logprobs", "tops", "masses",
 }  # fmt: skip
 INTEGERS = {
     "tile_sequence", "tile_start", "tile_part", "tile_parts", "query_starts", "lens", "key_starts", "tables", "info",
@@ -226,20 +224,15 @@ def sampling(target, size):
     warps = chip.ROW_LANES // target_of(target).warp_size
     rows = {"size": size, "row_stride": size}
     known = TOTALS | {"at": "*fp64", "slots": "*i64"} | dict.fromkeys(("in_prompt", "in_output"), "*i32")
-    part = {"PART": parts.PART, **rows}
-    yield variant(sample._draw, {**parts.parts_of(size), **part}, target, "fp32", warps, known=known)
+    yield variant(sample._survey, {"BLOCK": sample.BLOCK, **rows}, target, "fp32", known=known)
+    constants = {**sample.parts_of(size), "BLOCK": sample.BLOCK, **rows}
+    yield variant(sample._draw, constants, target, "fp32", warps, known=known)
     yield variant(penalties._penalize, {"BLOCK": penalties.BLOCK, **rows}, target, "fp32", known=known)
     masked = {"words": triton.cdiv(size, bitmask.WORD), "WORD": bitmask.WORD, "BLOCK": bitmask.BLOCK, **rows}
     yield variant(bitmask._apply_bitmask, masked, target, "fp32", known=known | {"allowed": "*i32"})
-    yield variant(filters._hide, part, target, "fp32", known=known)
-    lanes, few_warps = filters.lanes_of_parts(target_of(target).warp_size)
     for by_mass, kind in ((True, "*fp32"), (False, "*i64")):
-        known |= {"wanted": kind, "rows": "i32", "number": "i32"}
-        yield variant(parts.survey, {"BY_MASS": by_mass, **part}, target, "fp32", known=known)
-        search = {"BY_MASS": by_mass, **parts.parts_of(size), "PIVOTS": filters.PIVOTS, **rows}
-        looking = {**search, **lanes, "PART": parts.PART}
-        yield variant(filters._round, looking, target, "fp32", few_warps, known=known)
-        yield variant(filters._finish, {**search, **filters.LANES_OF_ROWS}, target, "fp32", warps, known=known)
+        constants = {**filters.CONSTANTS, "BY_MASS": by_mass, **rows}
+        yield variant(filters._filter, constants, target, "fp32", warps, known=known | {"wanted": kind})
 
 
 def products(target, dtype):
@@ -422,8 +415,8 @@ def variants(target):
             dtype,
         )
     rows = {"size": 49152, "row_stride": 49152}
-    yield variant(parts.survey, {"BY_MASS": True, "PART": parts.PART, **rows}, target, dtype)
-    yield variant(sample._greedy, {"size": 49152, **parts.parts_of(49152)}, target, dtype, 1)
+    yield variant(sample._survey, {"BLOCK": sample.BLOCK, **rows}, target, dtype)
+    yield variant(sample._greedy, {"size": 49152, **sample.parts_of(49152)}, target, dtype, 1)
     for size in (151936, 151643) if registers_are_short else (151936,):  # rows are aligned, and not
         yield from sampling(target, size)
     yield from products(target, dtype)

@@ -168,8 +168,7 @@ class GraphRunner(EagerRunner):
         return next(new, None)
 
     def _foresee(self) -> Iterator[_Size]:
-        """All sizes: a decode that samples, whose tokens are chosen by kernels of their own, then greedy ones; those of
-        short sequences first."""
+        """All sizes, those of short sequences and greedy ones first."""
         capabilities, slots = self.backend.capabilities, self.slots.padding_slot
         if not capabilities.record_ahead or self.layer_by_layer or self._waits:
             return
@@ -177,9 +176,8 @@ class GraphRunner(EagerRunner):
         lengths = [min(SHORT << doubled, most) for doubled in range((most // SHORT).bit_length() + 1)]
         decodes = [(rows, None) for rows in capabilities.batch_buckets if rows <= slots]
         mixtures = list(itertools.product(capabilities.mixture_buckets, capabilities.token_buckets))
-        kinds = (False, decodes[:1], lengths[:1]), (True, decodes + mixtures, lengths), (False, decodes, lengths)
-        for chooses, wanted, longest in kinds:
-            for length in longest:
+        for chooses, wanted in ((True, decodes + mixtures), (False, decodes)):
+            for length in lengths:
                 for rows, tokens in wanted:
                     if not self._has_memory():
                         return
@@ -205,8 +203,6 @@ class GraphRunner(EagerRunner):
         kind = RecordedDecode if size.tokens is None else partial(RecordedMixture, tokens=size.tokens)
         recorded = kind(size.rows, self.slots, attention, self.backend, chooses=size.chooses)
         recorded.run(self.model, self.sampler)
-        if not size.chooses:
-            self.sampler.rehearse(recorded.logits)
         recorded.replay = self.backend.capture(lambda: recorded.run(self.model, self.sampler))
         return recorded
 

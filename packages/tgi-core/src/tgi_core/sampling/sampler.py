@@ -103,13 +103,6 @@ class Sampler:
         """logits [B, V] -> the most likely tokens; no sequence is noted to have them."""
         return self._agreed(Choice(*self.kernels.greedy(logits)))
 
-    def rehearse(self, logits: Tensor) -> None:
-        """Filter logits [B, V], and draw, as for requests that sample: what that compiles is there then."""
-        rows, device = len(logits), logits.device
-        k, p = torch.ones(rows, dtype=torch.int64, device=device), torch.full((rows,), 0.5, device=device)
-        at = torch.zeros(rows, dtype=torch.float64, device=device)
-        self.kernels.sample(self.kernels.top_p(self.kernels.top_k(logits.float(), k), p), at)
-
     def _agreed(self, choice: Choice) -> Choice:
         """With rank 0's tokens: ranks that went on from different ones would never agree again."""
         return replace(choice, ids=self.context.group.from_first(choice.ids))

@@ -1,8 +1,7 @@
-"""Filters: the smallest logit of a row that stays is looked for, then what is below is hidden.
+"""Filters: a program finds the smallest logit of one row that stays, then hides what is below.
 
-Nothing is sorted.  A round tells for PIVOTS numbers how much is at or above each; the least that has enough and the
-greatest that has not are where the next round looks.  In the first ROUNDS, which are kernels of their own, each program
-looks at a part of a row; what is left then, if anything, one program does for each row.
+Nothing is sorted.  A round reads the row once and tells for PIVOTS numbers how much is at or above each; the least that
+has enough and the greatest that has not are where the next round looks.
 """
 
 from __future__ import annotations
@@ -11,57 +10,55 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tgi_core.triton.chip import ROW_LANES, chip_of, row_warps
+from tgi_core.triton.chip import row_warps
 from tgi_core.triton.launch import Kernel
 from tgi_core.triton.overlap import follow
-from tgi_core.triton.parts import PART, amounts_of, numbers, parts_of, surveyed
 
-ROUNDS = 4  #: that logits of 16 bits take; those that were computed in float32 take up to 6 for top-p
-PIVOTS = 16
-WIDTH = 4  #: neighbouring logits that a lane reads
-READS = 4  #: of so many logits at a time, so that memory is kept busy; by programs that look at a whole row
-MOST_ROUNDS = tl.constexpr(48)
-STATE = tl.constexpr(4)  #: numbers that a round leaves for each row: low, high, depth, and whether it looks
+CONSTANTS = {
+    "LANES": 512,  # of a program, each with WIDTH neighbouring logits
+    "WIDTH": 4,
+    "READS": 4,  # of so many logits at a time, so that memory is kept busy
+    "PIVOTS": 16,
+    "MOST_ROUNDS": 48,  # ordinary logits take 3 or 4, and up to twice as many where they were computed in float32
+}
 
 
 @triton.jit
-def _begin(
-    tops, amounts, wanted, row, BY_MASS: tl.constexpr, PARTS: tl.constexpr, PADDED: tl.constexpr
+def _survey(
+    x_row, size: tl.constexpr, BY_MASS: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr, READS: tl.constexpr
 ):  # fmt: skip
-    """A row's highest logit, how much is wanted at or above the smallest that stays, and whether to look for it."""
-    top, _, amount = amounts_of(tops, amounts, row, tl.arange(0, PADDED), BY_MASS, PARTS)
-    amount = tl.sum(amount)
-    goal = tl.load(wanted + row).to(tl.float32)
+    """The highest logit, and the mass of all as a share of its own, or how many are finite."""
+    lane = tl.arange(0, LANES)[None, :, None] * WIDTH + tl.arange(0, WIDTH)[None, None, :]
+    highest = tl.full([1, LANES], float("-inf"), tl.float32)
+    amount = tl.zeros([1, LANES], tl.float32)
+    for start in range(0, size, READS * LANES * WIDTH):
+        for read in tl.static_range(READS):
+            columns = start + read * LANES * WIDTH + lane
+            x = tl.load(x_row + columns, mask=columns < size, other=float("-inf"))
+            higher = tl.maximum(highest, tl.max(tl.where(x == x, x, float("-inf")), 2))
+            if BY_MASS:
+                shift = tl.where(higher == float("-inf"), 0.0, higher)
+                amount = amount * tl.exp(highest - shift) + tl.sum(tl.exp(x - shift[:, :, None]), 2)
+            else:
+                amount += tl.sum(tl.where(x > float("-inf"), 1.0, 0.0), 2)
+            highest = higher
+    top = tl.max(tl.max(highest, 1), 0)
     if BY_MASS:
-        stays = (goal >= 1.0) | (amount != amount)
-        goal *= amount
-    else:
-        stays = amount <= goal
-    return top, goal, (top > float("-inf")) & (top < float("inf")) & (stays == 0)
+        amount *= tl.exp(highest - top)
+    return top, tl.sum(amount)
 
 
 @triton.jit
-def _pivots(number, top, low, high, depth, PIVOTS: tl.constexpr):
-    """Of a round; and how deep below the top the next one begins if nothing has enough yet."""
-    pivot = tl.arange(0, PIVOTS).to(tl.float32)
-    below = top - tl.where(number == 0, pivot, depth * tl.exp2(pivot))
-    deeper = depth * tl.where(number == 0, 1.0, 1 << PIVOTS)
-    between = low + (high - low) * ((pivot + 1) / (PIVOTS + 1))
-    is_lost = low == float("-inf")
-    return tl.where(is_lost, below, between), tl.where(is_lost, deeper, depth)
-
-
-@triton.jit
-def _look(
-    x_row, pivots, top, low, high, begin, end, size: tl.constexpr, BY_MASS: tl.constexpr, PIVOTS: tl.constexpr,
-    LANES: tl.constexpr, WIDTH: tl.constexpr, READS: tl.constexpr,
+def _round(
+    x_row, pivots, top, low, high, size: tl.constexpr, BY_MASS: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr,
+    READS: tl.constexpr, PIVOTS: tl.constexpr,
 ):  # fmt: skip
     """What is at or above each pivot; the least logit at or above `low`, and the greatest below `high`."""
     lane = tl.arange(0, LANES)[None, :, None] * WIDTH + tl.arange(0, WIDTH)[None, None, :]
     amounts = tl.zeros([PIVOTS, LANES], tl.float32)
     least = tl.full([1, LANES], float("inf"), tl.float32)
     most = tl.full([1, LANES], float("-inf"), tl.float32)
-    for start in range(begin, end, READS * LANES * WIDTH):
+    for start in range(0, size, READS * LANES * WIDTH):
         for read in tl.static_range(READS):
             columns = start + read * LANES * WIDTH + lane
             x = tl.load(x_row + columns, mask=columns < size, other=float("-inf"))
@@ -73,154 +70,66 @@ def _look(
 
 
 @triton.jit
-def _narrowed(number, pivots, amounts, least, most, top, goal, low, high, BY_MASS: tl.constexpr):
-    """What a round has found: at or above `low` there is enough, at or above `high` there is not; whether to go on."""
-    enough = amounts >= goal
-    is_exact = tl.min(tl.where(enough, amounts, float("inf"))) == goal
-    low = tl.maximum(low, tl.max(tl.where(enough, pivots, float("-inf"))))
-    high = tl.minimum(high, tl.min(tl.where(enough, float("inf"), pivots)))
-    # equal logits, all that was between low and high, stay together
-    goes_on = ((is_exact | (least >= most)) == 0) & (low < top) & (number + 1 < MOST_ROUNDS)
-    if BY_MASS:
-        goes_on &= (low > float("-inf")) | (number == 0)  # farther below the top there is no mass
-    return low, high, goes_on
-
-
-@triton.jit
-def _after(
-    number, states, chosen, sums, leasts, mosts, row, rows, top, goal, searching, BY_MASS: tl.constexpr,
-    PARTS: tl.constexpr, PADDED: tl.constexpr, PIVOTS: tl.constexpr,
+def _filter(
+    logits, wanted, size: tl.constexpr, row_stride: tl.constexpr, BY_MASS: tl.constexpr, LANES: tl.constexpr,
+    WIDTH: tl.constexpr, READS: tl.constexpr, PIVOTS: tl.constexpr, MOST_ROUNDS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """Where a row is before round `number`, put together from what the one before left: low, high, depth, searching."""
-    low, high = float("-inf"), float("inf")
-    depth = 0.5 * PIVOTS
-    if number > 0:
-        before = (number - 1) % 2 * rows + row
-        low = tl.load(states + before * STATE)
-        high = tl.load(states + before * STATE + 1)
-        depth = tl.load(states + before * STATE + 2)
-        searching = tl.load(states + before * STATE + 3) > 0
-        if searching:
-            part, pivot = tl.arange(0, PADDED), tl.arange(0, PIVOTS)
-            there = part < PARTS
-            at = before * PARTS + part
-            amounts = tl.load(sums + at[:, None] * PIVOTS + pivot[None, :], mask=there[:, None], other=0.0)
-            least = tl.min(tl.load(leasts + at, mask=there, other=float("inf")))
-            most = tl.max(tl.load(mosts + at, mask=there, other=float("-inf")))
-            pivots = tl.load(chosen + before * PIVOTS + pivot)
-            low, high, searching = _narrowed(
-                number - 1, pivots, tl.sum(amounts, 0), least, most, top, goal, low, high, BY_MASS
-            )
-    return low, high, depth, searching
-
-
-@triton.jit(do_not_specialize=["rows", "number"])
-def _round(
-    logits, wanted, tops, amounts, states, chosen, sums, leasts, mosts, rows, number, size: tl.constexpr,
-    row_stride: tl.constexpr, BY_MASS: tl.constexpr, PARTS: tl.constexpr, PADDED: tl.constexpr, PIVOTS: tl.constexpr,
-    LANES: tl.constexpr, WIDTH: tl.constexpr, READS: tl.constexpr, PART: tl.constexpr, OVERLAP: tl.constexpr,
-):  # fmt: skip
-    """A part of a row.  What rounds leave is [2, B, ...], as others still read what the one before has left."""
-    follow(OVERLAP)
-    row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    top, goal, searching = _begin(tops, amounts, wanted, row, BY_MASS, PARTS, PADDED)
-    low, high, depth, searching = _after(
-        number, states, chosen, sums, leasts, mosts, row, rows, top, goal, searching, BY_MASS, PARTS, PADDED, PIVOTS
-    )
-    pivots, depth = _pivots(number, top, low, high, depth, PIVOTS)
-    here = number % 2 * rows + row
-    if part == 0:
-        tl.store(states + here * STATE, low)
-        tl.store(states + here * STATE + 1, high)
-        tl.store(states + here * STATE + 2, depth)
-        tl.store(states + here * STATE + 3, tl.where(searching, 1.0, 0.0))
-        tl.store(chosen + here * PIVOTS + tl.arange(0, PIVOTS), pivots)
-    if searching:
-        found, least, most = _look(
-            logits + row * row_stride, pivots, top, low, high, part * PART, (part + 1) * PART, size, BY_MASS, PIVOTS,
-            LANES, WIDTH, READS,
-        )  # fmt: skip
-        at = here * PARTS + part
-        tl.store(sums + at * PIVOTS + tl.arange(0, PIVOTS), found)
-        tl.store(leasts + at, least)
-        tl.store(mosts + at, most)
-
-
-@triton.jit(do_not_specialize=["rows", "number"])
-def _finish(
-    logits, wanted, tops, amounts, states, chosen, sums, leasts, mosts, lows, rows, number, size: tl.constexpr,
-    row_stride: tl.constexpr, BY_MASS: tl.constexpr, PARTS: tl.constexpr, PADDED: tl.constexpr, PIVOTS: tl.constexpr,
-    LANES: tl.constexpr, WIDTH: tl.constexpr, READS: tl.constexpr, OVERLAP: tl.constexpr,
-):  # fmt: skip
-    """The rounds from `number` on, of a whole row: the smallest logit that stays; -inf where all do."""
+    """BY_MASS: `wanted` is a probability, else a number of logits."""
     follow(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
-    top, goal, searching = _begin(tops, amounts, wanted, row, BY_MASS, PARTS, PADDED)
-    low, high, depth, searching = _after(
-        number, states, chosen, sums, leasts, mosts, row, rows, top, goal, searching, BY_MASS, PARTS, PADDED, PIVOTS
-    )
+    x_row = logits + row * row_stride
+    top, amount = _survey(x_row, size, BY_MASS, LANES, WIDTH, READS)
+    goal = tl.load(wanted + row).to(tl.float32)
+    if BY_MASS:
+        stays = (goal >= 1.0) | (amount != amount)
+        goal *= amount
+    else:
+        stays = amount <= goal
+    searching = (top > float("-inf")) & (top < float("inf")) & (stays == 0)
+    low = float("-inf")  # at or above it there is enough
+    high = float("inf")  # at or above it there is not
+    depth = 0.5 * PIVOTS  # below the top, where the second round begins if the first one finds nothing
+    rounds = 0
+    pivot = tl.arange(0, PIVOTS).to(tl.float32)
     while searching:
-        pivots, depth = _pivots(number, top, low, high, depth, PIVOTS)
-        found, least, most = _look(
-            logits + row * row_stride, pivots, top, low, high, 0, size, size, BY_MASS, PIVOTS, LANES, WIDTH, READS
-        )
-        low, high, searching = _narrowed(number, pivots, found, least, most, top, goal, low, high, BY_MASS)
-        number += 1
-    tl.store(lows + row, low)
-
-
-@triton.jit
-def _hide(logits, lows, size: tl.constexpr, row_stride: tl.constexpr, PART: tl.constexpr, OVERLAP: tl.constexpr):
-    """What is below the smallest logit that stays, in a part of a row."""
-    follow(OVERLAP)
-    row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    low = tl.load(lows + row)
+        if low == float("-inf"):
+            pivots = top - tl.where(rounds == 0, pivot, depth * tl.exp2(pivot))
+            depth *= tl.where(rounds == 0, 1.0, 1 << PIVOTS)
+        else:
+            pivots = low + (high - low) * ((pivot + 1) / (PIVOTS + 1))
+        amounts, least, most = _round(x_row, pivots, top, low, high, size, BY_MASS, LANES, WIDTH, READS, PIVOTS)
+        enough = amounts >= goal
+        is_exact = tl.min(tl.where(enough, amounts, float("inf"))) == goal
+        low = tl.maximum(low, tl.max(tl.where(enough, pivots, float("-inf"))))
+        high = tl.minimum(high, tl.min(tl.where(enough, float("inf"), pivots)))
+        rounds += 1
+        # equal logits, all that was between low and high, stay together
+        searching = ((is_exact | (least >= most)) == 0) & (low < top) & (rounds < MOST_ROUNDS)
+        if BY_MASS:
+            searching &= (low > float("-inf")) | (rounds == 1)  # farther below the top there is no mass
     if low > float("-inf"):
-        columns = part * PART + tl.arange(0, PART)
-        there = logits + row * row_stride + columns
-        x = tl.load(there, mask=columns < size, other=float("-inf"))
-        tl.store(there, float("-inf"), mask=(columns < size) & (x < low) & (x > float("-inf")))
+        for start in range(0, size, LANES * WIDTH):
+            columns = start + tl.arange(0, LANES * WIDTH)
+            x = tl.load(x_row + columns, mask=columns < size, other=float("-inf"))
+            tl.store(x_row + columns, float("-inf"), mask=(columns < size) & (x < low) & (x > float("-inf")))
 
 
-_ROUND, _FINISH, _HIDE = Kernel(_round), Kernel(_finish), Kernel(_hide)
+_FILTER = Kernel(_filter)
 
 
 def top_k(logits: Tensor, k: Tensor) -> Tensor:
     """See `Kernels.top_k`; logits as likely as the k-th stay too."""
-    return _filter(logits, k, by_mass=False)
+    return _launch(logits, k, by_mass=False)
 
 
 def top_p(logits: Tensor, p: Tensor) -> Tensor:
     """See `Kernels.top_p`; logits as likely as the last one stay too."""
-    return _filter(logits, p, by_mass=True)
+    return _launch(logits, p, by_mass=True)
 
 
-def _filter(logits: Tensor, wanted: Tensor, *, by_mass: bool) -> Tensor:
+def _launch(logits: Tensor, wanted: Tensor, *, by_mass: bool) -> Tensor:
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
-    (rows, size), device = logits.shape, logits.device
-    if not rows:
-        return logits
-    row = {"size": size, "row_stride": logits.stride(0)}
-    search = {**row, "BY_MASS": by_mass, **parts_of(size), "PIVOTS": PIVOTS}
-    parts = search["PARTS"]
-    tops, _, amounts = surveyed(logits, by_mass=by_mass)
-    left = (STATE.value,), (PIVOTS,), (parts, PIVOTS), (parts,), (parts,)
-    found = logits, wanted.contiguous(), tops, amounts, *(numbers(device, 2, rows, *shape) for shape in left)
-    lanes, warps = lanes_of_parts(chip_of(device).lanes)
-    for number in range(ROUNDS):
-        _ROUND.launch((rows, parts, 1), (*found, rows, number), {**search, **lanes, "PART": PART}, warps)
-    lows = numbers(device, rows)
-    _FINISH.launch((rows, 1, 1), (*found, lows, rows, ROUNDS), {**search, **LANES_OF_ROWS}, row_warps(device))
-    _HIDE.launch((rows, parts, 1), (logits, lows), {**row, "PART": PART})
+    if len(logits):
+        constants = {"size": logits.shape[1], "row_stride": logits.stride(0), "BY_MASS": by_mass, **CONSTANTS}
+        _FILTER.launch((len(logits), 1, 1), (logits, wanted.contiguous()), constants, row_warps(logits.device))
     return logits
-
-
-LANES_OF_ROWS = {"LANES": ROW_LANES, "WIDTH": WIDTH, "READS": READS}
-
-
-def lanes_of_parts(lanes: int) -> tuple[dict[str, int], int]:
-    """Constants, and warps: 4 where these have 32 lanes, 8 where they have 64, each of which has fewer logits then, as
-    AMD's compiler keeps more of each in registers."""
-    warps = lanes // 8
-    reads = PART // (warps * lanes * WIDTH)
-    return {"LANES": warps * lanes, "WIDTH": WIDTH, "READS": reads}, warps

@@ -1,4 +1,4 @@
-"""Choosing tokens: when all parts of the logits are surveyed, a program for each row chooses by what was found."""
+"""Choosing tokens: programs look at parts of each row of logits, then one for each row chooses by what they found."""
 
 from __future__ import annotations
 
@@ -10,7 +10,37 @@ from torch import Tensor
 from tgi_core.triton.chip import row_warps
 from tgi_core.triton.launch import Kernel
 from tgi_core.triton.overlap import follow
-from tgi_core.triton.parts import PART, amounts_of, numbers, parts_of, surveyed
+
+BLOCK = 4096  #: logits of a part
+
+
+@triton.jit
+def _survey(
+    logits, tops, firsts, masses, size: tl.constexpr, row_stride: tl.constexpr, BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """A part's highest logit, where it is first, and the mass of all as a share of its own: each [B, parts]."""
+    follow(OVERLAP)
+    row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    columns = part * BLOCK + tl.arange(0, BLOCK)
+    there = columns < size
+    x = tl.load(logits + row * row_stride + columns, mask=there, other=float("-inf")).to(tl.float32)
+    known = tl.where(x == x, x, float("-inf"))  # comparisons with NaN are not to hide other numbers
+    top = tl.max(known)
+    at = row * tl.num_programs(1) + part
+    tl.store(tops + at, top)
+    tl.store(firsts + at, tl.min(tl.where((known == top) & there, columns, size)))
+    tl.store(masses + at, tl.sum(tl.exp(x - tl.where(top == float("-inf"), 0.0, top))))
+
+
+@triton.jit
+def _shares(tops, masses, part, PARTS: tl.constexpr):
+    """The highest logit of a row; its parts' own, and their masses as a share of it: [PADDED]"""
+    at = tl.program_id(0).to(tl.int64) * PARTS + part
+    highest = tl.load(tops + at, mask=part < PARTS, other=float("-inf"))
+    top = tl.max(highest)
+    shift = tl.where(top == float("-inf"), 0.0, top)
+    return top, highest, tl.load(masses + at, mask=part < PARTS, other=0.0) * tl.exp(highest - shift)
 
 
 @triton.jit
@@ -21,23 +51,23 @@ def _greedy(
     """The first of the most likely tokens."""
     follow(OVERLAP)
     row, part = tl.program_id(0).to(tl.int64), tl.arange(0, PADDED)
-    top, highest, shares = amounts_of(tops, masses, row, part, True, PARTS)
+    top, highest, shares = _shares(tops, masses, part, PARTS)
     first = tl.load(firsts + row * PARTS + part, mask=part < PARTS, other=size)
     index = tl.min(tl.where(highest == top, first, size))
-    tl.store(ids + row, tl.minimum(index, size - 1).to(tl.int64))
+    tl.store(ids + row, index.to(tl.int64))
     tl.store(logprobs + row, tl.where(top == float("-inf"), float("nan"), -tl.log(tl.sum(shares))))
 
 
 @triton.jit
 def _draw(
     logits, at, tops, firsts, masses, ids, logprobs, totals, size: tl.constexpr, row_stride: tl.constexpr,
-    PARTS: tl.constexpr, PADDED: tl.constexpr, PART: tl.constexpr, OVERLAP: tl.constexpr,
+    PARTS: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """The token in which the cumulative distribution passes `at`: only its part is read again."""
+    """Only the part that is drawn from is read again."""
     follow(OVERLAP)
     row, part = tl.program_id(0).to(tl.int64), tl.arange(0, PADDED)
     x_row = logits + row * row_stride
-    top, highest, shares = amounts_of(tops, masses, row, part, True, PARTS)
+    top, highest, shares = _shares(tops, masses, part, PARTS)
     shares = shares.to(tl.float64)
     total = tl.sum(shares)
     where = tl.load(at + row)
@@ -45,7 +75,7 @@ def _draw(
     passed = tl.min(tl.where((tl.cumsum(shares, 0) > goal) & (shares > 0), part, PARTS))
     passed = tl.minimum(passed, tl.max(tl.where(shares > 0, part, 0)))  # rounding may leave none
     goal -= tl.sum(tl.where(part < passed, shares, 0.0))
-    columns = passed * PART + tl.arange(0, PART)
+    columns = passed * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(x_row + columns, mask=columns < size, other=float("-inf"))
     weights = tl.exp(x - tl.where(top == float("-inf"), 0.0, top))
     drawn = tl.min(tl.where((tl.cumsum(weights, 0) > goal.to(tl.float32)) & (weights > 0), columns, size))
@@ -58,17 +88,17 @@ def _draw(
     tl.store(logprobs + row, tl.load(x_row + index) - normalizer)
 
 
-_GREEDY, _DRAW = Kernel(_greedy), Kernel(_draw)
+_SURVEY, _GREEDY, _DRAW = Kernel(_survey), Kernel(_greedy), Kernel(_draw)
 
 
 def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
     """See `Kernels.greedy`."""
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     (rows, size), device = logits.shape, logits.device
-    ids, logprobs = torch.empty(rows, dtype=torch.int64, device=device), numbers(device, rows)
+    ids, logprobs = torch.empty(rows, dtype=torch.int64, device=device), _numbers(device, rows)
     if rows:
-        arguments = *surveyed(logits), ids, logprobs
-        _GREEDY.launch((rows, 1, 1), arguments, {"size": size, **parts_of(size)}, warps=1)
+        found = _surveyed(logits)
+        _GREEDY.launch((rows, 1, 1), (*found, ids, logprobs), {"size": size, **parts_of(size)}, warps=1)
     return ids, logprobs
 
 
@@ -77,9 +107,29 @@ def sample(logits: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     (rows, size), device = logits.shape, logits.device
     ids = torch.empty(rows, dtype=torch.int64, device=device)
-    logprobs, totals = numbers(device, rows), numbers(device, rows)
+    logprobs, totals = _numbers(device, rows), _numbers(device, rows)
     if rows:
-        arguments = logits, at, *surveyed(logits), ids, logprobs, totals
-        constants = {"size": size, "row_stride": logits.stride(0), **parts_of(size), "PART": PART}
+        arguments = logits, at, *_surveyed(logits), ids, logprobs, totals
+        constants = {"size": size, "row_stride": logits.stride(0), **parts_of(size), "BLOCK": BLOCK}
         _DRAW.launch((rows, 1, 1), arguments, constants, warps=row_warps(device))
     return ids, logprobs, totals
+
+
+def _surveyed(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `_survey` finds."""
+    (rows, size), parts = logits.shape, parts_of(logits.shape[1])["PARTS"]
+    tops, masses = _numbers(logits.device, rows, parts), _numbers(logits.device, rows, parts)
+    firsts = torch.empty((rows, parts), dtype=torch.int32, device=logits.device)
+    constants = {"size": size, "row_stride": logits.stride(0), "BLOCK": BLOCK}
+    _SURVEY.launch((rows, parts, 1), (logits, tops, firsts, masses), constants)
+    return tops, firsts, masses
+
+
+def _numbers(device: torch.device, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device=device)
+
+
+def parts_of(size: int) -> dict[str, int]:
+    """Of a row of so many logits, as constants of kernels."""
+    parts = triton.cdiv(size, BLOCK)
+    return {"PARTS": parts, "PADDED": triton.next_power_of_2(parts)}
