@@ -52,8 +52,8 @@ def held_tile(rows: int, outputs: int, inputs: int) -> HeldTile | None:
 
 
 def is_held_late(outputs: int, inputs: int, kind: str) -> bool:
-    """As `is_late`, of held weights, which leave more room: those of square weights with 2,048 outputs were slower."""
-    return outputs < FEW_OUTPUTS and is_late(outputs, inputs, kind)
+    """As `is_late`, of held weights: those of down alone, as what is behind the others reads weights early too."""
+    return is_late(outputs, inputs, kind) and outputs < min(inputs, FEW_OUTPUTS)
 
 
 class Tile(NamedTuple):
