@@ -12,6 +12,7 @@ from tgi_core.testing.tiny import VOCABULARY, make_checkpoint
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs that PyTorch sees"),
+    pytest.mark.timeout(600),  # each compiles the kernels of two engines, on three processes
 ]
 
 STEPS = 32

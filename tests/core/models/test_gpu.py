@@ -32,12 +32,12 @@ def expected(folder):
     return run(folder, device="cpu", disable_custom_kernels=True)
 
 
-def run(folder, device="cuda", dtype="float32", params=None, **settings):
+def run(folder, device="cuda", dtype="float32", params=None, prompts=PROMPTS, **settings):
     engine = Engine(EngineConfig(model_id=str(folder), device=device, dtype=dtype, **settings))
     params = params or SamplingParams(max_new_tokens=STEPS, ignore_eos=True)
-    for number, prompt in enumerate(PROMPTS):
+    for number, prompt in enumerate(prompts):
         engine.add(Request(id=number, prompt_ids=prompt, params=params))
-    found = [[] for _ in PROMPTS]
+    found = [[] for _ in prompts]
     while engine.has_work:
         for output in engine.step():
             assert not output.error
@@ -64,6 +64,17 @@ def test_half_precision_runs_with_sampling_and_penalties(tmp_path, dtype):
     )  # fmt: skip
     folder = make_checkpoint(tmp_path, "llama")
     first, again = (run(folder, dtype=dtype, params=params) for _ in range(2))
+    assert first == again
+    assert all(len(tokens) == STEPS for tokens in first)
+
+
+def test_many_requests_sample_from_a_vocabulary_of_real_size(tmp_path):
+    """Steps come faster than kernels of sampling run, as in no test of these alone."""
+    folder = make_checkpoint(tmp_path, "llama", vocab_size=50_000)
+    params = SamplingParams(
+        max_new_tokens=STEPS, ignore_eos=True, do_sample=True, seed=1, temperature=0.8, top_p=0.9, top_k=20_000
+    )
+    first, again = (run(folder, dtype="bfloat16", params=params, prompts=PROMPTS * 4) for _ in range(2))
     assert first == again
     assert all(len(tokens) == STEPS for tokens in first)
 
