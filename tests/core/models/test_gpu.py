@@ -69,7 +69,7 @@ def test_half_precision_runs_with_sampling_and_penalties(tmp_path, dtype):
 
 
 def test_many_requests_sample_from_a_vocabulary_of_real_size(tmp_path):
-    """Steps come faster than kernels of sampling run, as in no test of these alone."""
+    """A row of logits has many parts, and steps follow each other at once, as in no test of these kernels alone."""
     folder = make_checkpoint(tmp_path, "llama", vocab_size=50_000)
     params = SamplingParams(
         max_new_tokens=STEPS, ignore_eos=True, do_sample=True, seed=1, temperature=0.8, top_p=0.9, top_k=20_000

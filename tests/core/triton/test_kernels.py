@@ -218,7 +218,7 @@ def test_one_row_in_every_tile(has_bias, tile, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("rows", [2, 8])
-@pytest.mark.parametrize("tile", [(16, 64, 2), (32, 64, 1), (16, 128, 4), (16, 256, 8)], ids=str)
+@pytest.mark.parametrize("tile", [(16, 64, 2), (32, 64, 1), (16, 128, 4), (16, 1024, 4), (16, 2048, 8)], ids=str)
 def test_a_few_rows_in_every_tile_of_held_weights(tile, rows, monkeypatch):
     if not chip_of(torch.device(DEVICE)).is_hopper:
         pytest.skip("PyTorch multiplies few rows on this chip")
@@ -241,9 +241,11 @@ def test_weights_are_held_where_they_are_few():
     assert all(held_tile(9, *shape) is None for shape in few)
 
 
-def test_held_weights_of_down_alone_let_the_next_kernel_begin_late():
-    shapes = (576, 576, ""), (576, 1536, ""), (576, 1536, "silu"), (960, 576, ""), (2048, 2048, "")
-    assert [is_held_late(*shape) for shape in shapes] == [False, True, False, False, False]
+def test_held_weights_with_fewer_outputs_than_inputs_let_the_next_kernel_begin_late():
+    late = (576, 1536, ""), (1024, 2048, "")
+    early = (576, 576, ""), (576, 1536, "silu"), (960, 576, ""), (2048, 4096, "")
+    assert all(is_held_late(*shape) for shape in late)
+    assert not any(is_held_late(*shape) for shape in early)
 
 
 @pytest.mark.parametrize(

@@ -119,8 +119,9 @@ def _held_product(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, WARPS: tl.constexpr, KIND: tl.constexpr, HAS_BIAS: tl.constexpr,
     LATE: tl.constexpr, UPCAST: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """`_row_product` of x [T, N], T <= EACH -> [T, M]: before their turn weights are in registers as matrix units take
-    them; each of a program's WARPS multiplies a share of the inputs.  LATE: see `_few_rows_product`."""
+    """`_row_product` of x [T, N], T <= EACH -> [T, M]: before their turn two blocks of weights are in registers, as
+    matrix units take them; each of a program's WARPS multiplies a share of the inputs.  LATE: as in
+    `_few_rows_product`."""
     if not LATE:
         let_next_begin(OVERLAP)
     parts: tl.constexpr = 1 if KIND == "" else 2

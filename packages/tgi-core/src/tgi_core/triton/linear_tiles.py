@@ -35,16 +35,15 @@ class HeldTile(NamedTuple):
     """Of a product with a few rows whose weights wait in registers."""
 
     rows: int  #: of the weight that a program takes, as many as matrix units take at least
-    #: of these rows that it reads at a time, 256 for each warp, which so multiplies what it has read; of the first two
+    #: of these rows that it reads at a time, 256 for each warp, which multiplies what it has read; the first two such
     #: blocks before what they are multiplied with
     columns: int
     warps: int
 
 
 def held_tile(rows: int, outputs: int, inputs: int) -> HeldTile | None:
-    """Where rows and weight are so few that no other kernel is faster, as measured on an H200 in recorded layers of
-    FLAN-T5-XL, SmolLM2, and Llamas of half a billion and a billion weights; of more inputs a program's registers would
-    fill a multiprocessor."""
+    """Where rows and weight are few, as measured on an H200 in recorded layers of FLAN-T5-XL, SmolLM2, and Llamas of
+    half a billion and a billion weights with 4 and 8 rows; more inputs where outputs are few were not measured."""
     most = LONG_ROW if outputs >= FEW_OUTPUTS else MOST_HELD_INPUTS
     if rows > MOST_HELD or outputs >= 2 * FEW_OUTPUTS or inputs > most:
         return None
@@ -52,7 +51,7 @@ def held_tile(rows: int, outputs: int, inputs: int) -> HeldTile | None:
 
 
 def is_held_late(outputs: int, inputs: int, kind: str) -> bool:
-    """As `is_late`, of held weights: those of down alone, as what is behind the others reads weights early too."""
+    """As `is_late`, of held weights: only with fewer outputs than inputs, as down has, which is best for SmolLM2."""
     return is_late(outputs, inputs, kind) and outputs < min(inputs, FEW_OUTPUTS)
 
 
