@@ -63,9 +63,7 @@ FLOAT8_HEADS = ((80, {"HAS_WINDOW": True}), (128, {}))
 POINTERS = {
     "keys", "values", "output", "out", "x", "weight", "bias", "residual", "q", "k", "v", "gate_up", "logits"
 }  # fmt: skip
-FLOATS = {
-    "cos", "sin", "partial", "sums", "bests", "totals", "slopes", "logprobs", "tops", "masses",
-}  # fmt: skip
+FLOATS = {"cos", "sin", "partial", "sums", "bests", "totals", "slopes", "logprobs", "tops", "masses"}
 INTEGERS = {
     "tile_sequence", "tile_start", "tile_part", "tile_parts", "query_starts", "lens", "key_starts", "tables", "info",
     "members", "slots", "arrived", "firsts",
@@ -172,12 +170,12 @@ def attention(target, dtype, size, cache=None, *, gathered=(), in_order_splits=(
         heads = {"HKV": shape["H"] // group, "G": group, "P": group, "M": rows}
         yield variant(decode.decode, constants | heads, target, dtype, single.warps, single.stages, known)
     where = {"PAGED": True, "COPIED": False, "CAUSAL": True, "key_starts": None}
-    whole = {"DIVIDED": False, **dict.fromkeys(OF_PARTS)}
+    parts = {"DIVIDED": False, **dict.fromkeys(OF_PARTS)}
     is_asked = target == "sm_90" or is_plain or (size == 256 and target != "sm_75")
     if target.startswith("sm_") and is_asked:  # AMD's keys are not divided
         constants = {**common, **where, "DIVIDED": True, "M": few.rows, "N": few.keys}
         yield variant(prefill.prefill, constants, target, dtype, few.warps, few.stages, known)
-    constants = {**common, **where, **whole, "M": many.rows, "N": many.keys}
+    constants = {**common, **where, **parts, "M": many.rows, "N": many.keys}
     yield variant(prefill.prefill, constants, target, dtype, many.warps, many.stages, known)
     tile = f"tensordesc<{dtype}[{beside.keys}, 1, {padded}]>"
     if target == "sm_75" and not options.keys() & {"HAS_SOFT_CAP", "HAS_SLOPES"}:
@@ -185,7 +183,7 @@ def attention(target, dtype, size, cache=None, *, gathered=(), in_order_splits=(
     for causal, copied in product(gathered, (False, True) if copies else (False,)):
         where = {"PAGED": False, "COPIED": copied, "CAUSAL": causal}
         read = dict.fromkeys(("keys", "values"), tile) if copied else ()
-        constants = {**common, **where, **whole, "M": beside.rows, "N": beside.keys}
+        constants = {**common, **where, **parts, "M": beside.rows, "N": beside.keys}
         yield variant(prefill.prefill, constants, target, dtype, beside.warps, beside.stages, read)
     if in_order_splits:
         yield from attention_in_order(target, dtype, common, itemsize, most_rows, known, in_order_splits)
@@ -253,9 +251,10 @@ def products(target, dtype):
             yield variant(linear._few_rows_product, fixed, target, dtype, tile.warps, tile.stages, {"rows": "i32"})
         if target == "sm_90" and dtype != "fp32":  # where few rows are not PyTorch's
             for outputs, inputs in ((2048, 2048), (576, 1536), (3072, 576), (896, 4864)):
-                tile = linear_tiles.held_tile(8, outputs, inputs)
-                own = {**shape, "x_row": inputs, "M": outputs, "N": inputs, "EACH": 8, "COLUMNS": tile.columns}
-                own |= {"ROWS": tile.rows // 2 if kind else tile.rows, "WARPS": tile.warps, "UPCAST": False}
+                tile = linear_tiles.held_tile(linear_tiles.MOST_HELD, outputs, inputs)
+                own = {**shape, "x_row": inputs, "M": outputs, "N": inputs, "EACH": linear_tiles.MOST_HELD}
+                own |= {"COLUMNS": tile.columns, "WARPS": tile.warps, "UPCAST": False}
+                own["ROWS"] = tile.rows // 2 if kind else tile.rows
                 own["LATE"] = linear_tiles.is_held_late(outputs, inputs, kind)
                 yield variant(linear._held_product, own, target, dtype, tile.warps, known={"rows": "i32"})
             for rows, outputs, inputs in (

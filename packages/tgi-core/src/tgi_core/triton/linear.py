@@ -136,13 +136,12 @@ def _held_product(
     share: tl.constexpr = COLUMNS // WARPS
     y = tl.zeros([WARPS, ROWS * parts, EACH], tl.float32)
     for start in tl.static_range(0, N, COLUMNS):
-        if start > 0:
-            w = following
-        if start > 0 and start + COLUMNS < N:
-            following = columns_of(weight, row, there, start + COLUMNS, N, COLUMNS)
         n = start + tl.arange(0, WARPS)[:, None, None] * share + tl.arange(0, share)[None, :, None]
         a = tl.load(x + t[None, None, :] * x_row + n, mask=given[None, None, :] & (n < N), other=0.0)
         y += product(_for_each_warp(w, WARPS), a, UPCAST)
+        w = following
+        if start + 2 * COLUMNS < N:
+            following = columns_of(weight, row, there, start + 2 * COLUMNS, N, COLUMNS)
     if LATE:
         let_next_begin(OVERLAP)
     y = tl.sum(y, 0)
@@ -247,29 +246,34 @@ class FewRowsLinear(Linear):
 
     def _product(self, x: Tensor, packed: Tensor, bias: Tensor | None, kind: str) -> Tensor | None:
         """None: something else is faster."""
-        rows, row, held, tile = len(x) if x.dim() == 2 else 0, None, None, None
-        if rows == 1:
-            row = row_tile(*packed.shape)
-        elif rows and x.dtype.itemsize == 2 and chip_of(x.device).is_hopper:
-            held = held_tile(rows, *packed.shape)
-            tile = None if held else tile_of(rows, *packed.shape)
-        if row is None and held is None and tile is None:
+        tile = _fastest(x, packed)
+        if tile is None:
             return None
         outputs, inputs = len(packed) // 2 if kind else len(packed), packed.shape[1]
         x = x if x.stride(1) == 1 else x.contiguous()
-        out = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
+        out = torch.empty((len(x), outputs), dtype=x.dtype, device=x.device)
         constants = {"M": outputs, "N": inputs, "KIND": kind, "HAS_BIAS": bias is not None}
-        if row is not None:
-            _multiply_row(x, packed, bias, out, constants, row)
-        elif held is not None:
-            _multiply_held(x, packed, bias, out, constants, held)
-        elif tile is not None:
+        if isinstance(tile, RowTile):
+            _multiply_row(x, packed, bias, out, constants, tile)
+        elif isinstance(tile, HeldTile):
+            _multiply_held(x, packed, bias, out, constants, tile)
+        else:
             tile = tile._replace(splits=1) if kind else tile  # gate and up are not added up
-            constants["ROWS"] = min(ROWS_AT_A_TIME, max(16, triton.next_power_of_2(rows)))
-            constants["OUTPUTS"] = tile.outputs // 2 if kind else tile.outputs
+            constants["ROWS"] = min(ROWS_AT_A_TIME, max(16, triton.next_power_of_2(len(x))))
+            constants["OUTPUTS"] = _outputs_at_once(tile.outputs, kind)
             constants["INPUTS"] = tile.inputs
             _multiply(x, packed, bias, out, constants, tile)
         return out
+
+
+def _fastest(x: Tensor, weight: Tensor) -> RowTile | HeldTile | Tile | None:
+    """None: PyTorch is."""
+    rows = len(x) if x.dim() == 2 else 0
+    if rows == 1:
+        return row_tile(*weight.shape)
+    if rows and x.dtype.itemsize == 2 and chip_of(x.device).is_hopper:
+        return held_tile(rows, *weight.shape) or tile_of(rows, *weight.shape)
+    return None
 
 
 def _multiply_row(
@@ -293,7 +297,7 @@ def _multiply_held(
 
 def _outputs_at_once(rows: int, kind: str) -> int:
     """Of a program that takes so many rows of a weight."""
-    return -(-rows // 2) if kind else rows
+    return rows // 2 if kind else rows
 
 
 def _multiply(

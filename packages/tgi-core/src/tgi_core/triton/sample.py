@@ -34,13 +34,14 @@ def _survey(
 
 
 @triton.jit
-def _shares(tops, masses, part, PARTS: tl.constexpr):
-    """The highest logit of a row; its parts' own, and their masses as a share of it: [PADDED]"""
-    at = tl.program_id(0).to(tl.int64) * PARTS + part
-    highest = tl.load(tops + at, mask=part < PARTS, other=float("-inf"))
+def _put_together(tops, firsts, masses, row, part, size: tl.constexpr, PARTS: tl.constexpr):
+    """The highest logit of a row, where it is first, and the masses of its parts as a share of it [PADDED]."""
+    at, there = row * PARTS + part, part < PARTS
+    highest = tl.load(tops + at, mask=there, other=float("-inf"))
     top = tl.max(highest)
+    first = tl.min(tl.where(highest == top, tl.load(firsts + at, mask=there, other=size), size))
     shift = tl.where(top == float("-inf"), 0.0, top)
-    return top, highest, tl.load(masses + at, mask=part < PARTS, other=0.0) * tl.exp(highest - shift)
+    return top, first, tl.load(masses + at, mask=there, other=0.0) * tl.exp(highest - shift)
 
 
 @triton.jit
@@ -51,10 +52,8 @@ def _greedy(
     """The first of the most likely tokens."""
     follow(OVERLAP)
     row, part = tl.program_id(0).to(tl.int64), tl.arange(0, PADDED)
-    top, highest, shares = _shares(tops, masses, part, PARTS)
-    first = tl.load(firsts + row * PARTS + part, mask=part < PARTS, other=size)
-    index = tl.min(tl.where(highest == top, first, size))
-    tl.store(ids + row, index.to(tl.int64))
+    top, first, shares = _put_together(tops, firsts, masses, row, part, size, PARTS)
+    tl.store(ids + row, first.to(tl.int64))
     tl.store(logprobs + row, tl.where(top == float("-inf"), float("nan"), -tl.log(tl.sum(shares))))
 
 
@@ -67,7 +66,7 @@ def _draw(
     follow(OVERLAP)
     row, part = tl.program_id(0).to(tl.int64), tl.arange(0, PADDED)
     x_row = logits + row * row_stride
-    top, highest, shares = _shares(tops, masses, part, PARTS)
+    top, first, shares = _put_together(tops, firsts, masses, row, part, size, PARTS)
     shares = shares.to(tl.float64)
     total = tl.sum(shares)
     where = tl.load(at + row)
@@ -80,8 +79,7 @@ def _draw(
     weights = tl.exp(x - tl.where(top == float("-inf"), 0.0, top))
     drawn = tl.min(tl.where((tl.cumsum(weights, 0) > goal.to(tl.float32)) & (weights > 0), columns, size))
     drawn = tl.minimum(drawn, tl.max(tl.where(weights > 0, columns, 0)))
-    first = tl.load(firsts + row * PARTS + part, mask=part < PARTS, other=size)
-    index = tl.minimum(tl.where(where < 0, tl.min(tl.where(highest == top, first, size)), drawn), size - 1)
+    index = tl.minimum(tl.where(where < 0, first, drawn), size - 1)
     normalizer = top + tl.log(total.to(tl.float32))
     tl.store(ids + row, index.to(tl.int64))
     tl.store(totals + row, normalizer)
@@ -97,8 +95,8 @@ def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
     (rows, size), device = logits.shape, logits.device
     ids, logprobs = torch.empty(rows, dtype=torch.int64, device=device), _numbers(device, rows)
     if rows:
-        found = _surveyed(logits)
-        _GREEDY.launch((rows, 1, 1), (*found, ids, logprobs), {"size": size, **parts_of(size)}, warps=1)
+        arguments = *_surveyed(logits), ids, logprobs
+        _GREEDY.launch((rows, 1, 1), arguments, {"size": size, **parts_of(size)}, warps=1)
     return ids, logprobs
 
 
