@@ -1,4 +1,4 @@
-"""Sums over two GPUs that read each other's memory, beside NCCL's, and recorded."""
+"""Sums over two GPUs that write into each other's memory, beside NCCL's, and recorded."""
 
 import subprocess
 import sys
@@ -23,8 +23,8 @@ group.join("nccl", device)
 made = []
 group.sum_with(lambda ranks: made.append(SymmetricSums(ranks, device)) or made[0])
 generator = torch.Generator(device).manual_seed(rank)
-for dtype in (torch.float32, torch.bfloat16):
-    for shape in ((1, 8), (1, 4096), (7, 576), (128, 4096)):
+for dtype in (torch.float32, torch.bfloat16, torch.float16):
+    for shape in ((1, 8), (1, 4096), (7, 576), (256, 4096), (1, 16)):
         x = torch.randn(shape, dtype=dtype, device=device, generator=generator)
         assert made[0].takes(x)
         expected = x.clone()
@@ -36,10 +36,12 @@ for dtype in (torch.float32, torch.bfloat16):
             y = group.all_reduce(group.all_reduce(x))
         for _ in range(3):
             graph.replay()
+            assert torch.equal(group.all_reduce(x), expected)
         assert torch.equal(y, 2 * expected)
 assert not made[0].takes(torch.zeros(1 << 21, device=device))
-assert not made[0].takes(torch.zeros(3, device=device))
-assert not made[0].takes(torch.zeros(8, device=device, dtype=torch.float16))
+assert not made[0].takes(torch.zeros(3, device=device, dtype=torch.bfloat16))
+assert not made[0].takes(torch.zeros(8, 8, device=device).T)
+assert not made[0].takes(torch.zeros(8, device=device, dtype=torch.int64))
 torch.cuda.synchronize()
 del graph
 group.leave()

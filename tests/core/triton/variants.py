@@ -35,6 +35,7 @@ from tgi_core.triton import (
     sample,
     sorted_experts,
     store,
+    sums,
     tiles,
 )
 
@@ -425,6 +426,9 @@ def variants(target):
     yield from rounded_products(target, dtype)
     if target != "sm_75":  # where experts are multiplied one after the other
         yield from rounded_mixtures(target, dtype)
+    for kind in (dtype, "fp32"):
+        constants = {"RANK": 1, "RANKS": 2, "CAPACITY": 1 << 20, "BLOCK": sums.BLOCK, "TOGETHER": 4}
+        yield variant(sums._sum, constants, target, kind, known={"inboxes": "*i64", "numbers": "*i32"})
     for kind in ("gelu", "gelu_tanh"):
         constants = {"size": 14336, "row_stride": 14336, "KIND": kind, "BLOCK": 1024}
         yield variant(activation._activate, constants, target, dtype)

@@ -1,0 +1,58 @@
+"""Sums over ranks in Triton: each rank is played in turn, after the others' numbers were put where it looks for them."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from tgi_core.triton.sums import BLOCK, WORD, programs_of, sum_of_ranks
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+CAPACITY = 3 * BLOCK
+SIZES = [4, 1500, CAPACITY, 1500, 8]  # words of sums that follow each other
+TOLERANCES = {torch.float32: 0.0, torch.float16: 0.0, torch.bfloat16: 1e-2}  # the interpreter rounds the last down
+
+
+class Ranks:
+    """Memory of some ranks, all on one device."""
+
+    def __init__(self, count):
+        self.count = count
+        self.inboxes = [torch.zeros(2, count, CAPACITY, dtype=torch.int64, device=DEVICE) for _ in range(count)]
+        self.numbers = [torch.zeros(programs_of(CAPACITY), dtype=torch.int32, device=DEVICE) for _ in range(count)]
+        self.addresses = torch.tensor([inbox.data_ptr() for inbox in self.inboxes], device=DEVICE)
+
+    def packets(self, x, rank):
+        """What others are to find of x: which of both halves, and the packets there."""
+        words = x.flatten().view(torch.int32).long() & 0xFFFFFFFF
+        number = self.numbers[rank].long().repeat_interleave(BLOCK)[: len(words)] + 1
+        return number % 2, number << 32 | words
+
+    def sum(self, xs):
+        """Every rank's sum, and what it has sent to each of the others."""
+        wanted = [[self.packets(x, rank) for x in xs] for rank in range(self.count)]
+        found = []
+        for rank, x in enumerate(xs):
+            for other in set(range(self.count)) - {rank}:
+                half, packets = wanted[rank][other]
+                self.inboxes[rank][half, other, torch.arange(len(packets))] = packets
+            for other in set(range(self.count)) - {rank}:
+                half, packets = wanted[other][rank]
+                self.inboxes[other][half, rank, torch.arange(len(packets))] = 0  # to be sent by it
+            found.append(sum_of_ranks(x, self.addresses, self.numbers[rank], rank, CAPACITY))
+            for other in set(range(self.count)) - {rank}:
+                half, packets = wanted[other][rank]
+                assert torch.equal(self.inboxes[other][half, rank, torch.arange(len(packets))], packets)
+        return found
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("count", [2, 3])
+def test_every_rank_has_the_sum_and_sends_its_numbers_to_the_others(count, dtype):
+    ranks, generator = Ranks(count), torch.Generator().manual_seed(count)
+    for words in SIZES:
+        shape = 2, words * WORD // dtype.itemsize // 2
+        xs = [torch.randn(shape, generator=generator).to(dtype).to(DEVICE) for _ in range(count)]
+        expected = torch.stack(xs).float().sum(0).to(dtype)
+        for found in ranks.sum(xs):
+            torch.testing.assert_close(found, expected, rtol=TOLERANCES[dtype], atol=TOLERANCES[dtype] / 10)
