@@ -1,9 +1,11 @@
 """Kernels that are compiled while others go on."""
 
+import subprocess
+import sys
 import threading
-from contextlib import suppress
 
 import pytest
+import torch
 
 from tgi_core.kernels import compiling
 
@@ -25,65 +27,124 @@ def compiler():
     compiler.may_end.set()
 
 
-def test_what_nobody_waits_beside_is_left_to_the_launch(compiler):
-    compiling.Compilations().await_one("a", compiler)
+@pytest.fixture
+def one_thread(monkeypatch):
+    """Kernels are compiled one after the other."""
+    monkeypatch.setattr(compiling, "_most_at_once", lambda: 1)
+
+
+def test_what_nobody_was_ahead_of_is_left_to_the_launch(compiler):
+    assert compiling.Compilations().is_there("a", compiler)
     assert not compiler.threads
 
 
-def test_beside_it_is_compiled_once_in_another_thread(compiler):
+def test_ahead_all_kernels_are_compiled_in_other_threads_each_once_and_left_out(compiler):
     kernels = compiling.Compilations()
-    with compiling.beside():
-        with pytest.raises(compiling.StillCompiling) as first:
-            kernels.await_one("a", compiler)
-        with pytest.raises(compiling.StillCompiling) as second:
-            kernels.await_one("a", compiler)
-        assert not first.value.is_done()
-        compiler.may_end.set()
-        while not (first.value.is_done() and second.value.is_done()):
-            pass
-        kernels.await_one("a", compiler)
-    assert len(compiler.threads) == 1
-    assert compiler.threads[0] is not threading.current_thread()
+    with compiling.ahead() as first:
+        assert not any(kernels.is_there(key, compiler) for key in "aab")
+    with compiling.ahead() as second:
+        assert not any(kernels.is_there(key, compiler) for key in "ab")
+    assert len(first.jobs) == 3
+    assert not first.is_done()
+    compiler.may_end.set()
+    while not (first.is_done() and second.is_done()):
+        pass
+    with compiling.ahead() as third:
+        assert not kernels.is_there("a", compiler)  # still not launched
+    assert not third.jobs
+    assert all(kernels.is_there(key, compiler) for key in "ab")
+    assert len(compiler.threads) == 2
+    assert threading.current_thread() not in compiler.threads
 
 
-def test_who_has_to_go_on_waits_for_the_one_that_is_compiled(compiler):
+def test_kernels_are_launched_until_one_is_missing(compiler):
+    kernels = compiling.Compilations()
+    with compiling.ahead(launches=True) as missing:
+        assert not compiling.leaves_out()
+        assert not kernels.is_there("a", compiler)
+        assert compiling.leaves_out()
+    compiler.may_end.set()
+    while not missing.is_done():
+        pass
+    with compiling.ahead(launches=True) as none:
+        assert kernels.is_there("a", compiler)
+        assert not compiling.leaves_out()
+    assert not none.leaves_out
+    assert not compiling.leaves_out()
+
+
+def test_who_has_to_go_on_waits_for_the_one_that_is_compiled(compiler, one_thread):
     kernels, done = compiling.Compilations(), []
-    with compiling.beside(), pytest.raises(compiling.StillCompiling):
-        kernels.await_one("a", lambda: done.append(compiler()))
+    with compiling.ahead():
+        kernels.is_there("a", lambda: done.append(compiler()))
+    while not compiler.threads:
+        pass
     threading.Timer(0.05, compiler.may_end.set).start()
-    kernels.await_one("a", compiler)
+    assert kernels.is_there("a", compiler)
     assert done == [None]
+
+
+def test_who_has_to_go_on_waits_for_none_that_nobody_has_begun(compiler, one_thread):
+    kernels = compiling.Compilations()
+    with compiling.ahead() as missing:
+        assert not any(kernels.is_there(key, compiler) for key in "ab")
+    while not compiler.threads:
+        pass
+    assert kernels.is_there("b", compiler)
+    assert not missing.is_done()
+    compiler.may_end.set()
+    assert kernels.is_there("a", compiler)
     assert len(compiler.threads) == 1
+
+
+def test_what_somebody_waits_for_comes_first(compiler, one_thread):
+    kernels, order = compiling.Compilations(), []
+    with compiling.ahead():
+        kernels.is_there("first", compiler)
+        while not compiler.threads:
+            pass
+        for key in "abc":
+            kernels.is_there(key, lambda key=key: order.append(key))
+    with compiling.ahead(urgent=True) as urgent:
+        kernels.is_there("c", order.append)
+    compiler.may_end.set()
+    while not urgent.is_done():
+        pass
+    assert order[0] == "c"
+    assert all(kernels.is_there(key, compiler) for key in "abc")
 
 
 def test_a_failure_is_left_to_the_launch(compiler):
     kernels = compiling.Compilations()
-    with compiling.beside(), pytest.raises(compiling.StillCompiling):
-        kernels.await_one("a", lambda: 1 / bool(compiler()))
+    with compiling.ahead() as missing:
+        kernels.is_there("a", lambda: 1 / bool(compiler()))
     compiler.may_end.set()
-    kernels.await_one("a", compiler)
-    assert len(compiler.threads) == 1
+    while not missing.is_done():
+        pass
+    assert kernels.is_there("a", compiler)
 
 
-def test_only_so_many_are_compiled_at_once(compiler, monkeypatch):
-    monkeypatch.setattr(compiling, "_most_at_once", lambda: 1)
-    kernels = compiling.Compilations()
-    with compiling.beside():
-        with pytest.raises(compiling.StillCompiling):
-            kernels.await_one("a", compiler)
-        with pytest.raises(compiling.StillCompiling) as full:
-            kernels.await_one("b", compiler)
-        assert not full.value.is_done()
-        compiler.may_end.set()
-        while not full.value.is_done():
-            pass
-        with suppress(compiling.StillCompiling):
-            kernels.await_one("b", compiler)
-    kernels.await_one("b", compiler)
-    assert len(compiler.threads) == 2
+def test_what_is_left_out_would_have_written_to_zeros():
+    written = torch.full((4,), 7)
+    with compiling.ahead():
+        made = torch.empty(3), torch.empty_like(written), written.new_empty(2), torch.empty_strided((2, 2), (2, 1))
+        assert all(not x.any() for x in made)
+        assert written.sum() == 28
 
 
-def test_an_error_ends_being_beside():
-    with pytest.raises(ZeroDivisionError), compiling.beside():
-        assert compiling.is_beside() / 0
-    assert not compiling.is_beside()
+def test_an_error_ends_being_ahead():
+    with pytest.raises(ZeroDivisionError), compiling.ahead():
+        assert compiling.leaves_out() / 0
+    assert not compiling.leaves_out()
+
+
+def test_a_process_that_ends_waits_for_kernels_only_that_are_begun():
+    code = """
+import time
+from tgi_core.kernels import compiling
+kernels = compiling.Compilations()
+with compiling.ahead():
+    for key in range(200):
+        kernels.is_there(key, lambda: time.sleep(1))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -121,20 +121,26 @@ def ahead(pretend, monkeypatch):
 
 @pytest.fixture
 def held_back(monkeypatch):
-    """Holds back the kernels of recordings of so many rows: (whether they are compiled, whether others went on)."""
+    """Holds back a kernel of recordings of so many rows: (lets it be compiled, which of those launched it).
+
+    Nothing is missing but this one.
+    """
+    may_end = threading.Event()
 
     def hold(*rows):
-        compiled, run, waited = threading.Event(), RecordedDecode.run, []
+        run, launched, kernels = RecordedDecode.run, [], compiling.Compilations()
 
         def wait(step, *arguments):
-            if step.rows in rows and not compiled.is_set():
-                waited.append(compiling.is_beside())
-                raise compiling.StillCompiling(compiled.is_set)
+            if step.rows in rows and kernels.is_there(step.rows, lambda: may_end.wait(60)):
+                launched.append(step)
             run(step, *arguments)
 
         monkeypatch.setattr(RecordedDecode, "run", wait)
         monkeypatch.setattr("tgi_core.runner.graph.TRIES_S", 60)
-        return compiled, waited
+        return may_end.set, launched
+
+    yield hold
+    may_end.set()
 
     return hold
 
@@ -151,29 +157,30 @@ def test_what_requests_are_going_to_want_is_recorded_before_the_first_one(tmp_pa
 
 def test_sizes_wait_for_their_kernels_and_others_take_their_turn(tmp_path, ahead, held_back):
     engine, _ = serve(make_checkpoint(tmp_path, "llama"), [], kernels={"attention": "triton"})
-    compiled, waited = held_back(2)
+    compile, launched = held_back(2)
     for _ in range(20):
         assert engine.prepare()  # there is always something that waits
     assert {size.rows for size in engine.runner._recorded} == {1}
-    assert waited == [True] * len(engine.runner._compiling)  # each was tried once
-    assert not compiling.is_beside()
-    compiled.set()
+    assert engine.runner._compiling
+    assert not launched
+    compile()
     while engine.prepare():
         pass
     assert {size.rows for size in engine.runner._recorded} == {1, 2}
+    assert len(launched) == sum(size.rows == 2 for size in engine.runner._recorded)
     assert all(engine.runner._recorded.values())
 
 
 def test_sizes_that_waited_for_kernels_leave_the_memory_that_others_leave(tmp_path, ahead, held_back, monkeypatch):
     engine, _ = serve(make_checkpoint(tmp_path, "llama"), [], kernels={"attention": "triton"})
-    (compiled, _), runner = held_back(1, 2), engine.runner
+    (compile, _), runner = held_back(1, 2), engine.runner
     before, room = set(runner._recorded), 2
     monkeypatch.setattr(
         CpuBackend, "free_bytes", lambda backend: SPARE_BYTES * (len(runner._recorded) < len(before) + room)
     )
     engine.prepare()
     assert len(runner._compiling) > room
-    compiled.set()
+    compile()
     while engine.prepare():
         pass
     assert len(runner._recorded) == len(before) + room

@@ -1,6 +1,5 @@
 """Launches of kernels, of a function that only tells what it was asked for."""
 
-from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -18,12 +17,13 @@ class Function:
     arg_names = ("x", "SIZE", "OVERLAP")
 
     def __init__(self):
-        self.compiled, self.launched, self.devices, self.error = [], [], [], None
+        self.compiled, self.loaded, self.launched, self.devices, self.error = [], [], [], [], None
 
     def warmup(self, *arguments, grid, **constants):
         self.compiled.append((grid, constants["SIZE"]))
         if self.error:
             raise self.error
+        return SimpleNamespace(run=self.loaded.append(constants["SIZE"]))
 
     def __getitem__(self, grid):
         def run(x, SIZE, OVERLAP, **options):
@@ -49,29 +49,36 @@ def start(kernel, size):
     kernel.launch((size, 1, 1), (torch.zeros(4),), {"SIZE": size})
 
 
-def start_beside(kernel, size):
-    """Again and again, until it is not still being compiled."""
-    with compiling.beside():
-        while True:
-            with suppress(compiling.StillCompiling):
-                return start(kernel, size)
+def start_ahead(kernel, *sizes):
+    """Until all are compiled, which need not be launched."""
+    with compiling.ahead() as missing:
+        for size in sizes:
+            start(kernel, size)
+    while not missing.is_done():
+        pass
 
 
-def test_a_kernel_is_launched_at_once_where_nobody_minds(kernel):
+def test_a_kernel_is_launched_at_once_where_nobody_was_ahead(kernel):
     start(kernel, 3)
     assert kernel.function.launched == [((3, 1, 1), 3)]
     assert not kernel.function.compiled
 
 
-def test_beside_others_each_variant_is_compiled_before_it_is_launched(kernel):
-    for size in (3, 5, 3, 5):
-        start_beside(kernel, size)
-    assert kernel.function.compiled == [((3, 1, 1), 3), ((5, 1, 1), 5)]
-    assert [size for _, size in kernel.function.launched] == [3, 5, 3, 5]
+def test_ahead_each_variant_is_compiled_and_loaded_and_not_launched(kernel):
+    start_ahead(kernel, 3, 5, 3)
+    assert sorted(kernel.function.compiled) == [((3, 1, 1), 3), ((5, 1, 1), 5)]
+    assert sorted(kernel.function.loaded) == [3, 5]
     assert kernel.function.devices == [3, 3]  # that of the thread which launches
+    assert not kernel.function.launched
+    for size in (3, 5, 3):
+        start(kernel, size)
+    assert [size for _, size in kernel.function.launched] == [3, 5, 3]
+    start_ahead(kernel, 3)
+    assert len(kernel.function.launched) == 3
 
 
 def test_what_the_compiler_says_is_told_by_the_launch(kernel):
     kernel.function.error = ValueError("too many registers")
+    start_ahead(kernel, 3)
     with pytest.raises(ValueError, match="too many registers"):
-        start_beside(kernel, 3)
+        start(kernel, 3)

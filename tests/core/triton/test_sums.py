@@ -1,4 +1,4 @@
-"""Sums over ranks in Triton: each rank is played in turn, after the others' numbers were put where it looks for them."""
+"""Sums over ranks in Triton: each is played in turn, when the others' numbers were put where it looks for them."""
 
 import pytest
 import torch

@@ -1,4 +1,7 @@
-"""Sums over GPUs that reach each other's memory; see `tgi_core.triton.sums` and `torch.distributed._symmetric_memory`."""
+"""Sums over GPUs that reach each other's memory, with `tgi_core.triton.sums`.
+
+See `torch.distributed._symmetric_memory`.
+"""
 
 from __future__ import annotations
 

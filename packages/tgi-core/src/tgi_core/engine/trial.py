@@ -16,10 +16,12 @@ from tgi_core.device.backend import DeviceBackend
 from tgi_core.distributed.group import Group
 from tgi_core.engine.resolve import Facts
 from tgi_core.errors import ConfigError
+from tgi_core.kernels import compiling
 from tgi_core.models.base import CausalLM, LanguageModel
 from tgi_core.runner.slots import positions
 
 FEWEST_TOKENS = 512  #: of a step, below which a device is not busy
+SMALL = 16  #: tokens of the first step that an engine takes
 
 
 def takes_steps(model: LanguageModel, attention: AttentionBackend) -> TypeGuard[CausalLM]:
@@ -75,14 +77,23 @@ def _bytes_of_largest_step(
     tokens = resolved.max_batch_prefill_tokens
     with fits(f"a step of {tokens} tokens beside the weights; lower --max-batch-prefill-tokens"):
         attention.allocate(1)
-        step = _step_with_source(resolved) if model.config.is_encoder_decoder else _step(resolved)
-        context = ForwardContext(
-            backend.upload(positions(step)), attention.prepare(step), _encoder_input(step, backend)
-        )
-        hidden = model(backend.upload(np.zeros(step.num_tokens, dtype=np.int64)), context)
-        model.logits(hidden[: resolved.max_batch_size]).float().softmax(-1)
+        if model.config.is_encoder_decoder:
+            step, small = _step_with_source(tokens, resolved), _step_with_source(SMALL, resolved)
+        else:
+            step, small = _step(resolved), _prompt(SMALL, resolved)
+        with compiling.ahead():  # the kernels of both, side by side
+            _take(step, model, attention, backend)
+            _take(small, model, attention, backend)
+        _take(step, model, attention, backend)
         backend.synchronize()
     return facts.free_bytes - facts.weight_bytes - group.least(backend.free_bytes())
+
+
+def _take(step: StepInput, model: CausalLM, attention: AttentionBackend, backend: DeviceBackend) -> None:
+    """All tokens are the same, and every sequence gets one."""
+    context = ForwardContext(backend.upload(positions(step)), attention.prepare(step), _encoder_input(step, backend))
+    hidden = model(backend.upload(np.zeros(step.num_tokens, dtype=np.int64)), context)
+    model.logits(hidden[: len(step.context_lens)]).float().softmax(-1)
 
 
 @contextmanager
@@ -109,8 +120,13 @@ def _step(resolved: ResolvedConfig) -> StepInput:
     return StepInput(_starts(lengths), lens, _tables(len(lens), int(lens[-1]), resolved))
 
 
-def _step_with_source(resolved: ResolvedConfig) -> StepInput:
-    one, source = np.ones(1, dtype=np.int32), np.array([resolved.max_batch_prefill_tokens], dtype=np.int32)
+def _prompt(tokens: int, resolved: ResolvedConfig) -> StepInput:
+    length = np.array([tokens], dtype=np.int32)
+    return StepInput(_starts(length), length, _tables(1, tokens, resolved))
+
+
+def _step_with_source(tokens: int, resolved: ResolvedConfig) -> StepInput:
+    one, source = np.ones(1, dtype=np.int32), np.array([tokens], dtype=np.int32)
     places = _tables(1, int(source[0]), resolved)
     return StepInput(_starts(one), one, _tables(1, 1, resolved), SourceInput(_starts(source), source, places))
 

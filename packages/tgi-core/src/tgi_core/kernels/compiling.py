@@ -1,4 +1,4 @@
-"""Compiles kernels in other threads, while the device and this thread go on with what there is.
+"""Compiles kernels in other threads: all that a step wants side by side, while the device and this thread go on.
 
 A compiler leaves the interpreter to others for most of the second that a kernel takes; several hold them up more often.
 """
@@ -6,89 +6,165 @@ A compiler leaves the interpreter to others for most of the second that a kernel
 from __future__ import annotations
 
 import os
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from typing import Any, TypeAlias
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 MOST_AT_ONCE = 4  #: threads; they share the interpreter with the engine's
 
+Compile: TypeAlias = Callable[[], object]
+
 
 class StillCompiling(Exception):
-    """A kernel is not there yet; to be tried again when `is_done`, or launched where nobody waits for it meanwhile."""
+    """Kernels of a step are not there yet, which is to be tried again when `is_done`."""
 
     def __init__(self, is_done: Callable[[], bool]) -> None:
-        super().__init__("a kernel is still being compiled")
+        super().__init__("kernels are still being compiled")
         self.is_done = is_done
 
 
-_BESIDE = ContextVar("_BESIDE", default=False)
+class Missing:
+    """What a step met `ahead`.
+
+    Args:
+        urgent: somebody waits for the step.
+        launches: kernels are, as long as none is missing.
+    """
+
+    def __init__(self, *, urgent: bool, launches: bool) -> None:
+        self.urgent, self._launches = urgent, launches
+        self.jobs: list[Future[None]] = []  #: of kernels that were not there
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether kernels are not launched."""
+        return bool(self.jobs) or not self._launches
+
+    def is_done(self) -> bool:
+        """Whether all kernels are there."""
+        return all(job.done() for job in self.jobs)
+
+
+_AHEAD: ContextVar[Missing | None] = ContextVar("_AHEAD", default=None)
 
 
 @contextmanager
-def beside() -> Iterator[None]:
-    """Where kernels that are not compiled raise StillCompiling, rather than hold up everything."""
-    before = _BESIDE.set(True)
+def ahead(*, urgent: bool = False, launches: bool = False) -> Iterator[Missing]:
+    """Where a step is taken for the sake of its kernels: those that are not compiled are given to compilers, and they
+    and all behind them are left out.  What these would have written is zeros, so that no index is out of range.
+
+    Args:
+        urgent: these kernels are compiled before those that others are ahead of.
+        launches: as long as no kernel is missing, launch them, so that the step need not be taken again.
+    """
+    missing = Missing(urgent=urgent, launches=launches)
+    before = _AHEAD.set(missing)
     try:
-        yield
+        with _Zeros():  # type: ignore[no-untyped-call]
+            yield missing
     finally:
-        _BESIDE.reset(before)
+        _AHEAD.reset(before)
 
 
-def is_beside() -> bool:
-    """Whether this is `beside` others that go on."""
-    return _BESIDE.get()
+def leaves_out() -> bool:
+    """Whether this is `ahead`, and a kernel that is there is not to be launched."""
+    missing = _AHEAD.get()
+    return missing is not None and missing.leaves_out
+
+
+class _Zeros(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """New memory is zeros, in place of anything."""
+
+    EMPTY = frozenset(
+        (
+            torch.ops.aten.empty.memory_format,
+            torch.ops.aten.empty_strided.default,
+            torch.ops.aten.empty_like.default,
+            torch.ops.aten.new_empty.default,
+        )
+    )
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        return out.zero_() if func in self.EMPTY else out
 
 
 class Compilations:
     """Of one kernel's variants, by their keys."""
 
     def __init__(self) -> None:
-        self._jobs: dict[object, Future[object]] = {}
+        self._jobs: dict[object, Future[None]] = {}
 
-    def await_one(self, key: object, compile: Callable[[], object]) -> None:
-        """Return when nothing but launching the kernel is left, which also tells what is wrong with it.
+    def is_there(self, key: object, compile: Compile) -> bool:
+        """Whether nothing but launching a kernel is left, which also tells what is wrong with it; waits for those that
+        are being compiled.  Not where it is `ahead`: it is left out then.
 
         Args:
             compile: leaves the compiled kernel where a launch finds it.
-
-        Raises:
-            StillCompiling: `beside`.
         """
-        job = self._jobs.get(key)
-        if job is None and is_beside():
-            job = self._jobs[key] = _submit(compile)
-        if job is None:
-            return
-        if is_beside() and not job.done():
-            raise StillCompiling(job.done)
-        del self._jobs[key]
-        job.exception()  # waits
+        job, missing = self._jobs.get(key), _AHEAD.get()
+        if missing is not None:
+            if job is None:
+                job = self._jobs[key] = _submit(compile)
+            if not job.done():
+                missing.jobs.append(job)
+                if missing.urgent:
+                    _put_first(job)
+            if missing.leaves_out:
+                return False
+        if job is not None:
+            del self._jobs[key]
+            if not job.cancel():  # or nobody has begun, and the launch compiles it at once
+                job.exception()  # waits
+        return True
 
 
-_running: list[Future[object]] = []
+_waiting: OrderedDict[Future[None], Compile] = OrderedDict()
+_threads: set[threading.Thread] = set()
+_lock = threading.Lock()  #: of both
 
 
-def _submit(compile: Callable[[], object]) -> Future[object]:
-    """Start it, unless too many run: whoever ends the process waits for them."""
-    if not _has_room():
-        raise StillCompiling(_has_room)
-    _running.append(job := _pool().submit(compile))
+def _submit(compile: Compile) -> Future[None]:
+    job: Future[None] = Future()
+    with _lock:
+        _waiting[job] = compile
+        if len(_threads) < _most_at_once():
+            _threads.add(thread := threading.Thread(target=_compile_all, name="compile"))
+            thread.start()
     return job
 
 
-def _has_room() -> bool:
-    _running[:] = [job for job in _running if not job.done()]
-    return len(_running) < _most_at_once()
+def _put_first(job: Future[None]) -> None:
+    with _lock:
+        if job in _waiting:
+            _waiting.move_to_end(job, last=False)
+
+
+def _compile_all() -> None:
+    while threading.main_thread().is_alive():  # a process that ends waits for kernels only that are begun
+        with _lock:
+            if not _waiting:
+                _threads.remove(threading.current_thread())
+                return
+            job, compile = _waiting.popitem(last=False)
+        if job.set_running_or_notify_cancel():
+            try:
+                compile()
+            except BaseException as error:
+                job.set_exception(error)
+            else:
+                job.set_result(None)
 
 
 @cache
 def _most_at_once() -> int:
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     return max(1, min(MOST_AT_ONCE, len(cpus) // 2))
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_most_at_once(), thread_name_prefix="compile")

@@ -6,7 +6,6 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from tgi_core.kernels import compiling
 from tgi_core.runner.eager import EagerRunner, Launched
 from tgi_core.runner.recorded import RecordedDecode, RecordedMixture, RecordedStep
 from tgi_core.sampling.sampler import Choice
+from tgi_core.stats import EngineInfo
 from tgi_core.step import Row
 
 log = logging.getLogger(__name__)
@@ -121,6 +121,14 @@ class GraphRunner(EagerRunner):
         return any(getattr(module, "waits_for_device", False) for module in self.model.modules())
 
     @torch.inference_mode()
+    def warm_up(self, info: EngineInfo, progress: Callable[[float, str], None]) -> None:
+        """Let kernels of the smallest decode be compiled, while others are that the first step wants."""
+        for size in itertools.islice(self._foresee(), 1):
+            if (step := self._to_record(size)) is not None:
+                with compiling.ahead():
+                    step.run(self.model, self.sampler)
+
+    @torch.inference_mode()
     def prepare(self) -> bool:
         """See `Runner`; records one size at most.
 
@@ -130,12 +138,11 @@ class GraphRunner(EagerRunner):
         until = time.perf_counter() + TRIES_S
         while (size := self._next_size()) is not None:
             try:
-                beside = compiling.beside() if self.group.size == 1 else nullcontext()
-                with beside, self.group.together("recording a step"):
-                    self._record(size)
-            except compiling.StillCompiling as kernel:
+                with self.group.together("recording a step"):
+                    self._record(size, waits=self.group.size > 1)
+            except compiling.StillCompiling as kernels:
                 del self._recorded[size]
-                self._compiling[size] = kernel.is_done
+                self._compiling[size] = kernels.is_done
                 if time.perf_counter() < until:
                     continue
             except RanksApart:
@@ -183,28 +190,45 @@ class GraphRunner(EagerRunner):
                         return
                     yield _Size(rows, tokens, self.attention.variant(rows, length), chooses)
 
-    def _record(self, size: _Size) -> None:
-        """Keep the recording of a size, or None where there can be none."""
+    def _record(self, size: _Size, *, waits: bool = True) -> None:
+        """Keep the recording of a size, or None where there can be none.
+
+        Raises:
+            StillCompiling: it does not wait for kernels that are not there.
+        """
         self._met.pop(size, None)
         self._compiling.pop(size, None)
         self._recorded[size] = None  # also if recording fails
         started = time.perf_counter()
         try:
-            self._recorded[size] = self._recording(size)
+            self._recorded[size] = self._recording(size, waits=waits)
             log.info("recorded steps of %d tokens in %.2f s", size.tokens or size.rows, time.perf_counter() - started)
         except UnrecordableStep as reason:
             log.info("steps of %d tokens are called layer by layer: %s", size.tokens or size.rows, reason)
 
-    def _recording(self, size: _Size) -> RecordedStep | None:
-        """Run once with padding alone, which also compiles what is not compiled yet, then record."""
+    def _recording(self, size: _Size, *, waits: bool) -> RecordedStep | None:
+        """Run once with padding alone, then record.
+
+        Kernels that are not there are compiled side by side; among ranks, which would wait for one that leaves kernels
+        out, all leave out all at first.
+        """
+        if (recorded := self._to_record(size)) is None:
+            return None
+        with compiling.ahead(urgent=waits, launches=self.group.size == 1) as missing:
+            recorded.run(self.model, self.sampler)
+        if missing.jobs and not waits:
+            raise compiling.StillCompiling(missing.is_done)
+        if missing.leaves_out:
+            recorded.run(self.model, self.sampler)
+        recorded.replay = self.backend.capture(lambda: recorded.run(self.model, self.sampler))
+        return recorded
+
+    def _to_record(self, size: _Size) -> RecordedStep | None:
         attention = self.attention.fixed(size.rows, size.tokens, self.slots.blocks_per_sequence, size.variant)
         if attention is None:
             return None
         kind = RecordedDecode if size.tokens is None else partial(RecordedMixture, tokens=size.tokens)
-        recorded = kind(size.rows, self.slots, attention, self.backend, chooses=size.chooses)
-        recorded.run(self.model, self.sampler)
-        recorded.replay = self.backend.capture(lambda: recorded.run(self.model, self.sampler))
-        return recorded
+        return kind(size.rows, self.slots, attention, self.backend, chooses=size.chooses)
 
 
 def _at_least(wanted: int, buckets: Sequence[int]) -> int | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from triton.runtime import driver
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from tgi_core.kernels.compiling import Compilations
+from tgi_core.kernels.compiling import Compilations, leaves_out
 from tgi_core.triton.overlap import overlaps
 
 ALIGNMENT = 16  #: bytes; kernels are compiled anew for pointers that are less aligned
@@ -38,10 +38,11 @@ def _kind(x: Argument) -> object:
     return (x.base.dtype, *x.block_shape) if isinstance(x, TensorDescriptor) else x is None
 
 
-def _on_device(device: int, compile: Callable[[], object]) -> object:
-    """In a thread, which would be on the first one: kernels are compiled for a device, and found by it."""
+def _load(device: int, compile: Callable[[], Any]) -> object:
+    """In a thread, which would be on the first device: kernels are compiled for one, and found by it.  Then they are
+    loaded, for which Triton's launchers are compiled, too, up to 3.6."""
     driver.active.set_current_device(device)
-    return compile()
+    return compile().run
 
 
 class Kernel:
@@ -69,14 +70,11 @@ class Kernel:
         warps: int = 4,
         stages: int = 3,
     ) -> None:
-        """Start `grid` programs on the current stream.
+        """Start `grid` programs on the current stream; left out where `compiling.ahead` says so.
 
         Args:
             arguments: the first of the function's, in its order.
             constants: the rest, by name; always in the same order.
-
-        Raises:
-            StillCompiling: `compiling.beside`, and this variant is not compiled yet.
         """
         if self.interpreted:
             self.function[grid](*arguments, **constants, OVERLAP=False)
@@ -90,10 +88,12 @@ class Kernel:
                 options["launch_pdl"] = True
             given = {**constants, **options}
             compile = partial(self.function.warmup, *arguments, grid=grid, **given)
-            self._compilations.await_one(key, partial(_on_device, driver.active.get_current_device(), compile))
+            if not self._compilations.is_there(key, partial(_load, driver.active.get_current_device(), compile)):
+                return
             compiled = self.function[grid](*arguments, **given)
             rest = tuple(constants[name] for name in self._names[len(arguments) :])
             self._variants[key] = compiled, rest
             return
-        compiled, rest = found
-        compiled[grid](*arguments, *rest)
+        if not leaves_out():
+            compiled, rest = found
+            compiled[grid](*arguments, *rest)

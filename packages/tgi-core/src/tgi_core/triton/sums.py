@@ -26,8 +26,8 @@ def _sum(
     x, out, inboxes, numbers, count, RANK: tl.constexpr, RANKS: tl.constexpr, CAPACITY: tl.constexpr,
     BLOCK: tl.constexpr, TOGETHER: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """x of `count` times TOGETHER words; `inboxes` [RANKS] are the addresses of every rank's memory [2, RANKS, CAPACITY] for what
-    arrives, and `numbers` says for each program how many sums it has taken part in."""
+    """x of `count` times TOGETHER words; `inboxes` [RANKS] are the addresses of every rank's memory for what arrives
+    [2, RANKS, CAPACITY], and `numbers` says for each program how many sums it has taken part in."""
     follow(OVERLAP)
     program = tl.program_id(0)
     word = program * BLOCK + tl.arange(0, BLOCK)
@@ -38,7 +38,8 @@ def _sum(
     half = number % 2 * (RANKS * CAPACITY)
     for rank in tl.static_range(RANKS):
         if rank != RANK:
-            tl.store(_inbox_of(rank, inboxes) + half + RANK * CAPACITY + word, packets, mask=there, cache_modifier=".wt")
+            place = _inbox_of(rank, inboxes) + half + RANK * CAPACITY + word
+            tl.store(place, packets, mask=there, cache_modifier=".wt")
     inbox = _inbox_of(RANK, inboxes) + half + word
     dtype: tl.constexpr = out.dtype.element_ty
     first = tl.zeros([BLOCK], tl.float32)  # the number in a word, or of two the first one
@@ -92,9 +93,9 @@ def sum_of_ranks(x: Tensor, inboxes: Tensor, numbers: Tensor, rank: int, capacit
         inboxes: [R] int64, addresses of int64 [2, R, capacity] on each rank, zeros before the first sum.
         numbers: [`programs_of` capacity] int32 on this rank, zeros before the first sum.
     """
-    out, words = torch.empty_like(x), x.nbytes // WORD
-    constants = {"RANK": rank, "RANKS": len(inboxes), "CAPACITY": capacity, "BLOCK": BLOCK, "TOGETHER": MULTIPLE // WORD}
-    _SUM.launch((programs_of(words), 1, 1), (x, out, inboxes, numbers, x.nbytes // MULTIPLE), constants)
+    out, words, together = torch.empty_like(x), x.nbytes // WORD, MULTIPLE // WORD
+    constants = {"RANK": rank, "RANKS": len(inboxes), "CAPACITY": capacity, "BLOCK": BLOCK, "TOGETHER": together}
+    _SUM.launch((programs_of(words), 1, 1), (x, out, inboxes, numbers, words // together), constants)
     return out
 
 
