@@ -82,3 +82,9 @@ def test_what_the_compiler_says_is_told_by_the_launch(kernel):
     start_ahead(kernel, 3)
     with pytest.raises(ValueError, match="too many registers"):
         start(kernel, 3)
+
+
+def test_indices_are_in_range_where_their_kernel_is_left_out():
+    with compiling.ahead():
+        assert not launch.indices(3, 2, device=torch.device("cpu")).any()
+    assert launch.indices(3, 2, device=torch.device("cpu")).shape == (3, 2)

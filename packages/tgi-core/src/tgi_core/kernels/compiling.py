@@ -13,10 +13,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import Any, TypeAlias
-
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from typing import TypeAlias
 
 MOST_AT_ONCE = 4  #: threads; they share the interpreter with the engine's
 
@@ -59,7 +56,7 @@ _AHEAD: ContextVar[Missing | None] = ContextVar("_AHEAD", default=None)
 @contextmanager
 def ahead(*, urgent: bool = False, launches: bool = False) -> Iterator[Missing]:
     """Where a step is taken for the sake of its kernels: those that are not compiled are given to compilers, and they
-    and all behind them are left out.  What these would have written is zeros, so that no index is out of range.
+    and all behind them are left out, so that numbers mean nothing (and indices have to, see `launch.indices`).
 
     Args:
         urgent: these kernels are compiled before those that others are ahead of.
@@ -68,33 +65,20 @@ def ahead(*, urgent: bool = False, launches: bool = False) -> Iterator[Missing]:
     missing = Missing(urgent=urgent, launches=launches)
     before = _AHEAD.set(missing)
     try:
-        with _Zeros():  # type: ignore[no-untyped-call]
-            yield missing
+        yield missing
     finally:
         _AHEAD.reset(before)
+
+
+def is_ahead() -> bool:
+    """Whether kernels may be left out."""
+    return _AHEAD.get() is not None
 
 
 def leaves_out() -> bool:
     """Whether this is `ahead`, and a kernel that is there is not to be launched."""
     missing = _AHEAD.get()
     return missing is not None and missing.leaves_out
-
-
-class _Zeros(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """New memory is zeros, in place of anything."""
-
-    EMPTY = frozenset(
-        (
-            torch.ops.aten.empty.memory_format,
-            torch.ops.aten.empty_strided.default,
-            torch.ops.aten.empty_like.default,
-            torch.ops.aten.new_empty.default,
-        )
-    )
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        return out.zero_() if func in self.EMPTY else out
 
 
 class Compilations:

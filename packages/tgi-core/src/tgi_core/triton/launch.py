@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
+import torch
 import triton
 from torch import Tensor
 from triton.runtime import driver
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from tgi_core.kernels.compiling import Compilations, leaves_out
+from tgi_core.kernels.compiling import Compilations, is_ahead, leaves_out
 from tgi_core.triton.overlap import overlaps
 
 ALIGNMENT = 16  #: bytes; kernels are compiled anew for pointers that are less aligned
@@ -29,6 +30,12 @@ def is_in_tiles(x: Tensor) -> bool:
     *strides, last = x.stride()
     places = (x.data_ptr(), *(stride * x.itemsize for stride in strides))
     return last == 1 and not any(place % ALIGNMENT for place in places)
+
+
+def indices(*shape: int, device: torch.device) -> Tensor:
+    """Memory for int64 that a kernel writes and others look something up by: in range, too, where it is left out."""
+    make = torch.zeros if is_ahead() else torch.empty
+    return make(shape, dtype=torch.int64, device=device)
 
 
 def _kind(x: Argument) -> object:

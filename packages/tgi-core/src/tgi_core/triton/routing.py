@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tgi_core.triton.launch import Kernel
+from tgi_core.triton.launch import Kernel, indices
 from tgi_core.triton.overlap import follow
 
 
@@ -47,7 +47,7 @@ def choose_experts(scores: Tensor, each: int, sums_to_one: bool) -> tuple[Tensor
     scores = scores if scores.stride(-1) == 1 else scores.contiguous()
     tokens, size = scores.shape
     weights = torch.empty((tokens, each), dtype=torch.float32, device=scores.device)
-    chosen = torch.empty((tokens, each), dtype=torch.int64, device=scores.device)
+    chosen = indices(tokens, each, device=scores.device)
     if tokens:
         constants = {
             "size": size,

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tgi_core.triton.chip import row_warps
-from tgi_core.triton.launch import Kernel
+from tgi_core.triton.launch import Kernel, indices
 from tgi_core.triton.overlap import follow
 
 BLOCK = 4096  #: logits of a part
@@ -93,7 +93,7 @@ def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
     """See `Kernels.greedy`."""
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     (rows, size), device = logits.shape, logits.device
-    ids, logprobs = torch.empty(rows, dtype=torch.int64, device=device), _numbers(device, rows)
+    ids, logprobs = indices(rows, device=device), _numbers(device, rows)
     if rows:
         arguments = *_surveyed(logits), ids, logprobs
         _GREEDY.launch((rows, 1, 1), arguments, {"size": size, **parts_of(size)}, warps=1)
@@ -104,8 +104,7 @@ def sample(logits: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """See `Kernels.sample`."""
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     (rows, size), device = logits.shape, logits.device
-    ids = torch.empty(rows, dtype=torch.int64, device=device)
-    logprobs, totals = _numbers(device, rows), _numbers(device, rows)
+    ids, logprobs, totals = indices(rows, device=device), _numbers(device, rows), _numbers(device, rows)
     if rows:
         arguments = logits, at, *_surveyed(logits), ids, logprobs, totals
         constants = {"size": size, "row_stride": logits.stride(0), **parts_of(size), "BLOCK": BLOCK}
