@@ -9,14 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
-from tgi_core.attention.base import StepInput
+from tgi_core.attention.base import ForwardContext, StepInput
 from tgi_core.device.backend import UnrecordableStep
 from tgi_core.errors import RanksApart
 from tgi_core.kernels import compiling
 from tgi_core.runner.eager import EagerRunner, Launched
 from tgi_core.runner.recorded import RecordedDecode, RecordedMixture, RecordedStep
+from tgi_core.runner.slots import positions
+from tgi_core.runner.unrecorded import unrecorded_steps
 from tgi_core.sampling.sampler import Choice
 from tgi_core.stats import EngineInfo
 from tgi_core.step import Row
@@ -53,6 +56,7 @@ class GraphRunner(EagerRunner):
         self._recorded: dict[_Size, RecordedStep | None] = {}
         self._compiling: dict[_Size, Callable[[], bool]] = {}  # whether kernels that these wait for are there
         self._foreseen: Iterator[_Size] | None = None  # not yet recorded ahead
+        self._unrecorded: Iterator[StepInput] | None = None  # whose kernels are not yet compiled ahead
 
     def _launch(self, rows: tuple[Row, ...]) -> Launched:
         step = self.slots.step_input(rows)
@@ -68,7 +72,7 @@ class GraphRunner(EagerRunner):
         self._met.clear()
         self._recorded.clear()
         self._compiling.clear()
-        self._foreseen = iter(())
+        self._foreseen = self._unrecorded = iter(())
 
     def _choice(self, rows: Sequence[Row], recorded: RecordedStep) -> Choice | None:
         if not rows:
@@ -130,29 +134,38 @@ class GraphRunner(EagerRunner):
 
     @torch.inference_mode()
     def prepare(self) -> bool:
-        """See `Runner`; records one size at most.
+        """See `Runner`; records one size at most, after it has had kernels compiled for steps that are not recorded.
 
         Those whose kernels are being compiled wait for these, and others take their turn; not where other ranks do the
         same, whose compilers may be faster.
         """
         until = time.perf_counter() + TRIES_S
-        while (size := self._next_size()) is not None:
-            try:
-                with self.group.together("recording a step"):
-                    self._record(size, waits=self.group.size > 1)
-            except compiling.StillCompiling as kernels:
-                del self._recorded[size]
-                self._compiling[size] = kernels.is_done
-                if time.perf_counter() < until:
-                    continue
-            except RanksApart:
-                raise
-            except Exception:
-                log.exception("a step could not be recorded and is called layer by layer")
+        try:
+            with self.group.together("getting ready for steps"):
+                if (step := self._next_unrecorded()) is not None:
+                    self._compile_for(step)
+                    return True
+                while (size := self._next_size()) is not None:
+                    if self._try_to_record(size) or time.perf_counter() >= until:
+                        return True
+        except RanksApart:
+            raise
+        except Exception:
+            log.exception("steps that could not be recorded are called layer by layer")
             return True
         if self._compiling:
             time.sleep(POLL_S)
         return bool(self._compiling)
+
+    def _try_to_record(self, size: _Size) -> bool:
+        """False: it waits for kernels."""
+        try:
+            self._record(size, waits=self.group.size > 1)
+        except compiling.StillCompiling as kernels:
+            del self._recorded[size]
+            self._compiling[size] = kernels.is_done
+            return False
+        return True
 
     def _next_size(self) -> _Size | None:
         """What steps had, then what waited for kernels that are there now, then what requests are going to want."""
@@ -176,10 +189,9 @@ class GraphRunner(EagerRunner):
 
     def _foresee(self) -> Iterator[_Size]:
         """All sizes, those of short sequences and greedy ones first."""
-        capabilities, slots = self.backend.capabilities, self.slots.padding_slot
-        if not capabilities.record_ahead or self.layer_by_layer or self._waits:
+        if not self._records_ahead:
             return
-        most = self.slots.blocks_per_sequence * self.attention.block_size
+        capabilities, slots, most = self.backend.capabilities, self.slots.padding_slot, self._longest
         lengths = [min(SHORT << doubled, most) for doubled in range((most // SHORT).bit_length() + 1)]
         decodes = [(rows, None) for rows in capabilities.batch_buckets if rows <= slots]
         mixtures = list(itertools.product(capabilities.mixture_buckets, capabilities.token_buckets))
@@ -189,6 +201,30 @@ class GraphRunner(EagerRunner):
                     if not self._has_memory():
                         return
                     yield _Size(rows, tokens, self.attention.variant(rows, length), chooses)
+
+    @property
+    def _records_ahead(self) -> bool:
+        return self.backend.capabilities.record_ahead and not self.layer_by_layer and not self._waits
+
+    @property
+    def _longest(self) -> int:
+        """Tokens of a sequence."""
+        return self.slots.blocks_per_sequence * self.attention.block_size
+
+    def _next_unrecorded(self) -> StepInput | None:
+        if self._unrecorded is None:
+            block_size = self.attention.block_size
+            takes = self._records_ahead and all(spec.kind == "causal" for spec in self.attention.specs)
+            # the last block may hold positions that the model does not know
+            self._unrecorded = unrecorded_steps(self._longest - block_size, block_size) if takes else iter(())
+        return next(self._unrecorded, None)
+
+    def _compile_for(self, step: StepInput) -> None:
+        """Have what it wants compiled."""
+        with compiling.ahead():
+            context = ForwardContext(self.backend.upload(positions(step)), self.attention.prepare(step))
+            hidden = self.model(self.backend.upload(np.zeros(step.num_tokens, dtype=np.int64)), context)
+            self.sampler.greedy(self.model.logits(hidden[: len(step.context_lens)]))
 
     def _record(self, size: _Size, *, waits: bool = True) -> None:
         """Keep the recording of a size, or None where there can be none.

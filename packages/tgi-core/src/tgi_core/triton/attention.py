@@ -102,7 +102,10 @@ class TritonAttention(AttentionBackend):
         return self._builder.build(step, self._splits(splits, has_prompts=step.num_tokens > rows))
 
     def _splits(self, wanted: int, *, has_prompts: bool) -> int:
-        return 1 if self._in_order and has_prompts else wanted
+        """Beside prompts only powers of four, as there is a kernel for each, and prompts take most of the time."""
+        if not has_prompts:
+            return wanted
+        return 1 if self._in_order else 1 << (wanted.bit_length() - 1) // 2 * 2
 
     def variant(self, rows: int, longest: int) -> int:
         """Splits that keep the chip busy and are worth it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
@@ -15,6 +17,9 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from tgi_core.kernels.compiling import Compilations, is_ahead, leaves_out
 from tgi_core.triton.overlap import overlaps
 
+log = logging.getLogger(__name__)
+
+LONG_S = 0.1  #: of a launch, from which on it is told
 ALIGNMENT = 16  #: bytes; kernels are compiled anew for pointers that are less aligned
 
 Argument: TypeAlias = Tensor | TensorDescriptor | float | None
@@ -84,7 +89,8 @@ class Kernel:
             constants: the rest, by name; always in the same order.
         """
         if self.interpreted:
-            self.function[grid](*arguments, **constants, OVERLAP=False)
+            if not leaves_out():
+                self.function[grid](*arguments, **constants, OVERLAP=False)
             return
         key = (*map(_kind, arguments), *constants.values(), warps, stages)
         found = self._variants.get(key)
@@ -95,9 +101,12 @@ class Kernel:
                 options["launch_pdl"] = True
             given = {**constants, **options}
             compile = partial(self.function.warmup, *arguments, grid=grid, **given)
+            started = time.perf_counter()
             if not self._compilations.is_there(key, partial(_load, driver.active.get_current_device(), compile)):
                 return
             compiled = self.function[grid](*arguments, **given)
+            if (waited_s := time.perf_counter() - started) > LONG_S:
+                log.info("a step waited %.1f s for %s to be compiled", waited_s, self.function.__name__)
             rest = tuple(constants[name] for name in self._names[len(arguments) :])
             self._variants[key] = compiled, rest
             return
