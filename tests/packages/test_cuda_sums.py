@@ -51,4 +51,8 @@ group.leave()
 def test_sums_are_those_of_nccl(tmp_path):
     address = f"file://{tmp_path}/store"
     ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), address]) for rank in range(2)]
-    assert [rank.wait(120) for rank in ranks] == [0, 0]
+    try:
+        assert [rank.wait(100) for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()

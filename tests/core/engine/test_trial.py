@@ -5,13 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tgi_core.attention.reference import ReferenceAttention
 from tgi_core.config import EngineConfig
 from tgi_core.cpu.backend import CpuBackend
 from tgi_core.engine.engine import Engine
 from tgi_core.errors import ConfigError
+from tgi_core.kernels.compiling import is_ahead
 from tgi_core.models.base import CausalLM
 from tgi_core.models.llama import LlamaForCausalLM
 from tgi_core.models.t5 import T5ForConditionalGeneration
+from tgi_core.runner.rehearsal import FIRST_TOKENS
 from tgi_core.sampling.state import TokenCounts
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.testing.tiny import make_checkpoint
@@ -61,6 +64,18 @@ def test_an_encoder_reads_a_source_as_long_as_it_may_be(tmp_path, steps):
     made = engine(tmp_path, "t5")
     assert steps[0] == (1, (made.info.max_batch_prefill_tokens,))
     assert len(made.generate([[5, 6, 7]], GREEDY)[0].token_ids) == 6
+
+
+def test_kernels_are_compiled_ahead_of_the_step_and_of_the_first_one(tmp_path, steps, monkeypatch):
+    """Where they can be left out, which those of this attention cannot."""
+    ahead = []
+    monkeypatch.setattr(ReferenceAttention, "can_be_ahead", True)
+    forward = LlamaForCausalLM.forward
+    monkeypatch.setattr(LlamaForCausalLM, "forward", lambda *arguments: ahead.append(is_ahead()) or forward(*arguments))
+    engine(tmp_path, "llama", kernels={"attention": "reference"})
+    assert [tokens for tokens, _ in steps[:3]] == [48, FIRST_TOKENS, 48]
+    assert ahead[:3] == [True, True, False]
+    assert not any(ahead[3:])
 
 
 def test_a_step_that_does_not_fit_says_what_to_lower(tmp_path, steps, monkeypatch):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -26,9 +27,20 @@ def compiler():
     compiler.may_end.set()
 
 
+def wait_for(condition):
+    """Until it holds, for a minute at most."""
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("a minute was not enough")
+
+
 @pytest.fixture
 def one_thread(monkeypatch):
     """Kernels are compiled one after the other."""
+    for thread in tuple(compiling._threads):
+        thread.join(60)
     monkeypatch.setattr(compiling, "_most_at_once", lambda: 1)
 
 
@@ -46,8 +58,7 @@ def test_ahead_all_kernels_are_compiled_in_other_threads_each_once_and_left_out(
     assert len(first.jobs) == 3
     assert not first.is_done()
     compiler.may_end.set()
-    while not (first.is_done() and second.is_done()):
-        pass
+    wait_for(lambda: first.is_done() and second.is_done())
     with compiling.ahead() as third:
         assert not kernels.is_there("a", compiler)  # still not launched
     assert not third.jobs
@@ -63,8 +74,7 @@ def test_kernels_are_launched_until_one_is_missing(compiler):
         assert not kernels.is_there("a", compiler)
         assert compiling.leaves_out()
     compiler.may_end.set()
-    while not missing.is_done():
-        pass
+    wait_for(missing.is_done)
     with compiling.ahead(launches=True) as none:
         assert kernels.is_there("a", compiler)
         assert not compiling.leaves_out()
@@ -76,8 +86,7 @@ def test_who_has_to_go_on_waits_for_the_one_that_is_compiled(compiler, one_threa
     kernels, done = compiling.Compilations(), []
     with compiling.ahead():
         kernels.is_there("a", lambda: done.append(compiler()))
-    while not compiler.threads:
-        pass
+    wait_for(lambda: compiler.threads)
     threading.Timer(0.05, compiler.may_end.set).start()
     assert kernels.is_there("a", compiler)
     assert done == [None]
@@ -87,8 +96,7 @@ def test_who_has_to_go_on_waits_for_none_that_nobody_has_begun(compiler, one_thr
     kernels = compiling.Compilations()
     with compiling.ahead() as missing:
         assert not any(kernels.is_there(key, compiler) for key in "ab")
-    while not compiler.threads:
-        pass
+    wait_for(lambda: compiler.threads)
     assert kernels.is_there("b", compiler)
     assert not missing.is_done()
     compiler.may_end.set()
@@ -100,15 +108,13 @@ def test_what_somebody_waits_for_comes_first(compiler, one_thread):
     kernels, order = compiling.Compilations(), []
     with compiling.ahead():
         kernels.is_there("first", compiler)
-        while not compiler.threads:
-            pass
+        wait_for(lambda: compiler.threads)
         for key in "abc":
             kernels.is_there(key, lambda key=key: order.append(key))
     with compiling.ahead(urgent=True) as urgent:
         kernels.is_there("c", order.append)
     compiler.may_end.set()
-    while not urgent.is_done():
-        pass
+    wait_for(urgent.is_done)
     assert order[0] == "c"
     assert all(kernels.is_there(key, compiler) for key in "abc")
 
@@ -118,8 +124,7 @@ def test_a_failure_is_left_to_the_launch(compiler):
     with compiling.ahead() as missing:
         kernels.is_there("a", lambda: 1 / bool(compiler()))
     compiler.may_end.set()
-    while not missing.is_done():
-        pass
+    wait_for(missing.is_done)
     assert kernels.is_there("a", compiler)
 
 
@@ -135,7 +140,7 @@ import time
 from tgi_core.kernels import compiling
 kernels = compiling.Compilations()
 with compiling.ahead():
-    for key in range(200):
+    for key in range(2000):
         kernels.is_there(key, lambda: time.sleep(1))
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

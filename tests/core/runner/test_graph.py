@@ -19,6 +19,7 @@ from tgi_core.kernels import compiling, registry
 from tgi_core.request import Request
 from tgi_core.runner.graph import SPARE_BYTES, GraphRunner
 from tgi_core.runner.recorded import RecordedDecode
+from tgi_core.runner.rehearsal import step_of
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.testing.tiny import make_checkpoint
 from tgi_core.triton.registry import triton_kernels
@@ -117,7 +118,6 @@ def ahead(pretend, monkeypatch):
     """Makes it a device that records decodes of one and two rows before there were requests."""
     narrow = {"batch_buckets": (1, 2), "token_buckets": (), "record_ahead": True}
     monkeypatch.setattr(CpuBackend, "capabilities", dataclasses.replace(CpuBackend.capabilities, **narrow))
-    monkeypatch.setattr("tgi_core.runner.graph.unrecorded_steps", lambda *arguments: iter(()))
 
 
 @pytest.fixture
@@ -142,8 +142,6 @@ def held_back(monkeypatch):
 
     yield hold
     may_end.set()
-
-    return hold
 
 
 def test_what_requests_are_going_to_want_is_recorded_before_the_first_one(tmp_path, ahead, monkeypatch):
@@ -186,6 +184,26 @@ def test_sizes_that_waited_for_kernels_leave_the_memory_that_others_leave(tmp_pa
         pass
     assert len(runner._recorded) == len(before) + room
     assert not runner._compiling
+
+
+def test_steps_that_are_taken_for_their_kernels_store_nothing(tmp_path, ahead):
+    engine, _ = serve(make_checkpoint(tmp_path, "llama"), [], kernels={"attention": "triton"})
+    runner = engine.runner
+    engine.generate(PROMPTS, WISHES[0])
+    state = [runner.slots.last_tokens[:-1], *(x for pair in runner.attention._caches.values() for x in pair)]
+    before = [x.clone() for x in state]
+    assert any(x.any() for x in before[1:])
+    with torch.inference_mode():
+        for step in (step_of([1, 20], [5, 0], runner.attention.block_size), runner._size(2, None, 64, chooses=True)):
+            runner._compile_for(step)
+    assert all(map(torch.equal, state, before))
+
+
+def test_no_step_is_taken_ahead_where_kernels_would_run(tmp_path, ahead):
+    engine, _ = serve(make_checkpoint(tmp_path, "llama"), [], kernels={"attention": "reference"})
+    assert not engine.prepare()
+    assert not any(engine.runner._recorded.values())
+    assert next(engine.runner._foresee(), None) is None
 
 
 def test_decodes_that_are_recorded_ahead_are_never_called_layer_by_layer(tmp_path, ahead, monkeypatch):

@@ -11,19 +11,31 @@ from tgi_core.kernels import compiling
 from tgi_core.triton import launch
 
 
+class Compiled:
+    """Which says when it is loaded."""
+
+    def __init__(self, loaded, size):
+        self.loaded, self.size = loaded, size
+
+    def __getitem__(self, grid):
+        self.loaded.append(self.size)
+
+
 class Function:
     """Like a kernel of Triton's that is compiled for a GPU."""
 
     arg_names = ("x", "SIZE", "OVERLAP")
 
     def __init__(self):
-        self.compiled, self.loaded, self.launched, self.devices, self.error = [], [], [], [], None
+        self.compiled, self.seen, self.loaded, self.launched, self.devices = [], [], [], [], []
+        self.error = None
 
     def warmup(self, *arguments, grid, **constants):
         self.compiled.append((grid, constants["SIZE"]))
+        self.seen += arguments
         if self.error:
             raise self.error
-        return SimpleNamespace(run=self.loaded.append(constants["SIZE"]))
+        return Compiled(self.loaded, constants["SIZE"])
 
     def __getitem__(self, grid):
         def run(x, SIZE, OVERLAP, **options):
@@ -54,8 +66,8 @@ def start_ahead(kernel, *sizes):
     with compiling.ahead() as missing:
         for size in sizes:
             start(kernel, size)
-    while not missing.is_done():
-        pass
+    for job in missing.jobs:
+        job.exception(60)
 
 
 def test_a_kernel_is_launched_at_once_where_nobody_was_ahead(kernel):
@@ -75,6 +87,19 @@ def test_ahead_each_variant_is_compiled_and_loaded_and_not_launched(kernel):
     assert [size for _, size in kernel.function.launched] == [3, 5, 3]
     start_ahead(kernel, 3)
     assert len(kernel.function.launched) == 3
+
+
+@pytest.mark.parametrize(("first", "is_aligned"), [(0, True), (2, False), (8, True)])
+def test_no_memory_is_kept_while_a_kernel_waits_for_its_compiler(kernel, first, is_aligned):
+    x = torch.zeros(1 << 10, dtype=torch.bfloat16)[first:]
+    assert x.data_ptr() % launch.ALIGNMENT == 2 * first % launch.ALIGNMENT
+    with compiling.ahead() as missing:
+        kernel.launch((1, 1, 1), (x,), {"SIZE": 1})
+    missing.jobs[0].exception(60)
+    (seen,) = kernel.function.seen
+    assert seen.dtype == x.dtype
+    assert (seen.data_ptr() % launch.ALIGNMENT == 0) == is_aligned
+    assert seen.untyped_storage().nbytes() < x.untyped_storage().nbytes()
 
 
 def test_what_the_compiler_says_is_told_by_the_launch(kernel):

@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from tgi_core.triton.sums import BLOCK, WORD, programs_of, sum_of_ranks
+from tgi_core.triton.sums import BLOCK, LAST, WORD, programs_of, sum_of_ranks
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CAPACITY = 3 * BLOCK
@@ -16,16 +16,17 @@ TOLERANCES = {torch.float32: 0.0, torch.float16: 0.0, torch.bfloat16: 1e-2}  # t
 class Ranks:
     """Memory of some ranks, all on one device."""
 
-    def __init__(self, count):
+    def __init__(self, count, sums=0):
         self.count = count
         self.inboxes = [torch.zeros(2, count, CAPACITY, dtype=torch.int64, device=DEVICE) for _ in range(count)]
-        self.numbers = [torch.zeros(programs_of(CAPACITY), dtype=torch.int32, device=DEVICE) for _ in range(count)]
+        programs = programs_of(CAPACITY)
+        self.numbers = [torch.full((programs,), sums, dtype=torch.int32, device=DEVICE) for _ in range(count)]
         self.addresses = torch.tensor([inbox.data_ptr() for inbox in self.inboxes], device=DEVICE)
 
     def packets(self, x, rank):
         """What others are to find of x: which of both halves, and the packets there."""
         words = x.flatten().view(torch.int32).long() & 0xFFFFFFFF
-        number = self.numbers[rank].long().repeat_interleave(BLOCK)[: len(words)] + 1
+        number = self.numbers[rank].long().repeat_interleave(BLOCK)[: len(words)] % LAST + 1
         return number % 2, number << 32 | words
 
     def sum(self, xs):
@@ -56,3 +57,11 @@ def test_every_rank_has_the_sum_and_sends_its_numbers_to_the_others(count, dtype
         expected = torch.stack(xs).float().sum(0).to(dtype)
         for found in ranks.sum(xs):
             torch.testing.assert_close(found, expected, rtol=TOLERANCES[dtype], atol=TOLERANCES[dtype] / 10)
+
+
+def test_numbers_of_sums_begin_again():
+    ranks = Ranks(2, sums=LAST - 2)
+    for value in range(1, 5):
+        xs = [torch.full((4,), float(value), device=DEVICE) for _ in range(2)]
+        assert all(torch.equal(found, 2 * xs[0]) for found in ranks.sum(xs))
+    assert ranks.numbers[0][0] == ranks.numbers[1][0] == 2

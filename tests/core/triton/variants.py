@@ -427,7 +427,7 @@ def variants(target):
     if target != "sm_75":  # where experts are multiplied one after the other
         yield from rounded_mixtures(target, dtype)
     for kind in (dtype, "fp32"):
-        constants = {"RANK": 1, "RANKS": 2, "CAPACITY": 1 << 20, "BLOCK": sums.BLOCK, "TOGETHER": 4}
+        constants = {"RANK": 1, "RANKS": 2, "CAPACITY": 1 << 20, "BLOCK": sums.BLOCK, "TOGETHER": 4, "LAST": sums.LAST}
         yield variant(sums._sum, constants, target, kind, known={"inboxes": "*i64", "numbers": "*i32"})
     for kind in ("gelu", "gelu_tanh"):
         constants = {"size": 14336, "row_stride": 14336, "KIND": kind, "BLOCK": 1024}

@@ -11,7 +11,6 @@ import torch.distributed as dist
 from tgi_core.device.torch_gpu import TorchGpu
 from tgi_core.distributed.group import Sums
 from tgi_cuda.float8 import refused_kv_dtypes
-from tgi_cuda.sums import SymmetricSums
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,9 @@ class CudaBackend(TorchGpu):
 
     def sums(self, group: dist.ProcessGroup) -> Sums | None:
         try:
+            from tgi_cuda.sums import SymmetricSums  # of Triton, which PyTorch does not bring everywhere
+
             return SymmetricSums(group, self.torch_device)
-        except RuntimeError as error:
+        except (ImportError, RuntimeError) as error:
             log.info("the collectives' library sums up over GPUs: %s", error)
             return None

@@ -117,6 +117,7 @@ class AttentionBackend(ABC):
     """One attention implementation on one device, for one model."""
 
     rotates = False  #: whether it has `forward_rotated`, which saves a pass over queries and keys
+    can_be_ahead = False  #: its kernels are left out where `kernels.compiling.ahead` says so, and nothing is stored
 
     def __init__(self, query: KernelQuery) -> None:
         self.block_size, self.device = query.block_size, torch.device(query.torch_device)
@@ -156,13 +157,17 @@ class AttentionBackend(ABC):
         Args:
             tokens: at most so many of any mixture; None for decodes, which have one token each.
             width: blocks of the longest sequence.
-            variant: what `variant` returned.
+            variant: what `variant` returned, or for mixtures `mixture_variant`.
         """
         return None
 
     def variant(self, rows: int, longest: int) -> int:
-        """Which recording serves steps of `rows` sequences, the longest of so many tokens."""
+        """Which recording serves decodes of `rows` sequences, the longest of so many tokens."""
         return 0
+
+    def mixture_variant(self, rows: int, longest: int) -> int:
+        """Which one serves mixtures."""
+        return self.variant(rows, longest)
 
     @abstractmethod
     def forward(

@@ -25,6 +25,7 @@ from tgi_core.errors import InvalidRequest, RequestFailed, TGIError
 from tgi_core.request import Request, RequestOutput
 from tgi_core.runner.base import Handle, Runner
 from tgi_core.runner.leading import LeadingRunner
+from tgi_core.runner.rehearsal import FIRST_TOKENS
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.stats import EngineInfo, StepStats
 from tgi_core.step import StepPlan
@@ -101,7 +102,7 @@ class Engine:
         self._calibrate()
         self.runner.warm_up(self.info, lambda fraction, detail: progress("warmup", fraction, detail))
         progress("warmup", 1.0, "first step")
-        if error := self._run([[0] * 16], 2):
+        if error := self._run([[0] * FIRST_TOKENS], 2):
             raise TGIError(f"the model failed on its first step: {error}")
         self._bound_mixtures()
         self._observers = Observers(self._parts.plugins)

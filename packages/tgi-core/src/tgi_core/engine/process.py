@@ -121,7 +121,7 @@ class EngineProcess:
     def _receive(self, *, wait: bool) -> bool:
         """Take all messages that are there; False when told to end."""
         if wait and not self.inbox.poll(self._patience_ms):
-            self._patience_ms = QUIET_MS if self.engine.prepare() else IDLE_POLL_MS
+            self._patience_ms = 0 if self.engine.prepare() else IDLE_POLL_MS
             return True
         with contextlib.suppress(zmq.Again):
             while True:

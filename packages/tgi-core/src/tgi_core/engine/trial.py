@@ -10,7 +10,7 @@ from typing import TypeGuard
 import numpy as np
 import torch
 
-from tgi_core.attention.base import AttentionBackend, EncoderInput, ForwardContext, Int32Array, SourceInput, StepInput
+from tgi_core.attention.base import AttentionBackend, EncoderInput, SourceInput, StepInput
 from tgi_core.config import ResolvedConfig
 from tgi_core.device.backend import DeviceBackend
 from tgi_core.distributed.group import Group
@@ -18,10 +18,10 @@ from tgi_core.engine.resolve import Facts
 from tgi_core.errors import ConfigError
 from tgi_core.kernels import compiling
 from tgi_core.models.base import CausalLM, LanguageModel
-from tgi_core.runner.slots import positions
+from tgi_core.runner.rehearsal import FIRST_TOKENS, rehearse, step_of
+from tgi_core.runner.slots import offsets
 
 FEWEST_TOKENS = 512  #: of a step, below which a device is not busy
-SMALL = 16  #: tokens of the first step that an engine takes
 
 
 def takes_steps(model: LanguageModel, attention: AttentionBackend) -> TypeGuard[CausalLM]:
@@ -66,7 +66,7 @@ def _bytes_of_largest_step(
 ) -> int:  # fmt: skip
     """Take prompts as long as they may be beside as many decodes; every key lies in one block of cache.
 
-    What the step took stays with the process, for those that follow.
+    What the step took stays with the process, for those that follow; what took it to have kernels compiled does not.
 
     Returns:
         what was taken, beside the planned weights.
@@ -77,23 +77,21 @@ def _bytes_of_largest_step(
     tokens = resolved.max_batch_prefill_tokens
     with fits(f"a step of {tokens} tokens beside the weights; lower --max-batch-prefill-tokens"):
         attention.allocate(1)
-        if model.config.is_encoder_decoder:
-            step, small = _step_with_source(tokens, resolved), _step_with_source(SMALL, resolved)
-        else:
-            step, small = _step(resolved), _prompt(SMALL, resolved)
-        with compiling.ahead():  # the kernels of both, side by side
-            _take(step, model, attention, backend)
-            _take(small, model, attention, backend)
+        steps = _steps_with_source if model.config.is_encoder_decoder else _steps
+        step, first = steps(resolved)
+        if attention.can_be_ahead:
+            with compiling.ahead():  # so that the kernels of both are compiled side by side
+                for each in (step, first):
+                    _take(each, model, attention, backend)
+            backend.release()
         _take(step, model, attention, backend)
         backend.synchronize()
     return facts.free_bytes - facts.weight_bytes - group.least(backend.free_bytes())
 
 
 def _take(step: StepInput, model: CausalLM, attention: AttentionBackend, backend: DeviceBackend) -> None:
-    """All tokens are the same, and every sequence gets one."""
-    context = ForwardContext(backend.upload(positions(step)), attention.prepare(step), _encoder_input(step, backend))
-    hidden = model(backend.upload(np.zeros(step.num_tokens, dtype=np.int64)), context)
-    model.logits(hidden[: len(step.context_lens)]).float().softmax(-1)
+    """With what sampling takes."""
+    rehearse(step, model, attention, backend, _encoder_input(step, backend)).float().softmax(-1)
 
 
 @contextmanager
@@ -111,24 +109,25 @@ def fits(what: str) -> Iterator[None]:
         ) from error
 
 
-def _step(resolved: ResolvedConfig) -> StepInput:
+def _steps(resolved: ResolvedConfig) -> tuple[StepInput, StepInput]:
+    """The largest one, and the first one that an engine takes."""
     decodes = min(resolved.max_batch_size, resolved.max_batch_prefill_tokens - 1) - 1
     prompt = min(resolved.max_batch_prefill_tokens - decodes, resolved.max_input_tokens)
-    lengths = np.array([1] * decodes + [prompt], dtype=np.int32)
-    lens = lengths.copy()
-    lens[-1] = min(2 * prompt, resolved.max_total_tokens)  # half of it was there before
-    return StepInput(_starts(lengths), lens, _tables(len(lens), int(lens[-1]), resolved))
+    seen = min(prompt, resolved.max_total_tokens - prompt)  # half of it was there before
+    largest = step_of([1] * decodes + [prompt], [0] * decodes + [seen], resolved.block_size)
+    return largest, step_of([min(FIRST_TOKENS, resolved.max_input_tokens)], [0], resolved.block_size)
 
 
-def _prompt(tokens: int, resolved: ResolvedConfig) -> StepInput:
-    length = np.array([tokens], dtype=np.int32)
-    return StepInput(_starts(length), length, _tables(1, tokens, resolved))
+def _steps_with_source(resolved: ResolvedConfig) -> tuple[StepInput, StepInput]:
+    """The same, of an encoder-decoder."""
+    return _source(resolved.max_batch_prefill_tokens, resolved), _source(FIRST_TOKENS, resolved)
 
 
-def _step_with_source(tokens: int, resolved: ResolvedConfig) -> StepInput:
-    one, source = np.ones(1, dtype=np.int32), np.array([tokens], dtype=np.int32)
-    places = _tables(1, int(source[0]), resolved)
-    return StepInput(_starts(one), one, _tables(1, 1, resolved), SourceInput(_starts(source), source, places))
+def _source(tokens: int, resolved: ResolvedConfig) -> StepInput:
+    """A decoder that begins, and its source."""
+    lens = np.array([tokens], dtype=np.int32)
+    places = np.zeros((1, -(-tokens // resolved.block_size)), dtype=np.int32)
+    return step_of([1], [0], resolved.block_size, SourceInput(offsets(lens), lens, places))
 
 
 def _encoder_input(step: StepInput, backend: DeviceBackend) -> EncoderInput | None:
@@ -137,11 +136,3 @@ def _encoder_input(step: StepInput, backend: DeviceBackend) -> EncoderInput | No
     tokens = int(step.source.starts[-1])
     ids, at = np.zeros(tokens, dtype=np.int64), np.arange(tokens, dtype=np.int64)
     return EncoderInput(backend.upload(ids), backend.upload(at), (tokens,))
-
-
-def _starts(lengths: Int32Array) -> Int32Array:
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-
-
-def _tables(rows: int, tokens: int, resolved: ResolvedConfig) -> Int32Array:
-    return np.zeros((rows, -(-tokens // resolved.block_size)), dtype=np.int32)

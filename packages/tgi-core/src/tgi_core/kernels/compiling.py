@@ -20,21 +20,8 @@ MOST_AT_ONCE = 4  #: threads; they share the interpreter with the engine's
 Compile: TypeAlias = Callable[[], object]
 
 
-class StillCompiling(Exception):
-    """Kernels of a step are not there yet, which is to be tried again when `is_done`."""
-
-    def __init__(self, is_done: Callable[[], bool]) -> None:
-        super().__init__("kernels are still being compiled")
-        self.is_done = is_done
-
-
 class Missing:
-    """What a step met `ahead`.
-
-    Args:
-        urgent: somebody waits for the step.
-        launches: kernels are, as long as none is missing.
-    """
+    """Kernels that a step did not find `ahead`, whose arguments these are."""
 
     def __init__(self, *, urgent: bool, launches: bool) -> None:
         self.urgent, self._launches = urgent, launches
@@ -59,8 +46,8 @@ def ahead(*, urgent: bool = False, launches: bool = False) -> Iterator[Missing]:
     and all behind them are left out, so that numbers mean nothing (and indices have to, see `launch.indices`).
 
     Args:
-        urgent: these kernels are compiled before those that others are ahead of.
-        launches: as long as no kernel is missing, launch them, so that the step need not be taken again.
+        urgent: somebody waits for this step, so its kernels are compiled before others'.
+        launches: launch kernels until one is missing; if none is, the step has been taken.
     """
     missing = Missing(urgent=urgent, launches=launches)
     before = _AHEAD.set(missing)
@@ -88,8 +75,9 @@ class Compilations:
         self._jobs: dict[object, Future[None]] = {}
 
     def is_there(self, key: object, compile: Compile) -> bool:
-        """Whether nothing but launching a kernel is left, which also tells what is wrong with it; waits for those that
-        are being compiled.  Not where it is `ahead`: it is left out then.
+        """Whether to launch a kernel, which compiles it if nobody has, and tells what is wrong with it.
+
+        A kernel that is being compiled is waited for; where it is missing `ahead`, it is left out.
 
         Args:
             compile: leaves the compiled kernel where a launch finds it.
@@ -106,7 +94,7 @@ class Compilations:
                 return False
         if job is not None:
             del self._jobs[key]
-            if not job.cancel():  # or nobody has begun, and the launch compiles it at once
+            if not job.cancel():  # somebody has begun
                 job.exception()  # waits
         return True
 
@@ -119,10 +107,11 @@ _lock = threading.Lock()  #: of both
 def _submit(compile: Compile) -> Future[None]:
     job: Future[None] = Future()
     with _lock:
-        _waiting[job] = compile
         if len(_threads) < _most_at_once():
-            _threads.add(thread := threading.Thread(target=_compile_all, name="compile"))
+            thread = threading.Thread(target=_compile_all, name="compile")
             thread.start()
+            _threads.add(thread)
+        _waiting[job] = compile
     return job
 
 

@@ -6,20 +6,19 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
-from tgi_core.attention.base import ForwardContext, StepInput
+from tgi_core.attention.base import StepInput
 from tgi_core.device.backend import UnrecordableStep
 from tgi_core.errors import RanksApart
 from tgi_core.kernels import compiling
 from tgi_core.runner.eager import EagerRunner, Launched
 from tgi_core.runner.recorded import RecordedDecode, RecordedMixture, RecordedStep
-from tgi_core.runner.slots import positions
-from tgi_core.runner.unrecorded import unrecorded_steps
+from tgi_core.runner.rehearsal import Bounds, rehearse, unrecorded_steps
 from tgi_core.sampling.sampler import Choice
 from tgi_core.stats import EngineInfo
 from tgi_core.step import Row
@@ -27,7 +26,11 @@ from tgi_core.step import Row
 log = logging.getLogger(__name__)
 
 SPARE_BYTES = 1 << 30  #: of the device's memory, that recordings ahead leave
-SHORT = 64  #: tokens of the shortest sequences that steps are recorded for ahead
+SHORT, LONG = (
+    64,
+    2048,
+)  #: tokens of the shortest sequences that steps are recorded for ahead, and of the longest at first
+FEW = 16  #: sequences of a decode, for which it is first
 TRIES_S = 0.03  #: at most, in which sizes are tried whose kernels are not compiled yet
 POLL_S = 0.005  #: between looks at kernels that all others wait for
 
@@ -54,9 +57,9 @@ class GraphRunner(EagerRunner):
         super().__init__(*parts)
         self._met: dict[_Size, int] = {}  # how often; not yet recorded, in an order that is the same on all ranks
         self._recorded: dict[_Size, RecordedStep | None] = {}
-        self._compiling: dict[_Size, Callable[[], bool]] = {}  # whether kernels that these wait for are there
-        self._foreseen: Iterator[_Size] | None = None  # not yet recorded ahead
-        self._unrecorded: Iterator[StepInput] | None = None  # whose kernels are not yet compiled ahead
+        self._compiling: dict[_Size, compiling.Missing] = {}  # kernels that these wait for; not yet recorded
+        self._foreseen: Iterator[_Size | StepInput] | None = None  # for which nothing has been done yet
+        self._most_tokens = self._most_positions = 0  # of a step, of a sequence; known when warm
 
     def _launch(self, rows: tuple[Row, ...]) -> Launched:
         step = self.slots.step_input(rows)
@@ -72,7 +75,7 @@ class GraphRunner(EagerRunner):
         self._met.clear()
         self._recorded.clear()
         self._compiling.clear()
-        self._foreseen = self._unrecorded = iter(())
+        self._foreseen = iter(())
 
     def _choice(self, rows: Sequence[Row], recorded: RecordedStep) -> Choice | None:
         if not rows:
@@ -88,8 +91,8 @@ class GraphRunner(EagerRunner):
         bucket = self._bucket(rows, step, is_decode=step.num_tokens == len(rows) == len(wanted))
         if bucket is None:
             return None
-        variant = self.attention.variant(bucket[0], int(step.context_lens.max()))
-        size = _Size(*bucket, variant, not wanted or self.sampler.is_plain([rows[index].slot for index in wanted]))
+        chooses = not wanted or self.sampler.is_plain([rows[index].slot for index in wanted])
+        size = self._size(*bucket, int(step.context_lens.max()), chooses=chooses)
         if size not in self._recorded:
             self._met[size] = self._met.get(size, 0) + 1
             if self._met[size] < self._enough(size):
@@ -126,134 +129,135 @@ class GraphRunner(EagerRunner):
 
     @torch.inference_mode()
     def warm_up(self, info: EngineInfo, progress: Callable[[float, str], None]) -> None:
-        """Let kernels of the smallest decode be compiled, while others are that the first step wants."""
-        for size in itertools.islice(self._foresee(), 1):
-            if (step := self._to_record(size)) is not None:
-                with compiling.ahead():
-                    step.run(self.model, self.sampler)
+        """Have the kernels of the smallest decode compiled, while those are that the first step wants."""
+        self._most_tokens, self._most_positions = info.max_batch_prefill_tokens, info.max_total_tokens
+        with self._guarded():
+            if (wanted := next(self._foresee(), None)) is not None:
+                self._compile_for(wanted)
 
     @torch.inference_mode()
     def prepare(self) -> bool:
-        """See `Runner`; records one size at most, after it has had kernels compiled for steps that are not recorded.
+        """See `Runner`; has kernels compiled for some steps, or records one size whose kernels are there.
 
-        Those whose kernels are being compiled wait for these, and others take their turn; not where other ranks do the
-        same, whose compilers may be faster.
+        Ranks do not look whether they are there, as they record together, and their compilers are not equally fast.
         """
         until = time.perf_counter() + TRIES_S
+        with self._guarded():
+            while (wanted := self._next_wanted()) is not None:
+                self._compile_for(wanted)
+                if self.group.size > 1 or time.perf_counter() >= until:
+                    return True
+            if (size := self._next_compiled()) is not None:
+                self._record(size)
+                return True
+            if self._compiling:
+                time.sleep(POLL_S)
+            return bool(self._compiling)
+        return True
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """What fails for one step is told, and does not keep the engine from others."""
         try:
             with self.group.together("getting ready for steps"):
-                if (step := self._next_unrecorded()) is not None:
-                    self._compile_for(step)
-                    return True
-                while (size := self._next_size()) is not None:
-                    if self._try_to_record(size) or time.perf_counter() >= until:
-                        return True
+                yield
         except RanksApart:
             raise
         except Exception:
-            log.exception("steps that could not be recorded are called layer by layer")
-            return True
-        if self._compiling:
-            time.sleep(POLL_S)
-        return bool(self._compiling)
+            log.exception("nothing is ready for a step, which is called layer by layer or compiled when it comes")
 
-    def _try_to_record(self, size: _Size) -> bool:
-        """False: it waits for kernels."""
-        try:
-            self._record(size, waits=self.group.size > 1)
-        except compiling.StillCompiling as kernels:
-            del self._recorded[size]
-            self._compiling[size] = kernels.is_done
-            return False
-        return True
-
-    def _next_size(self) -> _Size | None:
-        """What steps had, then what waited for kernels that are there now, then what requests are going to want."""
+    def _next_wanted(self) -> _Size | StepInput | None:
+        """What steps had, then what requests are going to want."""
         if size := next((size for size in self._met if size not in self._compiling), None):
             return size
+        if self._foreseen is None:
+            self._foreseen = self._foresee()
+        return next((wanted for wanted in self._foreseen if not self._is_known(wanted)), None)
+
+    def _is_known(self, wanted: _Size | StepInput) -> bool:
+        return isinstance(wanted, _Size) and (wanted in self._recorded or wanted in self._compiling)
+
+    def _compile_for(self, wanted: _Size | StepInput) -> None:
+        """Have the kernels of a step compiled that are not there; a size waits for them."""
+        with compiling.ahead() as missing:
+            if isinstance(wanted, _Size):
+                self._compiling[wanted] = missing
+                if self._looks_ahead and (step := self._to_record(wanted)) is not None:
+                    step.run(self.model, self.sampler)
+            else:
+                self.sampler.greedy(rehearse(wanted, self.model, self.attention, self.backend))
+
+    def _next_compiled(self) -> _Size | None:
+        """A size whose kernels are there, first of those that steps had."""
         if self._compiling and not self._has_memory():  # what steps have had is recorded when they have it again
             self._compiling.clear()
-        compiled = next((size for size, is_done in self._compiling.items() if is_done()), None)
-        return compiled or self._next_foreseen()
+        there = [size for size, missing in self._compiling.items() if self.group.size > 1 or missing.is_done()]
+        return next((size for size in there if size in self._met), next(iter(there), None))
 
     def _has_memory(self) -> bool:
         """For another recording ahead, on all ranks."""
         return self.group.least(self.backend.free_bytes()) >= SPARE_BYTES
 
-    def _next_foreseen(self) -> _Size | None:
-        """A size that requests are going to want."""
-        if self._foreseen is None:
-            self._foreseen = self._foresee()
-        new = (size for size in self._foreseen if size not in self._recorded and size not in self._compiling)
-        return next(new, None)
-
-    def _foresee(self) -> Iterator[_Size]:
-        """All sizes, those of short sequences and greedy ones first."""
-        if not self._records_ahead:
+    def _foresee(self) -> Iterator[_Size | StepInput]:
+        """Decodes of a few sequences, then steps that are not recorded, then all sizes; those of short sequences and
+        greedy ones first."""
+        if not self._looks_ahead:
             return
-        capabilities, slots, most = self.backend.capabilities, self.slots.padding_slot, self._longest
+        capabilities, slots, block_size = self.backend.capabilities, self.slots.padding_slot, self.attention.block_size
+        most = self.slots.blocks_per_sequence * block_size
         lengths = [min(SHORT << doubled, most) for doubled in range((most // SHORT).bit_length() + 1)]
         decodes = [(rows, None) for rows in capabilities.batch_buckets if rows <= slots]
-        mixtures = list(itertools.product(capabilities.mixture_buckets, capabilities.token_buckets))
-        for chooses, wanted in ((True, decodes + mixtures), (False, decodes)):
-            for length in lengths:
-                for rows, tokens in wanted:
-                    if not self._has_memory():
-                        return
-                    yield _Size(rows, tokens, self.attention.variant(rows, length), chooses)
+        yield from self._sizes([size for size in decodes if size[0] <= FEW], [n for n in lengths if n <= LONG])
+        if all(spec.kind == "causal" for spec in self.attention.specs):
+            tokens, recorded = self._most_tokens, max(capabilities.token_buckets, default=0)
+            yield from unrecorded_steps(Bounds(slots, tokens, recorded, self._most_positions, block_size))
+        mixtures = itertools.product(capabilities.mixture_buckets, capabilities.token_buckets)
+        yield from self._sizes([*decodes, *mixtures], lengths)
+        yield from self._sizes(decodes, lengths, chooses=False)
+
+    def _sizes(
+        self, wanted: Sequence[tuple[int, int | None]], lengths: Sequence[int], *, chooses: bool = True
+    ) -> Iterator[_Size]:
+        """As long as there is memory for them: of rows and tokens, and of sequences that are so long."""
+        for length in lengths:
+            for rows, tokens in wanted:
+                if not self._has_memory():
+                    return
+                yield self._size(rows, tokens, length, chooses=chooses)
+
+    def _size(self, rows: int, tokens: int | None, longest: int, *, chooses: bool) -> _Size:
+        """Of a step whose longest sequence has so many tokens."""
+        variant = self.attention.variant if tokens is None else self.attention.mixture_variant
+        return _Size(rows, tokens, variant(rows, longest), chooses)
 
     @property
-    def _records_ahead(self) -> bool:
-        return self.backend.capabilities.record_ahead and not self.layer_by_layer and not self._waits
+    def _looks_ahead(self) -> bool:
+        """Whether steps are recorded before they are met, and their kernels compiled before that."""
+        looks = self.backend.capabilities.record_ahead and self.attention.can_be_ahead
+        return looks and not self.layer_by_layer and not self._waits
 
-    @property
-    def _longest(self) -> int:
-        """Tokens of a sequence."""
-        return self.slots.blocks_per_sequence * self.attention.block_size
-
-    def _next_unrecorded(self) -> StepInput | None:
-        if self._unrecorded is None:
-            block_size = self.attention.block_size
-            takes = self._records_ahead and all(spec.kind == "causal" for spec in self.attention.specs)
-            # the last block may hold positions that the model does not know
-            self._unrecorded = unrecorded_steps(self._longest - block_size, block_size) if takes else iter(())
-        return next(self._unrecorded, None)
-
-    def _compile_for(self, step: StepInput) -> None:
-        """Have what it wants compiled."""
-        with compiling.ahead():
-            context = ForwardContext(self.backend.upload(positions(step)), self.attention.prepare(step))
-            hidden = self.model(self.backend.upload(np.zeros(step.num_tokens, dtype=np.int64)), context)
-            self.sampler.greedy(self.model.logits(hidden[: len(step.context_lens)]))
-
-    def _record(self, size: _Size, *, waits: bool = True) -> None:
-        """Keep the recording of a size, or None where there can be none.
-
-        Raises:
-            StillCompiling: it does not wait for kernels that are not there.
-        """
+    def _record(self, size: _Size) -> None:
+        """Keep the recording of a size, or None where there can be none."""
         self._met.pop(size, None)
         self._compiling.pop(size, None)
         self._recorded[size] = None  # also if recording fails
         started = time.perf_counter()
         try:
-            self._recorded[size] = self._recording(size, waits=waits)
+            self._recorded[size] = self._recording(size)
             log.info("recorded steps of %d tokens in %.2f s", size.tokens or size.rows, time.perf_counter() - started)
         except UnrecordableStep as reason:
             log.info("steps of %d tokens are called layer by layer: %s", size.tokens or size.rows, reason)
 
-    def _recording(self, size: _Size, *, waits: bool) -> RecordedStep | None:
+    def _recording(self, size: _Size) -> RecordedStep | None:
         """Run once with padding alone, then record.
 
-        Kernels that are not there are compiled side by side; among ranks, which would wait for one that leaves kernels
-        out, all leave out all at first.
+        Kernels that are still not there are compiled side by side; among ranks, which would wait for one that leaves
+        kernels out, all leave out all at first.
         """
         if (recorded := self._to_record(size)) is None:
             return None
-        with compiling.ahead(urgent=waits, launches=self.group.size == 1) as missing:
+        with compiling.ahead(urgent=True, launches=self.group.size == 1) as missing:
             recorded.run(self.model, self.sampler)
-        if missing.jobs and not waits:
-            raise compiling.StillCompiling(missing.is_done)
         if missing.leaves_out:
             recorded.run(self.model, self.sampler)
         recorded.replay = self.backend.capture(lambda: recorded.run(self.model, self.sampler))

@@ -48,7 +48,7 @@ class SlotTables:
         starts = np.fromiter((row.start for row in rows), dtype=np.int32, count=len(rows))
         width = int(self._lengths[slots].max())
         source = self._sources.step_input(slots, starts == 0)
-        return StepInput(_offsets(lengths), starts + lengths, self._tables[slots, :width], source)
+        return StepInput(offsets(lengths), starts + lengths, self._tables[slots, :width], source)
 
     def encoder_input(self, rows: tuple[Row, ...]) -> EncoderInput | None:
         """The sources of the rows that begin."""
@@ -96,7 +96,7 @@ class _Sources:
         lens = self._lens[slots]
         if not lens.any():
             return None
-        return SourceInput(_offsets(lens * begins), lens, self._tables[slots, : int(self._widths[slots].max())])
+        return SourceInput(offsets(lens * begins), lens, self._tables[slots, : int(self._widths[slots].max())])
 
     def encoder_input(self, slots: Sequence[int], upload: Upload) -> EncoderInput | None:
         """The sources of these slots, one after the other."""
@@ -108,7 +108,7 @@ class _Sources:
         return EncoderInput(upload(ids), upload(positions), tuple(map(len, sources)))
 
 
-def _offsets(lengths: Int32Array) -> Int32Array:
+def offsets(lengths: Int32Array) -> Int32Array:
     """Where each of B parts begins, and where the last one ends: [B + 1]."""
     offsets = np.zeros(len(lengths) + 1, dtype=np.int32)
     np.cumsum(lengths, out=offsets[1:])

@@ -60,7 +60,7 @@ class TritonAttention(AttentionBackend):
     #: queries of the longest prompt of a step, from which on keys are copied out of their blocks; those of prompts that
     #: begin lie beside the queries already.  Measured on an H100: reading blocks takes 1.1 to 1.2 times as long
     gathers_from = 1024
-    rotates = True
+    rotates = can_be_ahead = True
 
     def __init__(self, query: KernelQuery) -> None:
         super().__init__(query)
@@ -97,15 +97,9 @@ class TritonAttention(AttentionBackend):
         )
 
     def prepare(self, step: StepInput) -> Metadata:
-        rows = len(step.context_lens)
-        splits = self.variant(rows, int(step.context_lens.max()))
-        return self._builder.build(step, self._splits(splits, has_prompts=step.num_tokens > rows))
-
-    def _splits(self, wanted: int, *, has_prompts: bool) -> int:
-        """Beside prompts only powers of four, as there is a kernel for each, and prompts take most of the time."""
-        if not has_prompts:
-            return wanted
-        return 1 if self._in_order else 1 << (wanted.bit_length() - 1) // 2 * 2
+        rows, longest = len(step.context_lens), int(step.context_lens.max())
+        variant = self.mixture_variant if step.num_tokens > rows else self.variant
+        return self._builder.build(step, variant(rows, longest))
 
     def variant(self, rows: int, longest: int) -> int:
         """Splits that keep the chip busy and are worth it."""
@@ -121,13 +115,16 @@ class TritonAttention(AttentionBackend):
         worth = -(-longest // least) if longest > WHOLE_KEYS else 1
         return min(MOST_SPLITS, triton.next_power_of_2(min(wanted, worth)))
 
+    def mixture_variant(self, rows: int, longest: int) -> int:
+        """Only powers of four, as there is a kernel for each, and prompts take most of the time."""
+        return 1 if self._in_order else 1 << (self.variant(rows, longest).bit_length() - 1) // 2 * 2
+
     def fixed(self, rows: int, tokens: int | None, width: int, variant: int) -> FixedMetadata | None:
         if tokens is None and not self._in_order:
             return FixedDecodes(rows, width, variant, self.device, cross=self._cross)
         if self._cross:
             return None
-        splits = self._splits(variant, has_prompts=tokens is not None)
-        return FixedMixtures(rows, tokens or rows, width, splits, self._builder)
+        return FixedMixtures(rows, tokens or rows, width, variant, self._builder)
 
     def forward(
         self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None, meta: Metadata, bias: Tensor | None = None

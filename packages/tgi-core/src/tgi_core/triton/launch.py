@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeAlias
 
 import torch
@@ -46,15 +46,29 @@ def indices(*shape: int, device: torch.device) -> Tensor:
 def _kind(x: Argument) -> object:
     """What a kernel is compiled anew for."""
     if isinstance(x, Tensor):
-        return x.dtype, x.data_ptr() % ALIGNMENT
+        return x.dtype, x.data_ptr() % ALIGNMENT == 0
     return (x.base.dtype, *x.block_shape) if isinstance(x, TensorDescriptor) else x is None
 
 
-def _load(device: int, compile: Callable[[], Any]) -> object:
-    """In a thread, which would be on the first device: kernels are compiled for one, and found by it.  Then they are
-    loaded, for which Triton's launchers are compiled, too, up to 3.6."""
+def _stand_in(x: Argument) -> Argument:
+    """What a kernel is compiled for as for x, and keeps no memory."""
+    if isinstance(x, Tensor):
+        return _tiny(x.dtype, x.data_ptr() % ALIGNMENT, x.device)
+    if isinstance(x, TensorDescriptor):
+        return TensorDescriptor(_tiny(x.base.dtype, 0, x.base.device), x.shape, x.strides, x.block_shape)
+    return x
+
+
+@cache
+def _tiny(dtype: torch.dtype, offset: int, device: torch.device) -> Tensor:
+    return torch.empty(2 * ALIGNMENT, dtype=torch.uint8, device=device)[offset : offset + ALIGNMENT].view(dtype)
+
+
+def _compile_and_load(device: int, compile: Callable[[], Any]) -> None:
+    """Triton compiles for the device of the thread, which is the first one at first, and finds kernels by it; up to 3.6
+    it also compiles what launches a kernel, when that is loaded."""
     driver.active.set_current_device(device)
-    return compile().run
+    compile()[1, 1, 1]
 
 
 class Kernel:
@@ -100,13 +114,13 @@ class Kernel:
             if overlaps():
                 options["launch_pdl"] = True
             given = {**constants, **options}
-            compile = partial(self.function.warmup, *arguments, grid=grid, **given)
-            started = time.perf_counter()
-            if not self._compilations.is_there(key, partial(_load, driver.active.get_current_device(), compile)):
+            compile = partial(self.function.warmup, *map(_stand_in, arguments), grid=grid, **given)
+            device, started = driver.active.get_current_device(), time.perf_counter()
+            if not self._compilations.is_there(key, partial(_compile_and_load, device, compile)):
                 return
             compiled = self.function[grid](*arguments, **given)
             if (waited_s := time.perf_counter() - started) > LONG_S:
-                log.info("a step waited %.1f s for %s to be compiled", waited_s, self.function.__name__)
+                log.info("waited %.1f s for %s to be compiled", waited_s, self.function.__name__)
             rest = tuple(constants[name] for name in self._names[len(arguments) :])
             self._variants[key] = compiled, rest
             return

@@ -19,12 +19,13 @@ from tgi_core.triton.overlap import follow
 WORD = 4  #: bytes that are sent together
 MULTIPLE = 16  #: of bytes: neighbouring words are read and written at once
 BLOCK = 512  #: words of a program, the same ones in every sum
+LAST = (1 << 31) - 2  #: number of a sum, even, upon which 1 follows: 0 is what memory has that was not written yet
 
 
 @triton.jit(do_not_specialize=["count"])
 def _sum(
     x, out, inboxes, numbers, count, RANK: tl.constexpr, RANKS: tl.constexpr, CAPACITY: tl.constexpr,
-    BLOCK: tl.constexpr, TOGETHER: tl.constexpr, OVERLAP: tl.constexpr,
+    BLOCK: tl.constexpr, TOGETHER: tl.constexpr, LAST: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """x of `count` times TOGETHER words; `inboxes` [RANKS] are the addresses of every rank's memory for what arrives
     [2, RANKS, CAPACITY], and `numbers` says for each program how many sums it has taken part in."""
@@ -32,7 +33,8 @@ def _sum(
     program = tl.program_id(0)
     word = program * BLOCK + tl.arange(0, BLOCK)
     there = word // TOGETHER < count
-    number = tl.load(numbers + program) + 1
+    before = tl.load(numbers + program)
+    number = tl.where(before == LAST, 1, before + 1)
     own = tl.load(x.to(tl.pointer_type(tl.int32)) + word, mask=there, other=0)
     packets = (number.to(tl.int64) << 32) | (own.to(tl.int64) & 0xFFFFFFFF)
     half = number % 2 * (RANKS * CAPACITY)
@@ -89,12 +91,13 @@ def sum_of_ranks(x: Tensor, inboxes: Tensor, numbers: Tensor, rank: int, capacit
     """The sum of every rank's x, in float32 in the order of ranks and then rounded; all make the same sums.
 
     Args:
-        x: of a multiple of MULTIPLE bytes, at most `capacity` words.
+        x: of a multiple of MULTIPLE bytes, at most `capacity` words; begins at a word.
         inboxes: [R] int64, addresses of int64 [2, R, capacity] on each rank, zeros before the first sum.
         numbers: [`programs_of` capacity] int32 on this rank, zeros before the first sum.
     """
     out, words, together = torch.empty_like(x), x.nbytes // WORD, MULTIPLE // WORD
     constants = {"RANK": rank, "RANKS": len(inboxes), "CAPACITY": capacity, "BLOCK": BLOCK, "TOGETHER": together}
+    constants["LAST"] = LAST
     _SUM.launch((programs_of(words), 1, 1), (x, out, inboxes, numbers, words // together), constants)
     return out
 
