@@ -132,7 +132,7 @@ def held_back(monkeypatch):
         run, launched, kernels = RecordedDecode.run, [], compiling.Compilations()
 
         def wait(step, *arguments):
-            if step.rows in rows and kernels.is_there(step.rows, lambda: may_end.wait(60)):
+            if step.rows in rows and kernels.may_launch(step.rows, lambda: may_end.wait(60)):
                 launched.append(step)
             run(step, *arguments)
 
@@ -194,16 +194,21 @@ def test_steps_that_are_taken_for_their_kernels_store_nothing(tmp_path, ahead):
     before = [x.clone() for x in state]
     assert any(x.any() for x in before[1:])
     with torch.inference_mode():
-        for step in (step_of([1, 20], [5, 0], runner.attention.block_size), runner._size(2, None, 64, chooses=True)):
-            runner._compile_for(step)
+        runner._compile_for(step_of([1, 20], [5, 0], runner.attention.block_size))
+        runner._compile_for(runner._sizes.of(2, None, 64, chooses=True))
     assert all(map(torch.equal, state, before))
 
 
-def test_no_step_is_taken_ahead_where_kernels_would_run(tmp_path, ahead):
+def test_no_step_is_taken_ahead_where_kernels_would_run(tmp_path, ahead, monkeypatch):
+    taken = []
+    monkeypatch.setattr("tgi_core.runner.graph.rehearse", lambda *arguments: taken.append(arguments))
+    monkeypatch.setattr(RecordedDecode, "run", lambda *arguments: taken.append(arguments))
     engine, _ = serve(make_checkpoint(tmp_path, "llama"), [], kernels={"attention": "reference"})
-    assert not engine.prepare()
+    while engine.prepare():
+        pass
+    assert engine.runner._recorded
     assert not any(engine.runner._recorded.values())
-    assert next(engine.runner._foresee(), None) is None
+    assert not taken
 
 
 def test_decodes_that_are_recorded_ahead_are_never_called_layer_by_layer(tmp_path, ahead, monkeypatch):

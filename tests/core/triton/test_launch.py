@@ -24,7 +24,7 @@ class Compiled:
 class Function:
     """Like a kernel of Triton's that is compiled for a GPU."""
 
-    arg_names = ("x", "SIZE", "OVERLAP")
+    __name__, arg_names = "function", ("x", "SIZE", "OVERLAP")
 
     def __init__(self):
         self.compiled, self.seen, self.loaded, self.launched, self.devices = [], [], [], [], []
@@ -52,9 +52,15 @@ def kernel(monkeypatch):
     monkeypatch.setattr(launch, "overlaps", lambda: False)
     monkeypatch.setattr(launch.triton, "JITFunction", Function)
     function = Function()
-    devices = SimpleNamespace(get_current_device=lambda: 3, set_current_device=function.devices.append)
+    devices = SimpleNamespace(
+        get_current_device=lambda: 3,
+        set_current_device=function.devices.append,
+        get_current_target=lambda: SimpleNamespace(backend="hip"),
+    )
     monkeypatch.setattr(launch, "driver", SimpleNamespace(active=devices))
-    return launch.Kernel(function)
+    launch._kind_on_device.cache_clear()
+    yield launch.Kernel(function)
+    launch._kind_on_device.cache_clear()
 
 
 def start(kernel, size):
@@ -100,6 +106,16 @@ def test_no_memory_is_kept_while_a_kernel_waits_for_its_compiler(kernel, first, 
     assert seen.dtype == x.dtype
     assert (seen.data_ptr() % launch.ALIGNMENT == 0) == is_aligned
     assert seen.untyped_storage().nbytes() < x.untyped_storage().nbytes()
+
+
+def test_where_offsets_of_32_bits_do_not_reach_a_kernel_is_another(kernel, monkeypatch):
+    x = torch.zeros(4)
+    kernel.launch((1, 1, 1), (x,), {"SIZE": 1})
+    monkeypatch.setattr(launch, "NEAR_BYTES", x.untyped_storage().nbytes() - 1)
+    with compiling.ahead() as missing:
+        kernel.launch((1, 1, 1), (x,), {"SIZE": 1})
+    missing.jobs[0].exception(60)
+    assert kernel.function.seen[0] is x
 
 
 def test_what_the_compiler_says_is_told_by_the_launch(kernel):

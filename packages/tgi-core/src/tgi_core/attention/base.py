@@ -117,7 +117,7 @@ class AttentionBackend(ABC):
     """One attention implementation on one device, for one model."""
 
     rotates = False  #: whether it has `forward_rotated`, which saves a pass over queries and keys
-    can_be_ahead = False  #: its kernels are left out where `kernels.compiling.ahead` says so, and nothing is stored
+    can_be_ahead = False  #: it stores nothing where `kernels.compiling.ahead` leaves kernels out
 
     def __init__(self, query: KernelQuery) -> None:
         self.block_size, self.device = query.block_size, torch.device(query.torch_device)

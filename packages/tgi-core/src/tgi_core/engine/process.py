@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 0.5
 IDLE_POLL_MS = 1000
-QUIET_MS = 200  #: without work, after which there is time to prepare for more
+QUIET_MS = 100  #: without work, after which there is time to prepare for more
 #: before the first request, where it is known what requests will want: many kernels are compiled then
 PREPARE_S = 3.0
 PROGRESS_S = 0.2
@@ -121,7 +121,7 @@ class EngineProcess:
     def _receive(self, *, wait: bool) -> bool:
         """Take all messages that are there; False when told to end."""
         if wait and not self.inbox.poll(self._patience_ms):
-            self._patience_ms = 0 if self.engine.prepare() else IDLE_POLL_MS
+            self._patience_ms = QUIET_MS if self.engine.prepare() else IDLE_POLL_MS
             return True
         with contextlib.suppress(zmq.Again):
             while True:

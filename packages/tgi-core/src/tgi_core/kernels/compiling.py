@@ -21,7 +21,7 @@ Compile: TypeAlias = Callable[[], object]
 
 
 class Missing:
-    """Kernels that a step did not find `ahead`, whose arguments these are."""
+    """What a step that is taken `ahead` misses; arguments as its."""
 
     def __init__(self, *, urgent: bool, launches: bool) -> None:
         self.urgent, self._launches = urgent, launches
@@ -36,14 +36,19 @@ class Missing:
         """Whether all kernels are there."""
         return all(job.done() for job in self.jobs)
 
+    def give_up(self) -> None:
+        """Nobody wants those any more that no compiler has begun."""
+        for job in self.jobs:
+            job.cancel()
+
 
 _AHEAD: ContextVar[Missing | None] = ContextVar("_AHEAD", default=None)
 
 
 @contextmanager
 def ahead(*, urgent: bool = False, launches: bool = False) -> Iterator[Missing]:
-    """Where a step is taken for the sake of its kernels: those that are not compiled are given to compilers, and they
-    and all behind them are left out, so that numbers mean nothing (and indices have to, see `launch.indices`).
+    """Where a step is taken for the sake of its kernels: those that are missing are given to compilers, and all are
+    left out, so that numbers mean nothing (and indices have to, see `launch.indices`).
 
     Args:
         urgent: somebody waits for this step, so its kernels are compiled before others'.
@@ -74,7 +79,7 @@ class Compilations:
     def __init__(self) -> None:
         self._jobs: dict[object, Future[None]] = {}
 
-    def is_there(self, key: object, compile: Compile) -> bool:
+    def may_launch(self, key: object, compile: Compile) -> bool:
         """Whether to launch a kernel, which compiles it if nobody has, and tells what is wrong with it.
 
         A kernel that is being compiled is waited for; where it is missing `ahead`, it is left out.
@@ -84,7 +89,7 @@ class Compilations:
         """
         job, missing = self._jobs.get(key), _AHEAD.get()
         if missing is not None:
-            if job is None:
+            if job is None or job.cancelled():
                 job = self._jobs[key] = _submit(compile)
             if not job.done():
                 missing.jobs.append(job)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -19,6 +18,7 @@ from tgi_core.kernels import compiling
 from tgi_core.runner.eager import EagerRunner, Launched
 from tgi_core.runner.recorded import RecordedDecode, RecordedMixture, RecordedStep
 from tgi_core.runner.rehearsal import Bounds, rehearse, unrecorded_steps
+from tgi_core.runner.sizes import Size, Sizes
 from tgi_core.sampling.sampler import Choice
 from tgi_core.stats import EngineInfo
 from tgi_core.step import Row
@@ -26,22 +26,8 @@ from tgi_core.step import Row
 log = logging.getLogger(__name__)
 
 SPARE_BYTES = 1 << 30  #: of the device's memory, that recordings ahead leave
-SHORT, LONG = (
-    64,
-    2048,
-)  #: tokens of the shortest sequences that steps are recorded for ahead, and of the longest at first
-FEW = 16  #: sequences of a decode, for which it is first
-TRIES_S = 0.03  #: at most, in which sizes are tried whose kernels are not compiled yet
-POLL_S = 0.005  #: between looks at kernels that all others wait for
-
-
-class _Size(NamedTuple):
-    """Which recording serves a step."""
-
-    rows: int
-    tokens: int | None  #: of a mixture; decodes have one in each row
-    variant: int  #: see `AttentionBackend.variant`
-    chooses: bool
+TRIES_S = 0.03  #: in which steps are taken ahead, in one `prepare`
+POLL_S = 0.005  #: between looks at kernels that are being compiled
 
 
 class GraphRunner(EagerRunner):
@@ -55,11 +41,10 @@ class GraphRunner(EagerRunner):
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
-        self._met: dict[_Size, int] = {}  # how often; not yet recorded, in an order that is the same on all ranks
-        self._recorded: dict[_Size, RecordedStep | None] = {}
-        self._compiling: dict[_Size, compiling.Missing] = {}  # kernels that these wait for; not yet recorded
-        self._foreseen: Iterator[_Size | StepInput] | None = None  # for which nothing has been done yet
-        self._most_tokens = self._most_positions = 0  # of a step, of a sequence; known when warm
+        self._met: dict[Size, int] = {}  # how often; not yet recorded, in an order that is the same on all ranks
+        self._recorded: dict[Size, RecordedStep | None] = {}
+        self._compiling: dict[Size, compiling.Missing] = {}  # kernels that these wait for; not yet recorded
+        self._bounds: Bounds | None = None  # of steps that are not recorded; known when warm
 
     def _launch(self, rows: tuple[Row, ...]) -> Launched:
         step = self.slots.step_input(rows)
@@ -72,10 +57,12 @@ class GraphRunner(EagerRunner):
         return self._launched(rows, wanted, self._choice([rows[index] for index in wanted], recorded), {})
 
     def close(self) -> None:
+        for missing in self._compiling.values():
+            missing.give_up()
         self._met.clear()
         self._recorded.clear()
         self._compiling.clear()
-        self._foreseen = iter(())
+        self._first = self._rest = iter(())
 
     def _choice(self, rows: Sequence[Row], recorded: RecordedStep) -> Choice | None:
         if not rows:
@@ -92,7 +79,7 @@ class GraphRunner(EagerRunner):
         if bucket is None:
             return None
         chooses = not wanted or self.sampler.is_plain([rows[index].slot for index in wanted])
-        size = self._size(*bucket, int(step.context_lens.max()), chooses=chooses)
+        size = self._sizes.of(*bucket, int(step.context_lens.max()), chooses=chooses)
         if size not in self._recorded:
             self._met[size] = self._met.get(size, 0) + 1
             if self._met[size] < self._enough(size):
@@ -100,7 +87,7 @@ class GraphRunner(EagerRunner):
             self._record(size)
         return self._recorded[size]
 
-    def _enough(self, size: _Size) -> int:
+    def _enough(self, size: Size) -> int:
         """Meetings that are worth a recording; a decode that is going to be recorded anyway is not run in another way
         first, which other kernels would be compiled for."""
         if size.tokens is None:
@@ -108,7 +95,7 @@ class GraphRunner(EagerRunner):
         return self.mixtures_met
 
     def _bucket(self, rows: tuple[Row, ...], step: StepInput, *, is_decode: bool) -> tuple[int, int | None] | None:
-        """Rows and tokens that a step is padded to; see `_Size`."""
+        """Rows and tokens that a step is padded to; see `Size`."""
         begins = step.source is not None and bool(step.source.starts[-1])
         if self.layer_by_layer or self._waits or begins:
             return None
@@ -127,13 +114,29 @@ class GraphRunner(EagerRunner):
         """Whether the model does, which is looked up when its weights are there."""
         return any(getattr(module, "waits_for_device", False) for module in self.model.modules())
 
+    @cached_property
+    def _sizes(self) -> Sizes:
+        """Looked up when keys and values have their memory."""
+        most = self.slots.blocks_per_sequence * self.attention.block_size
+        return Sizes(self.attention, self.backend.capabilities, self.slots.padding_slot, most)
+
+    @property
+    def _records_ahead(self) -> bool:
+        return self.backend.capabilities.record_ahead and not self.layer_by_layer and not self._waits
+
+    @property
+    def _looks_ahead(self) -> bool:
+        """Whether steps may be taken for their kernels."""
+        return self._records_ahead and self.attention.can_be_ahead
+
     @torch.inference_mode()
     def warm_up(self, info: EngineInfo, progress: Callable[[float, str], None]) -> None:
         """Have the kernels of the smallest decode compiled, while those are that the first step wants."""
-        self._most_tokens, self._most_positions = info.max_batch_prefill_tokens, info.max_total_tokens
-        with self._guarded():
-            if (wanted := next(self._foresee(), None)) is not None:
-                self._compile_for(wanted)
+        recorded = max(self.backend.capabilities.token_buckets, default=0)
+        most = info.max_batch_size, info.max_batch_prefill_tokens
+        self._bounds = Bounds(*most, recorded, info.max_total_tokens, self.attention.block_size)
+        if self._looks_ahead and (size := next(self._sizes.first(), None)) is not None:
+            self._compile_for(size)
 
     @torch.inference_mode()
     def prepare(self) -> bool:
@@ -142,55 +145,69 @@ class GraphRunner(EagerRunner):
         Ranks do not look whether they are there, as they record together, and their compilers are not equally fast.
         """
         until = time.perf_counter() + TRIES_S
-        with self._guarded():
-            while (wanted := self._next_wanted()) is not None:
-                self._compile_for(wanted)
-                if self.group.size > 1 or time.perf_counter() >= until:
-                    return True
-            if (size := self._next_compiled()) is not None:
-                self._record(size)
+        while (wanted := self._next_wanted()) is not None:
+            self._compile_for(wanted)
+            if self.group.size > 1 or time.perf_counter() >= until:
                 return True
-            if self._compiling:
-                time.sleep(POLL_S)
-            return bool(self._compiling)
-        return True
+        if (size := self._next_compiled()) is not None:
+            with self._guarded():
+                self._record(size)
+            return True
+        if self._compiling:
+            time.sleep(POLL_S)
+        return bool(self._compiling)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         """What fails for one step is told, and does not keep the engine from others."""
         try:
-            with self.group.together("getting ready for steps"):
+            with self.group.together("getting ready for a step"):
                 yield
         except RanksApart:
             raise
         except Exception:
-            log.exception("nothing is ready for a step, which is called layer by layer or compiled when it comes")
+            log.exception("a step could not be made ready; it is called layer by layer, or compiled when it comes")
 
-    def _next_wanted(self) -> _Size | StepInput | None:
-        """What steps had, then what requests are going to want."""
+    def _next_wanted(self) -> Size | StepInput | None:
+        """For which kernels may be missing: what steps had, what requests want first, and when what is compiled is
+        recorded, the rest."""
         if size := next((size for size in self._met if size not in self._compiling), None):
             return size
-        if self._foreseen is None:
-            self._foreseen = self._foresee()
-        return next((wanted for wanted in self._foreseen if not self._is_known(wanted)), None)
+        first = next(self._first, None)
+        return first or (None if self._next_compiled() else next(self._rest, None))
 
-    def _is_known(self, wanted: _Size | StepInput) -> bool:
-        return isinstance(wanted, _Size) and (wanted in self._recorded or wanted in self._compiling)
+    @cached_property
+    def _first(self) -> Iterator[Size | StepInput]:
+        yield from self._new(self._sizes.first())
+        if self._looks_ahead and self._bounds and all(spec.kind == "causal" for spec in self.attention.specs):
+            yield from unrecorded_steps(self._bounds)
 
-    def _compile_for(self, wanted: _Size | StepInput) -> None:
+    @cached_property
+    def _rest(self) -> Iterator[Size]:
+        return self._new(self._sizes.all())
+
+    def _new(self, sizes: Iterator[Size]) -> Iterator[Size]:
+        """Sizes that nothing was done for, as long as there is memory for more; none where they wait to be met."""
+        for size in sizes if self._records_ahead else ():
+            if size not in self._recorded and size not in self._compiling:
+                if not self._has_memory():
+                    return
+                yield size
+
+    def _compile_for(self, wanted: Size | StepInput) -> None:
         """Have the kernels of a step compiled that are not there; a size waits for them."""
-        with compiling.ahead() as missing:
-            if isinstance(wanted, _Size):
+        with self._guarded(), compiling.ahead() as missing:
+            if isinstance(wanted, Size):
                 self._compiling[wanted] = missing
                 if self._looks_ahead and (step := self._to_record(wanted)) is not None:
                     step.run(self.model, self.sampler)
             else:
                 self.sampler.greedy(rehearse(wanted, self.model, self.attention, self.backend))
 
-    def _next_compiled(self) -> _Size | None:
+    def _next_compiled(self) -> Size | None:
         """A size whose kernels are there, first of those that steps had."""
-        if self._compiling and not self._has_memory():  # what steps have had is recorded when they have it again
-            self._compiling.clear()
+        if self._compiling and not self._has_memory():  # there may be some for what steps had
+            self._compiling = {size: missing for size, missing in self._compiling.items() if size in self._met}
         there = [size for size, missing in self._compiling.items() if self.group.size > 1 or missing.is_done()]
         return next((size for size in there if size in self._met), next(iter(there), None))
 
@@ -198,45 +215,7 @@ class GraphRunner(EagerRunner):
         """For another recording ahead, on all ranks."""
         return self.group.least(self.backend.free_bytes()) >= SPARE_BYTES
 
-    def _foresee(self) -> Iterator[_Size | StepInput]:
-        """Decodes of a few sequences, then steps that are not recorded, then all sizes; those of short sequences and
-        greedy ones first."""
-        if not self._looks_ahead:
-            return
-        capabilities, slots, block_size = self.backend.capabilities, self.slots.padding_slot, self.attention.block_size
-        most = self.slots.blocks_per_sequence * block_size
-        lengths = [min(SHORT << doubled, most) for doubled in range((most // SHORT).bit_length() + 1)]
-        decodes = [(rows, None) for rows in capabilities.batch_buckets if rows <= slots]
-        yield from self._sizes([size for size in decodes if size[0] <= FEW], [n for n in lengths if n <= LONG])
-        if all(spec.kind == "causal" for spec in self.attention.specs):
-            tokens, recorded = self._most_tokens, max(capabilities.token_buckets, default=0)
-            yield from unrecorded_steps(Bounds(slots, tokens, recorded, self._most_positions, block_size))
-        mixtures = itertools.product(capabilities.mixture_buckets, capabilities.token_buckets)
-        yield from self._sizes([*decodes, *mixtures], lengths)
-        yield from self._sizes(decodes, lengths, chooses=False)
-
-    def _sizes(
-        self, wanted: Sequence[tuple[int, int | None]], lengths: Sequence[int], *, chooses: bool = True
-    ) -> Iterator[_Size]:
-        """As long as there is memory for them: of rows and tokens, and of sequences that are so long."""
-        for length in lengths:
-            for rows, tokens in wanted:
-                if not self._has_memory():
-                    return
-                yield self._size(rows, tokens, length, chooses=chooses)
-
-    def _size(self, rows: int, tokens: int | None, longest: int, *, chooses: bool) -> _Size:
-        """Of a step whose longest sequence has so many tokens."""
-        variant = self.attention.variant if tokens is None else self.attention.mixture_variant
-        return _Size(rows, tokens, variant(rows, longest), chooses)
-
-    @property
-    def _looks_ahead(self) -> bool:
-        """Whether steps are recorded before they are met, and their kernels compiled before that."""
-        looks = self.backend.capabilities.record_ahead and self.attention.can_be_ahead
-        return looks and not self.layer_by_layer and not self._waits
-
-    def _record(self, size: _Size) -> None:
+    def _record(self, size: Size) -> None:
         """Keep the recording of a size, or None where there can be none."""
         self._met.pop(size, None)
         self._compiling.pop(size, None)
@@ -248,7 +227,7 @@ class GraphRunner(EagerRunner):
         except UnrecordableStep as reason:
             log.info("steps of %d tokens are called layer by layer: %s", size.tokens or size.rows, reason)
 
-    def _recording(self, size: _Size) -> RecordedStep | None:
+    def _recording(self, size: Size) -> RecordedStep | None:
         """Run once with padding alone, then record.
 
         Kernels that are still not there are compiled side by side; among ranks, which would wait for one that leaves
@@ -263,7 +242,7 @@ class GraphRunner(EagerRunner):
         recorded.replay = self.backend.capture(lambda: recorded.run(self.model, self.sampler))
         return recorded
 
-    def _to_record(self, size: _Size) -> RecordedStep | None:
+    def _to_record(self, size: Size) -> RecordedStep | None:
         attention = self.attention.fixed(size.rows, size.tokens, self.slots.blocks_per_sequence, size.variant)
         if attention is None:
             return None

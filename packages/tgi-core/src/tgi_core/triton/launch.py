@@ -20,6 +20,7 @@ from tgi_core.triton.overlap import overlaps
 log = logging.getLogger(__name__)
 
 LONG_S = 0.1  #: of a launch, from which on it is told
+NEAR_BYTES = (1 << 31) - 1
 ALIGNMENT = 16  #: bytes; kernels are compiled anew for pointers that are less aligned
 
 Argument: TypeAlias = Tensor | TensorDescriptor | float | None
@@ -50,10 +51,24 @@ def _kind(x: Argument) -> object:
     return (x.base.dtype, *x.block_shape) if isinstance(x, TensorDescriptor) else x is None
 
 
+def _kind_and_range(x: Argument) -> object:
+    """The same on AMD's chips, where it matters whether offsets of 32 bits reach all of a tensor."""
+    return _kind(x), isinstance(x, Tensor) and _is_near(x)
+
+
+def _is_near(x: Tensor) -> bool:
+    return x.untyped_storage().nbytes() <= NEAR_BYTES
+
+
+@cache
+def _kind_on_device() -> Callable[[Argument], object]:
+    return _kind_and_range if driver.active.get_current_target().backend == "hip" else _kind
+
+
 def _stand_in(x: Argument) -> Argument:
-    """What a kernel is compiled for as for x, and keeps no memory."""
+    """What a kernel is compiled for as for x, and keeps no memory; caches, which stay anyway, stand for themselves."""
     if isinstance(x, Tensor):
-        return _tiny(x.dtype, x.data_ptr() % ALIGNMENT, x.device)
+        return _tiny(x.dtype, x.data_ptr() % ALIGNMENT, x.device) if _is_near(x) else x
     if isinstance(x, TensorDescriptor):
         return TensorDescriptor(_tiny(x.base.dtype, 0, x.base.device), x.shape, x.strides, x.block_shape)
     return x
@@ -106,7 +121,7 @@ class Kernel:
             if not leaves_out():
                 self.function[grid](*arguments, **constants, OVERLAP=False)
             return
-        key = (*map(_kind, arguments), *constants.values(), warps, stages)
+        key = (*map(_kind_on_device(), arguments), *constants.values(), warps, stages)
         found = self._variants.get(key)
         if found is None:
             constants = {**constants, "OVERLAP": overlaps()}
@@ -116,7 +131,7 @@ class Kernel:
             given = {**constants, **options}
             compile = partial(self.function.warmup, *map(_stand_in, arguments), grid=grid, **given)
             device, started = driver.active.get_current_device(), time.perf_counter()
-            if not self._compilations.is_there(key, partial(_compile_and_load, device, compile)):
+            if not self._compilations.may_launch(key, partial(_compile_and_load, device, compile)):
                 return
             compiled = self.function[grid](*arguments, **given)
             if (waited_s := time.perf_counter() - started) > LONG_S:

@@ -1,0 +1,57 @@
+"""The sizes of steps that are recorded, and which come first."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from tgi_core.attention.base import AttentionBackend
+from tgi_core.device.capabilities import Capabilities
+
+SHORTEST = 64  #: tokens of the shortest sequences
+FEW_ROWS = 16  #: of the first sizes, at most
+FEW_TOKENS = 2048  #: of the first sizes' longest sequence, at most
+
+
+class Size(NamedTuple):
+    """Which recording serves a step."""
+
+    rows: int
+    tokens: int | None  #: of a mixture; decodes have one in each row
+    variant: int  #: see `AttentionBackend.variant`
+    chooses: bool  #: greedily, or logits are left to a sampler
+
+
+class Sizes:
+    """Of one engine.
+
+    Args:
+        slots: sequences at a time, at most.
+        longest: tokens of a sequence, at most.
+    """
+
+    def __init__(self, attention: AttentionBackend, capabilities: Capabilities, slots: int, longest: int) -> None:
+        self.attention, self.capabilities = attention, capabilities
+        self.decodes = [(rows, None) for rows in capabilities.batch_buckets if rows <= slots]
+        self.lengths = [min(SHORTEST << doubled, longest) for doubled in range((longest // SHORTEST).bit_length() + 1)]
+
+    def of(self, rows: int, tokens: int | None, longest: int, *, chooses: bool) -> Size:
+        """Of a step whose longest sequence has so many tokens."""
+        variant = self.attention.variant if tokens is None else self.attention.mixture_variant
+        return Size(rows, tokens, variant(rows, longest), chooses)
+
+    def first(self) -> Iterator[Size]:
+        """What a new server is asked for first: greedy decodes of few sequences, the smallest one before all others."""
+        few = [(rows, None) for rows, _ in self.decodes if rows <= FEW_ROWS]
+        return self._all(few, [length for length in self.lengths if length <= FEW_TOKENS], chooses=True)
+
+    def all(self) -> Iterator[Size]:
+        """Those of short sequences first, and greedy ones before others."""
+        mixtures = itertools.product(self.capabilities.mixture_buckets, self.capabilities.token_buckets)
+        yield from self._all([*self.decodes, *mixtures], self.lengths, chooses=True)
+        yield from self._all(self.decodes, self.lengths, chooses=False)
+
+    def _all(self, kinds: Sequence[tuple[int, int | None]], lengths: Sequence[int], *, chooses: bool) -> Iterator[Size]:
+        for length, (rows, tokens) in itertools.product(lengths, kinds):
+            yield self.of(rows, tokens, length, chooses=chooses)
