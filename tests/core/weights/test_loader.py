@@ -97,7 +97,8 @@ def status(field):
     return int(re.search(field + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 import numpy, safetensors, tokenizers
 before = status("VmRSS")
-engine = Engine(EngineConfig(model_id={str(folder)!r}, device="cpu", max_batch_total_tokens=64, max_total_tokens=64))
+limits = {{"max_batch_total_tokens": 64, "max_total_tokens": 64}}
+engine = Engine(EngineConfig(model_id={str(folder)!r}, device="cpu", dtype="bfloat16", **limits))
 print((status("VmHWM") - before) / {size})
 """
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
