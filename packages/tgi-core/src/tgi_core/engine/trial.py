@@ -19,7 +19,6 @@ from tgi_core.errors import ConfigError
 from tgi_core.kernels import compiling
 from tgi_core.models.base import CausalLM, LanguageModel
 from tgi_core.runner.rehearsal import FIRST_TOKENS, rehearse, step_of
-from tgi_core.runner.slots import offsets
 
 FEWEST_TOKENS = 512  #: of a step, below which a device is not busy
 
@@ -66,7 +65,7 @@ def _bytes_of_largest_step(
 ) -> int:  # fmt: skip
     """Take prompts as long as they may be beside as many decodes; every key lies in one block of cache.
 
-    What the step took stays with the process, for those that follow; what took it to have kernels compiled does not.
+    What the step took stays with the process, for those that follow; what it took ahead, for its kernels, does not.
 
     Returns:
         what was taken, beside the planned weights.
@@ -125,9 +124,9 @@ def _steps_with_source(resolved: ResolvedConfig) -> tuple[StepInput, StepInput]:
 
 def _source(tokens: int, resolved: ResolvedConfig) -> StepInput:
     """A decoder that begins, and its source."""
-    lens = np.array([tokens], dtype=np.int32)
-    places = np.zeros((1, -(-tokens // resolved.block_size)), dtype=np.int32)
-    return step_of([1], [0], resolved.block_size, SourceInput(offsets(lens), lens, places))
+    source = step_of([tokens], [0], resolved.block_size)
+    own = SourceInput(source.query_starts, source.context_lens, source.block_tables)
+    return step_of([1], [0], resolved.block_size, own)
 
 
 def _encoder_input(step: StepInput, backend: DeviceBackend) -> EncoderInput | None:

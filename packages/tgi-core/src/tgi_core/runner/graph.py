@@ -145,14 +145,18 @@ class GraphRunner(EagerRunner):
         Ranks do not look whether they are there, as they record together, and their compilers are not equally fast.
         """
         until = time.perf_counter() + TRIES_S
-        while (wanted := self._next_wanted()) is not None:
+        while True:
+            wanted = self._next_wanted()
+            if wanted is None and (size := self._next_compiled()) is not None:
+                with self._guarded():
+                    self._record(size)
+                return True
+            wanted = wanted or next(self._rest, None)
+            if wanted is None:
+                break
             self._compile_for(wanted)
             if self.group.size > 1 or time.perf_counter() >= until:
                 return True
-        if (size := self._next_compiled()) is not None:
-            with self._guarded():
-                self._record(size)
-            return True
         if self._compiling:
             time.sleep(POLL_S)
         return bool(self._compiling)
@@ -169,12 +173,8 @@ class GraphRunner(EagerRunner):
             log.exception("a step could not be made ready; it is called layer by layer, or compiled when it comes")
 
     def _next_wanted(self) -> Size | StepInput | None:
-        """For which kernels may be missing: what steps had, what requests want first, and when what is compiled is
-        recorded, the rest."""
-        if size := next((size for size in self._met if size not in self._compiling), None):
-            return size
-        first = next(self._first, None)
-        return first or (None if self._next_compiled() else next(self._rest, None))
+        """For which kernels may be missing: what steps had, then what requests want first."""
+        return next((size for size in self._met if size not in self._compiling), None) or next(self._first, None)
 
     @cached_property
     def _first(self) -> Iterator[Size | StepInput]:
@@ -184,6 +184,7 @@ class GraphRunner(EagerRunner):
 
     @cached_property
     def _rest(self) -> Iterator[Size]:
+        """When what is compiled is recorded."""
         return self._new(self._sizes.all())
 
     def _new(self, sizes: Iterator[Size]) -> Iterator[Size]:
