@@ -31,7 +31,6 @@ from tgi_core.triton.in_order import SPLIT, attend_in_order, combine_in_order
 from tgi_core.triton.launch import Kernel, in_tiles, is_in_tiles
 from tgi_core.triton.overlap import overlaps
 from tgi_core.triton.prefill import prefill
-from tgi_core.triton.rotary import rotary
 from tgi_core.triton.step import GatheredKeys, KeysOf, Metadata, StepBuilder
 from tgi_core.triton.store import store
 
@@ -45,9 +44,6 @@ WHOLE_KEYS = 256  #: at most, of a sequence that is not split, as adding up take
 PROGRAMS = 2  #: on each multiprocessor that keep memory busy
 LONG_KEYS = 4096  #: from here on a sequence is split however many there are, as it would hold up the others
 LONG_SPLITS = 4
-#: decodes before which a launch that turns queries and keys is faster than decodes that turn them, as measured on an
-#: H100 at 1, 8, 24 and more rows: kernels that wait for their turn get in the way of products
-APART = range(2, 17)
 MOST_ROW_SPLITS = 1024  #: of all rows of a step, that wait in memory to be taken together in order
 
 
@@ -149,9 +145,6 @@ class TritonAttention(AttentionBackend):
             return out
         if part.slots is not None and k is not None:
             store(q, k, v, rotation, *cache, part.slots)
-            rotation = None
-        elif rotation is not None and k is not None and part.decodes in APART:
-            q, k = rotary(q, k, *rotation)
             rotation = None
         if part.decodes:
             own.decode(q, k, v, rotation, cache, out, part, bias)
