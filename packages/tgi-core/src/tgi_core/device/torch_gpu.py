@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tgi_core.device.backend import DeviceBackend, Download
 from tgi_core.device.capabilities import FLOAT8, MODEL_DTYPE, Capabilities
+from tgi_core.device.side_by_side import pieces_of, tensor_in
 
 BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, *range(160, 513, 32))
 TOKEN_BUCKETS = (16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 1024)
@@ -83,14 +84,18 @@ class TorchGpu(DeviceBackend):
         return out.copy_(host, non_blocking=True)
 
     def download(self, tensors: Sequence[Tensor]) -> Download:
-        host = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+        host: dict[int, Tensor] = {}
+        pieces = pieces_of(tensors)
         self._downloads.wait_stream(torch.cuda.current_stream(self.torch_device))
         with torch.cuda.stream(self._downloads):  # beside what the next step uploads
-            for there, tensor in zip(host, tensors, strict=True):
-                there.copy_(tensor, non_blocking=True)
+            for source, firsts in pieces:
+                copy = torch.empty(source.shape, dtype=source.dtype, pin_memory=True)
+                copy.copy_(source, non_blocking=True)
+                host |= {number: tensor_in(copy, first, tensors[number]) for number, first in firsts.items()}
             self._last_download = event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
-        return Download(tuple(host), event.query, event.synchronize, tuple(tensors))
+        found = tuple(host[number] for number in range(len(tensors)))
+        return Download(found, event.query, event.synchronize, tuple(tensors))
 
     def copy_weight(self, out: Tensor, stored: Tensor) -> None:
         """One buffer is filled while the other is on its way."""

@@ -93,7 +93,7 @@ def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
     """See `Kernels.greedy`."""
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     (rows, size), device = logits.shape, logits.device
-    ids, logprobs = indices(rows, device=device), _numbers(device, rows)
+    ids, logprobs = _results(device, rows, 1)
     if rows:
         arguments = *_surveyed(logits), ids, logprobs
         _GREEDY.launch((rows, 1, 1), arguments, {"size": size, **parts_of(size)}, warps=1)
@@ -104,7 +104,7 @@ def sample(logits: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """See `Kernels.sample`."""
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     (rows, size), device = logits.shape, logits.device
-    ids, logprobs, totals = indices(rows, device=device), _numbers(device, rows), _numbers(device, rows)
+    ids, logprobs, totals = _results(device, rows, 2)
     if rows:
         arguments = logits, at, *_surveyed(logits), ids, logprobs, totals
         constants = {"size": size, "row_stride": logits.stride(0), **parts_of(size), "BLOCK": BLOCK}
@@ -120,6 +120,12 @@ def _surveyed(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     constants = {"size": size, "row_stride": logits.stride(0), "BLOCK": BLOCK}
     _SURVEY.launch((rows, parts, 1), (logits, tops, firsts, masses), constants)
     return tops, firsts, masses
+
+
+def _results(device: torch.device, rows: int, numbers: int) -> tuple[Tensor, ...]:
+    """Of each row an index and so many numbers, side by side in memory, as they are copied to the host."""
+    memory = indices(rows + triton.cdiv(numbers * rows, 2), device=device)
+    return memory[:rows], *memory[rows:].view(torch.float32)[: numbers * rows].view(numbers, rows)
 
 
 def _numbers(device: torch.device, *shape: int) -> Tensor:
