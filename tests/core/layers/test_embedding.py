@@ -8,6 +8,7 @@ from torch import nn
 from tgi_core.config import EngineConfig
 from tgi_core.engine.engine import Engine
 from tgi_core.kernels.reference import linear as reference
+from tgi_core.kernels.reference import look_up as tables
 from tgi_core.layers.embedding import Embedding
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.testing.tiny import make_checkpoint
@@ -45,7 +46,7 @@ class Opaque:
 
 
 def test_a_kernel_that_finds_no_rows_leaves_the_embedding_its_own_weight():
-    embedding = Embedding(7, 64, SimpleNamespace(dtype=torch.float32))
+    embedding = Embedding(7, 64, SimpleNamespace(dtype=torch.float32, kernels=tables))
     embedding.tie(SimpleNamespace(kernel=Opaque(), in_features=64, is_whole=True))
     embedding.load(SimpleNamespace(read=lambda name, *size, dtype: torch.ones(size, dtype=dtype)))
     assert torch.equal(embedding(torch.tensor([3])), torch.ones(1, 64))

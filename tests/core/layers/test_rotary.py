@@ -1,11 +1,14 @@
 """Rotary frequencies against those of transformers."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from tgi_core.errors import UnsupportedModel
+from tgi_core.kernels.reference import rotary as reference
 from tgi_core.layers.rotary import RotaryEmbedding
 from tgi_core.model_config import parse_model_config
 
@@ -23,9 +26,8 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_fr
 
 
 def embedding(rope, **fields):
-    return RotaryEmbedding(
-        parse_model_config({**SMALL, "rope_theta": 5000.0, "rope_scaling": rope, **fields}).rotary, torch.device("cpu")
-    )
+    config = parse_model_config({**SMALL, "rope_theta": 5000.0, "rope_scaling": rope, **fields})
+    return RotaryEmbedding(config.rotary, SimpleNamespace(device=torch.device("cpu"), kernels=reference))
 
 
 @pytest.mark.parametrize(
@@ -47,13 +49,13 @@ def test_frequencies_equal_those_of_transformers(rope, fields):
     config = LlamaConfig(**{**SMALL, "rope_theta": 5000.0, "rope_scaling": dict(rope), **fields})
     expected, factor = ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]](config)
     ours = embedding(rope, **fields)
-    torch.testing.assert_close(ours.inverse_frequencies, expected)
-    assert ours.factor == pytest.approx(factor)
+    torch.testing.assert_close(ours.frequencies.inverse, expected)
+    assert ours.frequencies.factor == pytest.approx(factor)
 
 
 def test_rope_scaling_beats_rope_parameters_as_in_transformers():
     both = embedding({"rope_type": "linear", "factor": 2.0}, rope_parameters={"rope_type": "default"})
-    torch.testing.assert_close(both.inverse_frequencies * 2, embedding(None).inverse_frequencies)
+    torch.testing.assert_close(both.frequencies.inverse * 2, embedding(None).frequencies.inverse)
 
 
 LONGROPE = {
@@ -85,7 +87,7 @@ def test_dynamic_stretches_for_the_whole_context_that_is_served():
     rope = {"rope_type": "dynamic", "factor": 4.0, "original_max_position_embeddings": 1024}
     theta = 5000.0 * (4.0 * 4 - 3) ** (64 / 62)
     expected = 1 / theta ** (torch.arange(0, 64, 2).float() / 64)
-    torch.testing.assert_close(embedding(rope).inverse_frequencies, expected)
+    torch.testing.assert_close(embedding(rope).frequencies.inverse, expected)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,15 @@ def test_norms(op, dtype):
 
 
 @dtypes
+def test_look_up(dtype):
+    contract.test_look_up(VENDOR, kernel("look_up"), dtype)
+
+
+def test_angles():
+    contract.test_angles(VENDOR, kernel("angles"), "float32")
+
+
+@dtypes
 def test_rotary(dtype):
     contract.test_rotary(VENDOR, kernel("rotary"), dtype)
 

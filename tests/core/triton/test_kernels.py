@@ -1,13 +1,16 @@
 """The Triton kernels against the reference."""
 
+import math
+
 import pytest
 import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from tgi_core.kernels.ops import GatedLinearKernel
+from tgi_core.kernels.ops import Frequencies, GatedLinearKernel, LateFrequencies
 from tgi_core.kernels.reference import activation as reference_activation
 from tgi_core.kernels.reference import norm as reference_norm
+from tgi_core.kernels.reference.rotary import angles as reference_angles
 from tgi_core.kernels.reference.rotary import rotary as reference_rotary
 from tgi_core.kernels.reference.sample import greedy as reference_greedy
 from tgi_core.triton import activation, norm
@@ -15,7 +18,8 @@ from tgi_core.triton import linear as triton_linear
 from tgi_core.triton.chip import chip_of
 from tgi_core.triton.linear import fixed_linear, linear
 from tgi_core.triton.linear_tiles import HeldTile, RowTile, Tile, fixed_tile, held_tile, is_held_late, row_tile, tile_of
-from tgi_core.triton.rotary import rotary
+from tgi_core.triton.look_up import look_up
+from tgi_core.triton.rotary import angles, rotary
 from tgi_core.triton.sample import greedy
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -79,6 +83,29 @@ def test_rotary_of_strided_tokens(head_size, rotated, heads, dtype):
     expected, before = reference_rotary(q, k, angles.cos(), angles.sin()), v.clone()
     torch.testing.assert_close(rotary(q, k, angles.cos(), angles.sin()), expected, **TOLERANCE[dtype])
     assert torch.equal(v, before)
+
+
+def test_angles_of_two_contexts():
+    inverse, later = (theta ** -(torch.arange(20).to(DEVICE) / 20) for theta in (1e4, 5e5))
+    positions = torch.tensor([0, 1, 63, 64, 1000, 131_071, 1_000_000], device=DEVICE)
+    for late in (None, LateFrequencies(64, later)):
+        expected = reference_angles(positions, Frequencies(inverse, 1.5, late))
+        for found, wanted in zip(angles(positions, Frequencies(inverse, 1.5, late)), expected, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(9, 40), (70, 5000), (300,)])
+def test_rows_of_tables(shape):
+    for dtype in (torch.int64, torch.bfloat16):
+        table = torch.arange(math.prod(shape), device=DEVICE).view(shape).to(dtype)
+        rows = torch.tensor([3, 0, 8, 3], device=DEVICE)
+        assert torch.equal(look_up(table, rows), table[rows])
+        assert look_up(table, rows[:0]).shape == (0, *shape[1:])
+
+
+def test_rows_that_lie_apart():
+    table = torch.randn(9, 100, device=DEVICE)[:, :64]
+    assert torch.equal(look_up(table, torch.tensor([8, 1], device=DEVICE)), table[[8, 1]])
 
 
 @dtypes

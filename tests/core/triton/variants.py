@@ -20,6 +20,7 @@ from tgi_core.triton import (
     in_order,
     linear,
     linear_tiles,
+    look_up,
     many_rows,
     norm,
     overlap,
@@ -64,14 +65,14 @@ FLOAT8_HEADS = ((80, {"HAS_WINDOW": True}), (128, {}))
 POINTERS = {
     "keys", "values", "output", "out", "x", "weight", "bias", "residual", "q", "k", "v", "gate_up", "logits"
 }  # fmt: skip
-FLOATS = {"cos", "sin", "partial", "sums", "bests", "totals", "slopes", "logprobs", "tops", "masses"}
+FLOATS = {"cos", "sin", "inverse", "late", "partial", "sums", "bests", "totals", "slopes", "logprobs", "tops", "masses"}
 INTEGERS = {
     "tile_sequence", "tile_start", "tile_part", "tile_parts", "query_starts", "lens", "key_starts", "tables", "info",
     "members", "slots", "arrived", "firsts",
 }  # fmt: skip
 #: what the programs of tiles whose keys are not divided leave to none
 OF_PARTS = ("partial", "bests", "totals", "arrived", "tile_part", "tile_parts")
-FLOAT_VALUES = {"eps", "scale", "soft_cap"}
+FLOAT_VALUES = {"eps", "factor", "scale", "soft_cap"}
 TOTALS = dict.fromkeys(("logits", "totals", "repetition", "frequency", "presence"), "*fp32")  #: of sampling
 
 
@@ -91,7 +92,7 @@ def signature(kernel, constants, dtype, known):
             types[name] = "constexpr"
         elif name in INTEGERS:
             types[name] = "*i32"
-        elif name == "ids":
+        elif name in ("ids", "positions"):
             types[name] = "*i64"
         elif name in FLOATS or (name == "bias" and kernel is not norm._norm):
             types[name] = "*fp32"
@@ -407,6 +408,10 @@ def variants(target):
     turn = {"q_token": 6144, "q_head": 128, "k_token": 6144, "k_head": 128, "q_heads": 32, "k_heads": 8, "HALF": 64}
     turn |= {"Q_PROGRAMS": 4, "HEADS": 8, "BLOCK": 64}
     yield variant(rotary._rotate, turn, target, dtype, 1)
+    turns = {"HALF": 64, "BLOCK": 64, "HAS_LATE": False, "late": None}
+    yield variant(rotary._angles, turns, target, dtype, 1, contracts=False)
+    rows = {"size": 4096, "stride": 4096, "BLOCK": look_up.BLOCK}
+    yield variant(look_up._look_up, rows, target, dtype, known={"table": f"*{dtype}", "rows": "*i64"})
     for kind in ("silu", "gelu", "gelu_tanh"):
         yield variant(
             activation._activate_and_multiply,

@@ -60,6 +60,21 @@ class GatedLinearKernel(LinearKernel, Protocol):
         """(x [T, N], packed [2 M, N], bias [2 M] or None, gated activation) -> [T, M]"""
 
 
+class LateFrequencies(NamedTuple):
+    """Other ones from a position on."""
+
+    first: int
+    inverse: Tensor  #: [R/2] float32
+
+
+class Frequencies(NamedTuple):
+    """Of a rotary embedding (arXiv 2104.09864)."""
+
+    inverse: Tensor  #: [R/2] float32
+    factor: float = 1.0  #: of cos and sin
+    late: LateFrequencies | None = None
+
+
 class Experts(Protocol):
     """The experts of one layer, with their weights."""
 
@@ -120,6 +135,13 @@ class Kernels:
     add_layer_norm: Callable[[Tensor, Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor]]
     """(x [T, N], residual [T, N], weight [N], bias [N] or None, eps) -> (norm(x + residual), x + residual); may
     overwrite residual."""
+
+    look_up: Callable[[Tensor, Tensor], Tensor]
+    """(table [V, N], rows [T] int64) -> [T, N] of the table's dtype, and (table [V], rows [T] int64) -> [T]"""
+
+    angles: Callable[[Tensor, Frequencies], tuple[Tensor, Tensor]]
+    """(positions [T] int64, frequencies) -> (cos [T, R/2], sin [T, R/2]), float32: of position * frequency, rounded to
+    float32, times the factor."""
 
     rotary: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     """(q [T, H, D], k [T, Hkv, D], cos [T, R/2], sin [T, R/2]) -> (q, k); halves of the first R dimensions rotated

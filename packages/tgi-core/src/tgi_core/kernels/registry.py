@@ -8,7 +8,7 @@ _REFERENCE = "tgi_core.kernels.reference"
 _CPU = "tgi_core.cpu"
 
 REFERENCE = "reference"  #: name of the implementation that defines an op
-_ROW_BY_ROW = ("choose_experts", "apply_bitmask")  #: PyTorch's operators look at a row alone
+_ROW_BY_ROW = ("look_up", "angles", "choose_experts", "apply_bitmask")  #: PyTorch's operators look at a row alone
 
 
 def _native(op: str, target: str, priority: int = 0) -> KernelSpec:
@@ -30,7 +30,8 @@ KERNELS = (
         KernelSpec(op=op, name=REFERENCE, target=f"{_REFERENCE}.{module}:{op}", batch_invariant=op in _ROW_BY_ROW)
         for module, ops in {
             "norm": ("rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm"),
-            "rotary": ("rotary",),
+            "look_up": ("look_up",),
+            "rotary": ("angles", "rotary"),
             "activation": ("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu", "gelu_tanh"),
             "linear": ("linear", "linear_int8", "linear_int4"),
             "affine": ("linear_affine",),

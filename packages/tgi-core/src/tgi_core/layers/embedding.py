@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tgi_core.kernels.ops import RowsKernel
@@ -26,7 +25,7 @@ class Embedding(nn.Module):
     def __init__(self, count: int, size: int, build: BuildContext, *, scale: float = 1.0) -> None:
         super().__init__()
         self.count, self.size, self.dtype = count, size, build.dtype
-        self.scale = torch.tensor(scale, dtype=build.dtype).item()
+        self.kernels, self.scale = build.kernels, torch.tensor(scale, dtype=build.dtype).item()
         self._rows: Callable[[Tensor], Tensor] | None = None
 
     def load(self, source: Source) -> None:
@@ -40,7 +39,7 @@ class Embedding(nn.Module):
             self._rows = lambda ids: kernel.rows(head.packed, ids, self.dtype)
 
     def forward(self, ids: Tensor) -> Tensor:
-        found = F.embedding(ids, self.weight) if self._rows is None else self._rows(ids)
+        found = self.kernels.look_up(self.weight, ids) if self._rows is None else self._rows(ids)
         return found if self.scale == 1.0 else found * self.scale
 
 

@@ -5,28 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tgi_core.errors import UnsupportedModel
+from tgi_core.kernels.ops import Frequencies, LateFrequencies
+from tgi_core.layers.build import BuildContext
 from tgi_core.model_config import RotaryConfig
-
-
-class Late(NamedTuple):
-    """Other frequencies from a position on."""
-
-    first: int
-    inverse_frequencies: Tensor
-
-
-class Frequencies(NamedTuple):
-    """What a rule makes of a config."""
-
-    inverse: Tensor  #: [R/2]
-    factor: float = 1.0  #: of cos and sin
-    late: Late | None = None
 
 
 class RotaryEmbedding:
@@ -36,7 +22,7 @@ class RotaryEmbedding:
         UnsupportedModel: the rule is not known, or config.json lacks one of its parameters.
     """
 
-    def __init__(self, config: RotaryConfig, device: torch.device) -> None:
+    def __init__(self, config: RotaryConfig, build: BuildContext) -> None:
         if config.rule not in RULES:
             known = ", ".join(sorted(RULES))
             raise UnsupportedModel(f"rotary scaling rule {config.rule!r} is not implemented; known are {known}")
@@ -48,15 +34,12 @@ class RotaryEmbedding:
             ) from None
         except (TypeError, ValueError, ZeroDivisionError) as error:
             raise UnsupportedModel(f"config.json's rotary scaling is malformed ({error}); download it again") from error
-        self.inverse_frequencies, self.factor = found.inverse.to(device), found.factor
-        self.late = found.late and Late(found.late.first, found.late.inverse_frequencies.to(device))
+        late = found.late and found.late._replace(inverse=found.late.inverse.to(build.device))
+        self.frequencies = found._replace(inverse=found.inverse.to(build.device), late=late)
+        self.kernels = build.kernels
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        inverse = self.inverse_frequencies
-        if self.late is not None:
-            inverse = torch.where(positions.unsqueeze(-1) < self.late.first, inverse, self.late.inverse_frequencies)
-        angles = positions.unsqueeze(-1).float() * inverse
-        return angles.cos() * self.factor, angles.sin() * self.factor
+        return self.kernels.angles(positions, self.frequencies)
 
 
 def _default(config: RotaryConfig) -> Frequencies:
@@ -133,7 +116,7 @@ def _longrope(config: RotaryConfig) -> Frequencies:
     if attention is None:
         grown = p.get("factor") or config.max_positions / old
         attention = math.sqrt(1 + math.log(grown) / math.log(old)) if grown > 1 else 1.0
-    return Frequencies(1.0 / (short * waves), float(attention), Late(old, 1.0 / (long * waves)))
+    return Frequencies(1.0 / (short * waves), float(attention), LateFrequencies(old, 1.0 / (long * waves)))
 
 
 RULES: dict[str, Callable[[RotaryConfig], Frequencies]] = {

@@ -89,7 +89,7 @@ class FalconForCausalLM(CausalLM):
 
     def __init__(self, config: ModelConfig, build: BuildContext) -> None:
         super().__init__(config, build)
-        rotary = None if config.raw.get("alibi", False) else RotaryEmbedding(config.rotary, build.device)
+        rotary = None if config.raw.get("alibi", False) else RotaryEmbedding(config.rotary, build)
         self.word_embeddings = Embedding(config.vocab_size, config.hidden_size, build)
         self.h = nn.ModuleList(FalconDecoderLayer(config, build, rotary) for _ in range(config.num_layers))
         self.ln_f = LayerNorm(config.hidden_size, config.norm_eps, build)

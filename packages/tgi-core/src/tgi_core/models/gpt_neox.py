@@ -68,7 +68,7 @@ class GPTNeoXForCausalLM(CausalLM):
 
     def __init__(self, config: ModelConfig, build: BuildContext) -> None:
         super().__init__(config, build)
-        rotary = RotaryEmbedding(config.rotary, build.device)
+        rotary = RotaryEmbedding(config.rotary, build)
         self.embed_in = Embedding(config.vocab_size, config.hidden_size, build)
         self.layers = nn.ModuleList(GPTNeoXLayer(config, build, rotary) for _ in range(config.num_layers))
         self.final_layer_norm = LayerNorm(config.hidden_size, config.norm_eps, build)

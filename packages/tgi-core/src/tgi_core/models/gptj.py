@@ -65,7 +65,7 @@ class GPTJForCausalLM(CausalLM):
 
     def __init__(self, config: ModelConfig, build: BuildContext) -> None:
         super().__init__(config, build)
-        rotary = RotaryEmbedding(config.rotary, build.device)
+        rotary = RotaryEmbedding(config.rotary, build)
         self.wte = Embedding(config.vocab_size, config.hidden_size, build)
         self.h = nn.ModuleList(GPTJBlock(config, build, rotary) for _ in range(config.num_layers))
         self.ln_f = LayerNorm(config.hidden_size, config.norm_eps, build)

@@ -95,8 +95,8 @@ class LlamaForCausalLM(CausalLM):
 
     def __init__(self, config: ModelConfig, build: BuildContext) -> None:
         super().__init__(config, build)
-        rotary = RotaryEmbedding(config.rotary, build.device)
-        local = RotaryEmbedding(config.local_rotary, build.device) if config.local_rotary else rotary
+        rotary = RotaryEmbedding(config.rotary, build)
+        local = RotaryEmbedding(config.local_rotary, build) if config.local_rotary else rotary
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, build)
         self.layers = nn.ModuleList(
             self.decoder_layer(layer, config, build, local if window else rotary)

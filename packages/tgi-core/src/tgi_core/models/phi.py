@@ -60,7 +60,7 @@ class PhiForCausalLM(CausalLM):
 
     def __init__(self, config: ModelConfig, build: BuildContext) -> None:
         super().__init__(config, build)
-        rotary = RotaryEmbedding(config.rotary, build.device)
+        rotary = RotaryEmbedding(config.rotary, build)
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, build)
         self.layers = nn.ModuleList(PhiDecoderLayer(config, build, rotary) for _ in range(config.num_layers))
         self.final_layernorm = LayerNorm(config.hidden_size, config.norm_eps, build)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tgi_core.attention.base import FixedMetadata, ForwardContext, StepInput
 from tgi_core.device.backend import DeviceBackend
+from tgi_core.kernels.ops import Kernels
 from tgi_core.models.base import LanguageModel
 from tgi_core.runner.slots import SlotTables, positions
 from tgi_core.sampling.sampler import Choice, Sampler
@@ -41,7 +42,7 @@ class RecordedStep(ABC):
         """Take over a step, `wanted` rows of which get tokens."""
 
     @abstractmethod
-    def hidden(self, model: LanguageModel) -> Tensor:
+    def hidden(self, model: LanguageModel, kernels: Kernels) -> Tensor:
         """Run the model: [rows, N]"""
 
     @abstractmethod
@@ -50,7 +51,7 @@ class RecordedStep(ABC):
 
     def run(self, model: LanguageModel, sampler: Sampler) -> None:
         """What is recorded."""
-        logits = model.logits(self.hidden(model))
+        logits = model.logits(self.hidden(model, sampler.kernels))
         if not self.chooses:
             self.logits = logits
             return
@@ -77,9 +78,9 @@ class RecordedDecode(RecordedStep):
         self.attention.fill(step)
         self.backend.upload(inputs, self._inputs)
 
-    def hidden(self, model: LanguageModel) -> Tensor:
+    def hidden(self, model: LanguageModel, kernels: Kernels) -> Tensor:
         slots, positions = self._inputs
-        tokens = self.slots.last_tokens.index_select(0, slots)
+        tokens = kernels.look_up(self.slots.last_tokens, slots)
         return model(tokens, ForwardContext(positions, self.attention.metadata))
 
     def chosen_for(self) -> Tensor:
@@ -113,9 +114,9 @@ class RecordedMixture(RecordedStep):
         self.backend.upload(inputs, self._inputs)
         self._ids[: step.num_tokens] = self.slots.input_ids(rows)
 
-    def hidden(self, model: LanguageModel) -> Tensor:
+    def hidden(self, model: LanguageModel, kernels: Kernels) -> Tensor:
         hidden: Tensor = model(self._ids, ForwardContext(self._positions, self.attention.metadata))
-        return hidden.index_select(0, self._ends)
+        return kernels.look_up(hidden, self._ends)
 
     def chosen_for(self) -> Tensor:
         return self._slots

@@ -32,6 +32,7 @@ from tgi_core.triton.linear_tiles import (
     row_tile,
     tile_of,
 )
+from tgi_core.triton.look_up import look_up
 from tgi_core.triton.many_rows import gated_product
 from tgi_core.triton.overlap import let_next_begin, wait_for_previous
 from tgi_core.triton.scores import product
@@ -229,8 +230,16 @@ def _added_up(y, partial, arrived, tile, ROWS: tl.constexpr, OUTPUTS: tl.constex
 _ROW_PRODUCT, _HELD_PRODUCT, _FEW_ROWS_PRODUCT = map(Kernel, (_row_product, _held_product, _few_rows_product))
 
 
-class FewRowsLinear(Linear):
+class TritonLinear(Linear):
     """The weight stays as it is."""
+
+    def rows(self, packed: Tensor, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """See `RowsKernel`."""
+        return look_up(packed, ids).to(dtype)
+
+
+class FewRowsLinear(TritonLinear):
+    """Takes the fastest tile for the number of rows."""
 
     def __call__(self, x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
         out = self._product(x, packed, bias, "")
@@ -317,7 +326,7 @@ def _multiply(
     _FEW_ROWS_PRODUCT.launch(grid, arguments, {**constants, **more}, tile.warps, tile.stages)
 
 
-class FixedLinear(Linear):
+class FixedLinear(TritonLinear):
     """Adds up in the same order whatever the number of rows: each is multiplied in the same tile."""
 
     def __call__(self, x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:

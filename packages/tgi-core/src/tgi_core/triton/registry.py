@@ -11,7 +11,8 @@ PACKAGE = "tgi_core.triton"
 #: op -> module
 _OPS = {
     **dict.fromkeys(("rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm"), "norm"),
-    "rotary": "rotary",
+    "look_up": "look_up",
+    **dict.fromkeys(("angles", "rotary"), "rotary"),
     **dict.fromkeys(("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu", "gelu_tanh"), "activation"),
     **dict.fromkeys(("greedy", "sample"), "sample"),
     **dict.fromkeys(("top_k", "top_p"), "filters"),

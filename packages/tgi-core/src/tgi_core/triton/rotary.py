@@ -1,13 +1,15 @@
-"""Rotary position embedding, in place.  A program turns a few heads of one token."""
+"""Rotary position embedding, in place.  A program turns a few heads of one token, or finds the angles of one."""
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from tgi_core.kernels.ops import Frequencies
 from tgi_core.triton.launch import Kernel
-from tgi_core.triton.overlap import follow
+from tgi_core.triton.overlap import follow, let_next_begin, wait_for_previous
 
 HEADS = 8  #: of one program
 
@@ -40,6 +42,27 @@ def rotation(cos, sin, token, dims, HALF: tl.constexpr):
     return c, tl.where(dims < HALF, -s, s), partner
 
 
+@triton.jit(do_not_specialize=["first"])
+def _angles(
+    positions, inverse, late, cos, sin, factor, first, HALF: tl.constexpr, BLOCK: tl.constexpr, HAS_LATE: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):  # fmt: skip
+    let_next_begin(OVERLAP)
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    there = column < HALF
+    frequency = tl.load(inverse + column, mask=there, other=0.0)
+    if HAS_LATE:
+        late_frequency = tl.load(late + column, mask=there, other=0.0)
+    wait_for_previous(OVERLAP)
+    position = tl.load(positions + token)
+    if HAS_LATE:
+        frequency = tl.where(position < first, frequency, late_frequency)
+    angle = position.to(tl.float32) * frequency
+    tl.store(cos + token * HALF + column, tl.cos(angle) * factor, mask=there)
+    tl.store(sin + token * HALF + column, tl.sin(angle) * factor, mask=there)
+
+
 @triton.jit
 def _rotate(
     q, k, cos, sin,
@@ -58,7 +81,21 @@ def _rotate(
     turn(x, stride, cos, sin, token, head, head < heads, HALF, BLOCK)
 
 
+_ANGLES = Kernel(_angles, contracts=False)
 _ROTATE = Kernel(_rotate)
+
+
+def angles(positions: Tensor, frequencies: Frequencies) -> tuple[Tensor, Tensor]:
+    """See `Kernels.angles`."""
+    inverse, factor, late = frequencies
+    half = len(inverse)
+    cos, sin = (torch.empty((len(positions), half), dtype=torch.float32, device=positions.device) for _ in range(2))
+    if len(positions):
+        first, late_inverse = late or (0, None)
+        constants = {"HALF": half, "BLOCK": triton.next_power_of_2(half), "HAS_LATE": late is not None}
+        arguments = positions, inverse, late_inverse, cos, sin, float(factor), first
+        _ANGLES.launch((len(positions), 1, 1), arguments, constants, warps=1)
+    return cos, sin
 
 
 def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:

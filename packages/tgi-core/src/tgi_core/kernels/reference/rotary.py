@@ -1,9 +1,20 @@
-"""Rotary position embedding."""
+"""Rotary position embedding (arXiv 2104.09864)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from tgi_core.kernels.ops import Frequencies
+
+
+def angles(positions: Tensor, frequencies: Frequencies) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of what each position turns each pair of dimensions by."""
+    inverse, factor, late = frequencies
+    if late is not None:
+        inverse = torch.where(positions.unsqueeze(-1) < late.first, inverse, late.inverse)
+    turned = positions.unsqueeze(-1).float() * inverse
+    return turned.cos() * factor, turned.sin() * factor
 
 
 def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import torch
 
 from tgi_core.attention.base import AttentionSpec, StepInput
 from tgi_core.errors import UnsupportedKernel
-from tgi_core.kernels.ops import GatedLinearKernel, KernelQuery, Kernels, Penalties, TokenTables
+from tgi_core.kernels.ops import Frequencies, GatedLinearKernel, KernelQuery, Kernels, Penalties, TokenTables
 from tgi_core.kernels.reference.activation import silu_and_mul
 from tgi_core.kernels.reference.linear import linear as plain_linear
 from tgi_core.kernels.select import MAY_BE_ABSENT, select_kernels
@@ -70,6 +70,20 @@ def test_norms(vendor, kernel, dtype, size):
     more = (weight, weight) if "layer" in kernel.op else (weight,)
     rows = [drawn(dtype, ROWS, size, seed=s).to(device) for s in range(2 if kernel.op.startswith("add") else 1)]
     check(lambda *x: function(*x, *more, 1e-5), *rows)
+
+
+@pytest.mark.ops("look_up")
+def test_look_up(vendor, kernel, dtype):
+    (function, _), device = serving(vendor, kernel, dtype), vendor.backend.torch_device
+    table = drawn(dtype, 100, 5000).to(device)
+    check(lambda rows: function(table, rows), torch.arange(ROWS).to(device) * 37 % 100)
+
+
+@pytest.mark.ops("angles")
+def test_angles(vendor, kernel, dtype):
+    (function, _), device = serving(vendor, kernel, dtype), vendor.backend.torch_device
+    frequencies = Frequencies(1e4 ** -(torch.arange(40) / 40).to(device), 1.5)
+    check(lambda positions: function(positions, frequencies), torch.arange(ROWS).to(device) * 997)
 
 
 @pytest.mark.ops("rotary")

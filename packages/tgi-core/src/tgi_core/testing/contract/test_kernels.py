@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tgi_core.kernels.ops import GatedLinearKernel, Penalties, TokenTables
+from tgi_core.kernels.ops import Frequencies, GatedLinearKernel, LateFrequencies, Penalties, TokenTables
 from tgi_core.kernels.reference.activation import silu_and_mul
 from tgi_core.kernels.reference.affine import encode
 from tgi_core.kernels.reference.linear import linear as plain_linear
@@ -34,6 +34,22 @@ def norms(draw, biased, adds):
         yield (draw(*shape), *residual, draw(shape[-1]), *bias, 1e-5)
         if biased:
             yield (draw(*shape), *residual, draw(shape[-1]), None, 1e-5)
+
+
+def tables(draw):
+    for count, *sizes in ((1, 1), (9, 64), (500, 4100), (300,)):
+        for rows in (1, 40):
+            yield draw(count, *sizes), torch.randint(0, count, (rows,))
+    yield torch.arange(70), torch.randint(0, 70, (5,))
+
+
+def turns(draw):
+    """Of positions from the first one to those of the longest contexts."""
+    for size, factor, first in ((4, 1.0, None), (64, 1.0, None), (80, 1.5, 4096)):
+        inverse, later = (theta ** (-torch.arange(0, size, 2) / size) for theta in (1e4, 5e5))
+        late = first and LateFrequencies(first, later)
+        positions = torch.cat([torch.arange(5), torch.tensor([4095, 4096, 100_000, 1_000_000])])
+        yield positions, Frequencies(inverse, factor, late)
 
 
 def rotations(draw):
@@ -89,6 +105,8 @@ CASES = {
     "add_rms_norm": lambda draw: norms(draw, biased=False, adds=True),
     "layer_norm": lambda draw: norms(draw, biased=True, adds=False),
     "add_layer_norm": lambda draw: norms(draw, biased=True, adds=True),
+    "look_up": tables,
+    "angles": turns,
     "rotary": rotations,
     **dict.fromkeys(("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu", "gelu_tanh"), activations),
     "greedy": logits,
