@@ -6,6 +6,7 @@ import torch
 from tgi_core.config import EngineConfig
 from tgi_core.engine.engine import Engine
 from tgi_core.request import Request
+from tgi_core.runner.recorded import RecordedDecode, RecordedSources
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.testing.tiny import VOCABULARY, make_checkpoint
 
@@ -54,6 +55,30 @@ def test_greedy_tokens(folder, expected, name):
 def test_encoder_decoders_are_as_on_the_cpu(tmp_path, family):
     folder = make_checkpoint(tmp_path, family)
     assert run(folder) == run(folder, device="cpu", disable_custom_kernels=True)
+
+
+def test_sources_that_come_beside_decodes_are_read_by_recordings(tmp_path):
+    folder = make_checkpoint(tmp_path, "t5")
+    engines = [
+        Engine(EngineConfig(model_id=str(folder), dtype="float32", device=device, disable_custom_kernels=plain))
+        for device, plain in (("cuda", False), ("cpu", True))
+    ]
+    while engines[0].prepare():
+        pass
+    assert {type(recording) for recording in engines[0].runner._recorded.values()} == {RecordedDecode, RecordedSources}
+    found, expected = ({number: [] for number in range(12)} for _ in engines)
+    for engine, tokens in zip(engines, (found, expected), strict=True):
+        waiting = list(tokens)
+        while waiting or engine.has_work:
+            for number in waiting[:2]:  # at a time, of one to 100 tokens
+                params = SamplingParams(max_new_tokens=STEPS, ignore_eos=True)
+                prompt = [(7 * number + j * j) % VOCABULARY for j in range(1 + 9 * number)]
+                engine.add(Request(id=number, prompt_ids=prompt, params=params))
+            del waiting[:2]
+            for output in engine.step():
+                assert not output.error
+                tokens[output.request_id] += output.token_ids
+    assert found == expected
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -16,12 +16,14 @@ from tgi_core.device.backend import DeviceBackend
 from tgi_core.engine.engine import Engine
 from tgi_core.engine.process import EngineProcess
 from tgi_core.kernels import compiling, registry
+from tgi_core.models.t5 import T5ForConditionalGeneration
 from tgi_core.request import Request
 from tgi_core.runner.graph import SPARE_BYTES, GraphRunner
-from tgi_core.runner.recorded import RecordedDecode
+from tgi_core.runner.recorded import RecordedDecode, RecordedMixture, RecordedSources
 from tgi_core.runner.rehearsal import step_of
 from tgi_core.sampling_params import SamplingParams
 from tgi_core.testing.tiny import make_checkpoint
+from tgi_core.triton.attention import TritonAttention
 from tgi_core.triton.registry import triton_kernels
 
 PROMPTS = [[(7 * i + j * j) % 384 for j in range(length)] for i, length in enumerate((1, 5, 33))]
@@ -75,8 +77,22 @@ def test_tokens_are_those_of_the_plain_runner(tmp_path, family, wishes, request)
     request.getfixturevalue("pretend")
     engine, found = serve(folder, wishes, kernels={"attention": "triton"})
     assert isinstance(engine.runner, GraphRunner)
-    recorded = {(size.tokens is None): step is not None for size, step in engine.runner._recorded.items()}
-    assert recorded == ({True: True, False: True} if family == "llama" else {True: True})
+    kinds = {RecordedDecode, RecordedSources if family == "t5" else RecordedMixture}
+    assert {type(recording) for recording in engine.runner._recorded.values()} == kinds
+    assert found == expected
+
+
+def test_sources_that_are_not_recorded_are_read_before_a_recorded_decode(tmp_path, pretend, monkeypatch):
+    folder, wishes = make_checkpoint(tmp_path, "t5"), [WISHES[0]] * 3
+    monkeypatch.setattr(CpuBackend, "capabilities", replace(CpuBackend.capabilities, token_buckets=()))
+    read, encode = [], T5ForConditionalGeneration.encode
+    monkeypatch.setattr(T5ForConditionalGeneration, "encode", lambda *given: read.append(1) or encode(*given))
+    _, found = serve(folder, wishes, kernels={"attention": "triton"})
+    assert read
+    monkeypatch.setattr(TritonAttention, "keeps_sources", False)
+    read.clear()
+    _, expected = serve(folder, wishes, kernels={"attention": "triton"})
+    assert not read
     assert found == expected
 
 

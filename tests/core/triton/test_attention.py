@@ -627,6 +627,27 @@ def test_sources_are_divided_where_decoders_read_more_than_they_hold(columns, di
     assert any(divided)
 
 
+@pytest.mark.parametrize("columns", [0, 40])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_sources_may_be_read_before_the_step_of_their_decoder(columns, recorded):
+    shape = {"heads": 4, "kv_heads": 2, "head_size": 24}
+    fixed = {}
+
+    def apart(backend, step):
+        """Metadata of a source, and how many tokens it is padded to."""
+        tokens = int(step.source.starts[-1])
+        if not recorded:
+            return backend.prepare(step), tokens
+        sources = fixed.setdefault(backend, backend.fixed(3, 200, NUM_BLOCKS, 1))
+        sources.fill(step)
+        return sources.metadata, 200
+
+    found = run_encoder_decoder(TritonAttention, shape, columns, SOURCE_STEPS, apart=apart)
+    expected = run_encoder_decoder(ReferenceAttention, shape, columns, SOURCE_STEPS)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-5)
+
+
 def compare_encoder_decoders(shape, columns, steps=SOURCE_STEPS, *, deterministic=False):
     found = run_encoder_decoder(TritonAttention, shape, columns, steps, deterministic=deterministic)
     expected = run_encoder_decoder(ReferenceAttention, shape, columns, steps)
@@ -634,8 +655,11 @@ def compare_encoder_decoders(shape, columns, steps=SOURCE_STEPS, *, deterministi
         torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-5)
 
 
-def run_encoder_decoder(backend_type, shape, columns, steps, **asked):
-    """Outputs of an encoder, a decoder and a cross-attention layer, for every step."""
+def run_encoder_decoder(backend_type, shape, columns, steps, apart=None, **asked):
+    """Outputs of an encoder, a decoder and a cross-attention layer, for every step.
+
+    `apart`: keys and values of sources are kept before the decoder's step, with this metadata.
+    """
     specs = [AttentionSpec(scale=0.1, kind=kind, **shape) for kind in ("encoder", "causal", "cross")]
     query = KernelQuery(
         device=DEVICE, torch_device=DEVICE, dtype="float32", head_size=shape["head_size"], block_size=16,
@@ -653,14 +677,22 @@ def run_encoder_decoder(backend_type, shape, columns, steps, **asked):
         lens = np.array(SOURCES, dtype=np.int32)[sequences]
         tables = order[sequences]
         source = SourceInput(_starts(lens * (before == 0)), lens, tables[:, :16])
-        meta = backend.prepare(StepInput(_starts(lengths), lengths + before, tables[:, 16:], source))
+        given = StepInput(_starts(lengths), lengths + before, tables[:, 16:], source)
+        meta = backend.prepare(given)
         new, tokens = int(source.starts[-1]), int(lengths.sum())
         of_source = draw(specs[0], new, "float32", generator)
         q, k, v = draw(specs[0], tokens, "float32", generator)
-        if new:
+        if new and apart:
+            meta_of_sources, padded = apart(backend, given)
+            filler = torch.full((padded - new, *of_source[1].shape[1:]), float("nan"), device=DEVICE)
+            q_filler = torch.full((padded - new, *of_source[0].shape[1:]), float("nan"), device=DEVICE)
+            rows = [torch.cat(pair) for pair in zip(of_source, (q_filler, filler, filler), strict=True)]
+            outputs.append(backend.forward(layers[0], *rows, meta_of_sources, bias)[:new])
+            backend.keep_source(layers[2], *rows[1:], meta_of_sources)
+        elif new:
             outputs.append(backend.forward(layers[0], *of_source, meta, bias))
         outputs.append(backend.forward(layers[1], q, k, v, meta, bias))
-        k, v = of_source[1:] if new else (None, None)
+        k, v = of_source[1:] if new and not apart else (None, None)
         outputs.append(backend.forward(layers[2], q, k, v, meta))
     return [output.cpu() for output in outputs]
 

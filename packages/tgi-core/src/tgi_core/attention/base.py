@@ -117,6 +117,7 @@ class AttentionBackend(ABC):
     """One attention implementation on one device, for one model."""
 
     rotates = False  #: whether it has `forward_rotated`, which saves a pass over queries and keys
+    keeps_sources = False  #: whether it has `keep_source`, so that encoders may be run before the step of their decoder
     can_be_ahead = False  #: it stores nothing where `kernels.compiling.ahead` leaves kernels out
 
     def __init__(self, query: KernelQuery) -> None:
@@ -189,6 +190,10 @@ class AttentionBackend(ABC):
                 the query's is c - origin, the first and the last one for whatever lies beyond.  The origin is R - 1
                 in causal layers and R // 2 in encoders; cross-attention has no bias.
         """
+
+    def keep_source(self, layer: int, k: Tensor, v: Tensor, meta: Any) -> None:
+        """Store k and v [S, Hkv, D] of the sources that begin, for a cross layer whose `forward` is then given none."""
+        raise NotImplementedError
 
     def forward_rotated(self, layer: int, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation, meta: Any) -> Tensor:
         """`forward` of a causal layer whose q and k are turned first, as by `Kernels.rotary`; may overwrite them."""

@@ -20,6 +20,10 @@ class Attention(nn.Module):
         self.rotary, self.kernels, self.backend = rotary, build.kernels, build.attention
         self.layer = build.attention.add_layer(spec)
 
+    def keep(self, k: Tensor, v: Tensor, context: ForwardContext) -> None:
+        """See `AttentionBackend.keep_source`."""
+        self.backend.keep_source(self.layer, k, v, context.attention)
+
     def forward(
         self, q: Tensor, k: Tensor | None, v: Tensor | None, context: ForwardContext, bias: Tensor | None = None
     ) -> Tensor:

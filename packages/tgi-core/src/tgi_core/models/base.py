@@ -50,7 +50,7 @@ class LanguageModel(nn.Module):
 class CausalLM(LanguageModel):
     """A decoder: token ids of one step -> hidden states -> logits where they are wanted.
 
-    One with an encoder reads `context.encoder` too, where a step has one.
+    One with an encoder reads `context.encoder` too, where a step has one; see `EncoderDecoderLM`.
     """
 
     checkpoint_prefixes: ClassVar[tuple[str, ...]] = ("model.", "")
@@ -70,3 +70,12 @@ class CausalLM(LanguageModel):
         tie_embeddings(self)
         checkpoint = Checkpoint(reader, self.checkpoint_prefixes, self._device, self._copy_weight)
         load_weights(self, checkpoint, progress)
+
+
+class EncoderDecoderLM(CausalLM):
+    """A decoder whose layers attend to what an encoder made of a source, too."""
+
+    @abstractmethod
+    def encode(self, context: ForwardContext) -> None:
+        """Read the sources that begin, `context.encoder`, and keep what the decoder attends to, for a `forward` whose
+        context has none.  Needs an attention backend that `keeps_sources`."""

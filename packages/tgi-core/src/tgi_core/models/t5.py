@@ -18,7 +18,7 @@ from tgi_core.layers.mlp import MLP, GatedMLP
 from tgi_core.layers.norm import RMSNorm
 from tgi_core.layers.relative_bias import RelativeBias
 from tgi_core.model_config import ModelConfig
-from tgi_core.models.base import CausalLM
+from tgi_core.models.base import EncoderDecoderLM
 
 
 class T5Attention(nn.Module):
@@ -54,11 +54,16 @@ class T5Attention(nn.Module):
         out: Tensor = self.o(self.attn(q, k, v, context, bias).flatten(-2))
         return out
 
+    def keys_and_values(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        """encoded [S, N] -> [S, H, D] each"""
+        k, v = self.kv(encoded).unflatten(-1, (2, -1, self.head_size)).unbind(-3)
+        return k, v
+
     def across(self, x: Tensor, encoded: Tensor | None, context: ForwardContext) -> Tensor:
         """x [T, N] sees the sources; `encoded` [S, N] are those that begin."""
         k = v = None
         if encoded is not None:
-            k, v = self.kv(encoded).unflatten(-1, (2, -1, self.head_size)).unbind(-3)
+            k, v = self.keys_and_values(encoded)
         q = self.q(x).unflatten(-1, (-1, self.head_size))
         out: Tensor = self.o(self.attn(q, k, v, context).flatten(-2))
         return out
@@ -92,6 +97,10 @@ class T5CrossAttentionLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         x, residual = self.layer_norm.add(x, residual)
         return self.EncDecAttention.across(x, encoded, context), residual
+
+    def keep(self, encoded: Tensor, context: ForwardContext) -> None:
+        """Of a source, for later."""
+        self.EncDecAttention.attn.keep(*self.EncDecAttention.keys_and_values(encoded), context)
 
 
 class T5FeedForwardLayer(nn.Module):
@@ -161,7 +170,7 @@ class T5Stack(nn.Module):
         return self.final_layer_norm.add(x, residual)[0]
 
 
-class T5ForConditionalGeneration(CausalLM):
+class T5ForConditionalGeneration(EncoderDecoderLM):
     """Embedding, encoder, decoder, head; the encoder reads the sources that begin in a step.
 
     Raises:
@@ -188,10 +197,20 @@ class T5ForConditionalGeneration(CausalLM):
         is_scaled = config.raw.get("scale_decoder_outputs", config.raw.get("tie_word_embeddings") is not False)
         return config.hidden_size**-0.5 if is_scaled else 1.0
 
+    def encode(self, context: ForwardContext) -> None:
+        if (encoded := self._encoded(context)) is not None:
+            for layer in self.decoder.modules():
+                if isinstance(layer, T5CrossAttentionLayer):
+                    layer.keep(encoded, context)
+
+    def _encoded(self, context: ForwardContext) -> Tensor | None:
+        if context.encoder is None:
+            return None
+        encoded: Tensor = self.encoder(self.shared(context.encoder.ids), None, context)
+        return encoded
+
     def forward(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
-        encoded = None
-        if context.encoder is not None:
-            encoded = self.encoder(self.shared(context.encoder.ids), None, context)
+        encoded = self._encoded(context)
         hidden: Tensor = self.decoder(self.shared(input_ids), encoded, context)
         return hidden
 

@@ -6,17 +6,19 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
-from tgi_core.attention.base import StepInput
+from tgi_core.attention.base import ForwardContext, StepInput
 from tgi_core.device.backend import UnrecordableStep
 from tgi_core.errors import RanksApart
 from tgi_core.kernels import compiling
+from tgi_core.models.base import EncoderDecoderLM
 from tgi_core.runner.eager import EagerRunner, Launched
-from tgi_core.runner.recorded import RecordedDecode, RecordedMixture, RecordedStep
+from tgi_core.runner.recorded import RecordedDecode, RecordedMixture, RecordedSources, RecordedStep, Recording
 from tgi_core.runner.rehearsal import Bounds, rehearse, unrecorded_steps
 from tgi_core.runner.sizes import Size, Sizes
 from tgi_core.sampling.sampler import Choice
@@ -42,7 +44,7 @@ class GraphRunner(EagerRunner):
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
         self._met: dict[Size, int] = {}  # how often; not yet recorded, in an order that is the same on all ranks
-        self._recorded: dict[Size, RecordedStep | None] = {}
+        self._recorded: dict[Size, Recording | None] = {}
         self._compiling: dict[Size, compiling.Missing] = {}  # kernels that these wait for; not yet recorded
         self._bounds: Bounds | None = None  # of steps that are not recorded; known when warm
 
@@ -52,6 +54,8 @@ class GraphRunner(EagerRunner):
         recorded = self._recorded_for(rows, step, wanted)
         if recorded is None:
             return self._launch_eagerly(rows, step)
+        if _begins(step):
+            self._read_sources(rows, step)
         recorded.fill(rows, step, wanted)
         recorded.replay()
         return self._launched(rows, wanted, self._choice([rows[index] for index in wanted], recorded), {})
@@ -74,12 +78,28 @@ class GraphRunner(EagerRunner):
         return choice
 
     def _recorded_for(self, rows: tuple[Row, ...], step: StepInput, wanted: Sequence[int]) -> RecordedStep | None:
-        """The recording of this step; None where none can be."""
+        """The recording of this step, with sources left out; None where none can be."""
         bucket = self._bucket(rows, step, is_decode=step.num_tokens == len(rows) == len(wanted))
         if bucket is None:
             return None
         chooses = not wanted or self.sampler.is_plain([rows[index].slot for index in wanted])
-        size = self._sizes.of(*bucket, int(step.context_lens.max()), chooses=chooses)
+        found = self._recorded_as(self._sizes.of(*bucket, int(step.context_lens.max()), chooses=chooses))
+        return found if isinstance(found, RecordedStep) else None
+
+    def _read_sources(self, rows: tuple[Row, ...], step: StepInput) -> None:
+        """Run the encoder over the sources that begin, before the step of their decoder."""
+        lengths = np.diff(step.source.starts) if step.source is not None else np.zeros(0)
+        bucket = self._mixture_bucket(int((lengths > 0).sum()), int(lengths.sum()))
+        recorded = self._recorded_as(self._sizes.of_sources(*bucket)) if bucket else None
+        if recorded is not None:
+            recorded.fill(rows, step, ())
+            recorded.replay()
+        elif isinstance(self.model, EncoderDecoderLM):
+            positions = self.backend.upload(np.zeros(0, dtype=np.int64))
+            self.model.encode(ForwardContext(positions, self.attention.prepare(step), self.slots.encoder_input(rows)))
+
+    def _recorded_as(self, size: Size) -> Recording | None:
+        """What was recorded of a size; None if nothing can be, or the size was not met often enough."""
         if size not in self._recorded:
             self._met[size] = self._met.get(size, 0) + 1
             if self._met[size] < self._enough(size):
@@ -96,18 +116,24 @@ class GraphRunner(EagerRunner):
 
     def _bucket(self, rows: tuple[Row, ...], step: StepInput, *, is_decode: bool) -> tuple[int, int | None] | None:
         """Rows and tokens that a step is padded to; see `Size`."""
-        begins = step.source is not None and bool(step.source.starts[-1])
-        if self.layer_by_layer or self._waits or begins:
+        if self.layer_by_layer or self._waits or (_begins(step) and not self._reads_apart):
             return None
-        capabilities = self.backend.capabilities
         if is_decode:  # of each row the last token, so that no log-probability of a prompt is wanted
-            found = _at_least(len(rows), capabilities.batch_buckets)
+            found = _at_least(len(rows), self.backend.capabilities.batch_buckets)
             return (found, None) if found else None
-        if any(self._wants_prompt_logprobs(row) for row in rows):
+        if step.source is not None or any(self._wants_prompt_logprobs(row) for row in rows):
             return None
-        found = _at_least(len(rows), capabilities.mixture_buckets)
-        tokens = _at_least(step.num_tokens, capabilities.token_buckets)
-        return (found, tokens) if found and tokens else None
+        return self._mixture_bucket(len(rows), step.num_tokens)
+
+    def _mixture_bucket(self, rows: int, tokens: int) -> tuple[int, int] | None:
+        found = _at_least(rows, self.backend.capabilities.mixture_buckets)
+        most = _at_least(tokens, self.backend.capabilities.token_buckets)
+        return (found, most) if found and most else None
+
+    @property
+    def _reads_apart(self) -> bool:
+        """Whether sources may be read before the step of their decoder."""
+        return isinstance(self.model, EncoderDecoderLM) and self.attention.keeps_sources
 
     @cached_property
     def _waits(self) -> bool:
@@ -228,7 +254,7 @@ class GraphRunner(EagerRunner):
         except UnrecordableStep as reason:
             log.info("steps of %d tokens are called layer by layer: %s", size.tokens or size.rows, reason)
 
-    def _recording(self, size: Size) -> RecordedStep | None:
+    def _recording(self, size: Size) -> Recording | None:
         """Run once with padding alone, then record.
 
         Kernels that are still not there are compiled side by side; among ranks, which would wait for one that leaves
@@ -243,12 +269,21 @@ class GraphRunner(EagerRunner):
         recorded.replay = self.backend.capture(lambda: recorded.run(self.model, self.sampler))
         return recorded
 
-    def _to_record(self, size: Size) -> RecordedStep | None:
+    def _to_record(self, size: Size) -> Recording | None:
         attention = self.attention.fixed(size.rows, size.tokens, self.slots.blocks_per_sequence, size.variant)
         if attention is None:
             return None
-        kind = RecordedDecode if size.tokens is None else partial(RecordedMixture, tokens=size.tokens)
-        return kind(size.rows, self.slots, attention, self.backend, chooses=size.chooses)
+        parts = size.rows, self.slots, attention, self.backend
+        if size.tokens is None:
+            return RecordedDecode(*parts, chooses=size.chooses)
+        if isinstance(self.model, EncoderDecoderLM):
+            return RecordedSources(*parts, tokens=size.tokens)
+        return RecordedMixture(*parts, tokens=size.tokens, chooses=size.chooses)
+
+
+def _begins(step: StepInput) -> bool:
+    """Whether a source does."""
+    return step.source is not None and bool(step.source.starts[-1])
 
 
 def _at_least(wanted: int, buckets: Sequence[int]) -> int | None:

@@ -10,36 +10,53 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tgi_core.attention.base import FixedMetadata, ForwardContext, StepInput
+from tgi_core.attention.base import EncoderInput, FixedMetadata, ForwardContext, StepInput
 from tgi_core.device.backend import DeviceBackend
 from tgi_core.kernels.ops import Kernels
-from tgi_core.models.base import LanguageModel
+from tgi_core.models.base import EncoderDecoderLM, LanguageModel
 from tgi_core.runner.slots import SlotTables, positions
 from tgi_core.sampling.sampler import Choice, Sampler
 from tgi_core.step import Row
 
 
-class RecordedStep(ABC):
-    """One recorded step of a fixed size; what a step has less is padding, for which no key or value is read or written.
+class Recording(ABC):
+    """Recorded work of a fixed size; what a step has less is padding, for which no key or value is read or written.
 
     Args:
-        rows: sequences that get a token.
-        chooses: it ends with the most likely tokens, which stay on the device; otherwise with logits.
+        rows: sequences.
     """
 
     replay: Callable[[], None]
-    logits: Tensor  #: [rows, V], unless it chooses; overwritten by the next replay of any recording
-    choice: Choice | None = None  #: if it chooses
 
-    def __init__(
-        self, rows: int, slots: SlotTables, attention: FixedMetadata, backend: DeviceBackend, *, chooses: bool
-    ) -> None:
-        self.rows, self.slots, self.attention, self.backend, self.chooses = rows, slots, attention, backend, chooses
+    def __init__(self, rows: int, slots: SlotTables, attention: FixedMetadata, backend: DeviceBackend) -> None:
+        self.rows, self.slots, self.attention, self.backend = rows, slots, attention, backend
         attention.clear()
 
     @abstractmethod
     def fill(self, rows: tuple[Row, ...], step: StepInput, wanted: Sequence[int]) -> None:
         """Take over a step, `wanted` rows of which get tokens."""
+
+    @abstractmethod
+    def run(self, model: LanguageModel, sampler: Sampler) -> None:
+        """What is recorded."""
+
+    def _zeros(self, *size: int) -> Tensor:
+        return torch.zeros(size, dtype=torch.int64, device=self.backend.torch_device)
+
+
+class RecordedStep(Recording):
+    """One step, at whose end `rows` sequences get a token.
+
+    Args:
+        chooses: it ends with the most likely tokens, which stay on the device; otherwise with logits.
+    """
+
+    logits: Tensor  #: [rows, V], unless it chooses; overwritten by the next replay of any recording
+    choice: Choice | None = None  #: if it chooses
+
+    def __init__(self, *parts: Any, chooses: bool) -> None:
+        super().__init__(*parts)
+        self.chooses = chooses
 
     @abstractmethod
     def hidden(self, model: LanguageModel, kernels: Kernels) -> Tensor:
@@ -57,9 +74,6 @@ class RecordedStep(ABC):
             return
         self.choice = sampler.greedy(logits)
         self.slots.last_tokens.index_copy_(0, self.chosen_for(), self.choice.ids)
-
-    def _zeros(self, *size: int) -> Tensor:
-        return torch.zeros(size, dtype=torch.int64, device=self.backend.torch_device)
 
 
 class RecordedDecode(RecordedStep):
@@ -120,3 +134,28 @@ class RecordedMixture(RecordedStep):
 
     def chosen_for(self) -> Tensor:
         return self._slots
+
+
+class RecordedSources(Recording):
+    """What an encoder makes of the sources that begin, before the step of their decoder.
+
+    Args:
+        tokens: of all sources together.
+    """
+
+    def __init__(self, *parts: Any, tokens: int) -> None:
+        super().__init__(*parts)
+        self._inputs = self._zeros(2, tokens)  # ids and positions
+
+    def fill(self, rows: tuple[Row, ...], step: StepInput, wanted: Sequence[int]) -> None:
+        inputs = np.zeros(self._inputs.shape, dtype=np.int64)
+        ids, positions = self.slots.source_tokens(rows)
+        inputs[0, : len(ids)], inputs[1, : len(ids)] = ids, positions
+        self.attention.fill(step)
+        self.backend.upload(inputs, self._inputs)
+
+    def run(self, model: LanguageModel, sampler: Sampler) -> None:
+        if not isinstance(model, EncoderDecoderLM):
+            raise TypeError(f"{type(model).__name__} has no encoder")
+        ids, positions = self._inputs
+        model.encode(ForwardContext(positions[:0], self.attention.metadata, EncoderInput(ids, positions, ())))

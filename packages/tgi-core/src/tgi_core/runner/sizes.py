@@ -18,7 +18,7 @@ class Size(NamedTuple):
     """Which recording serves a step."""
 
     rows: int
-    tokens: int | None  #: of a mixture; decodes have one in each row
+    tokens: int | None  #: of a mixture, or of sources where there are some; decodes have one in each row
     variant: int  #: see `AttentionBackend.variant`
     chooses: bool  #: greedily, or logits are left to a sampler
 
@@ -40,6 +40,10 @@ class Sizes:
         """Of a step whose longest sequence has so many tokens."""
         variant = self.attention.variant if tokens is None else self.attention.mixture_variant
         return Size(rows, tokens, variant(rows, longest), chooses)
+
+    def of_sources(self, rows: int, tokens: int) -> Size:
+        """Of sources, which an encoder reads before the step of their decoder."""
+        return self.of(rows, tokens, 1, chooses=True)
 
     def first(self) -> Iterator[Size]:
         """What a new server is asked for first: greedy decodes of few sequences, the smallest one before all others."""

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from tgi_core.attention.base import EncoderInput, Int32Array, SourceInput, StepInput
-from tgi_core.device.backend import DeviceBackend, Upload
+from tgi_core.device.backend import DeviceBackend
 from tgi_core.step import Row, StepPlan
 
 
@@ -52,7 +52,20 @@ class SlotTables:
 
     def encoder_input(self, rows: tuple[Row, ...]) -> EncoderInput | None:
         """The sources of the rows that begin."""
-        return self._sources.encoder_input([row.slot for row in rows if row.start == 0], self.upload)
+        sources = self._sources_of(rows)
+        if not sources:
+            return None
+        ids, positions = map(self.upload, self.source_tokens(rows))
+        return EncoderInput(ids, positions, tuple(map(len, sources)))
+
+    def source_tokens(self, rows: tuple[Row, ...]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Ids and positions of the sources of the rows that begin, one after the other: [S] each."""
+        sources = self._sources_of(rows)
+        ids = np.array([token for source in sources for token in source], dtype=np.int64)
+        return ids, np.concatenate([np.arange(len(source)) for source in sources])
+
+    def _sources_of(self, rows: tuple[Row, ...]) -> list[tuple[int, ...]]:
+        return self._sources.of([row.slot for row in rows if row.start == 0])
 
     def slots(self, rows: Iterable[Row]) -> torch.Tensor:
         """The slots of these rows, where tokens are chosen: [B] int64."""
@@ -98,14 +111,9 @@ class _Sources:
             return None
         return SourceInput(offsets(lens * begins), lens, self._tables[slots, : int(self._widths[slots].max())])
 
-    def encoder_input(self, slots: Sequence[int], upload: Upload) -> EncoderInput | None:
-        """The sources of these slots, one after the other."""
-        sources = [self._tokens[slot] for slot in slots if self._tokens[slot]]
-        if not sources:
-            return None
-        ids = np.array([token for source in sources for token in source], dtype=np.int64)
-        positions = np.concatenate([np.arange(len(source)) for source in sources])
-        return EncoderInput(upload(ids), upload(positions), tuple(map(len, sources)))
+    def of(self, slots: Sequence[int]) -> list[tuple[int, ...]]:
+        """The tokens of these slots' sources, of those that have one."""
+        return [self._tokens[slot] for slot in slots if self._tokens[slot]]
 
 
 def offsets(lengths: Int32Array) -> Int32Array:

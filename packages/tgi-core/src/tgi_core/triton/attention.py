@@ -26,7 +26,7 @@ from tgi_core.triton import tiles
 from tgi_core.triton.arrivals import arrivals
 from tgi_core.triton.chip import Chip
 from tgi_core.triton.decode import combine, decode
-from tgi_core.triton.fixed import FixedDecodes, FixedMixtures
+from tgi_core.triton.fixed import FixedDecodes, FixedMixtures, FixedSources
 from tgi_core.triton.in_order import SPLIT, attend_in_order, combine_in_order
 from tgi_core.triton.launch import Kernel, in_tiles, is_in_tiles
 from tgi_core.triton.overlap import overlaps
@@ -56,7 +56,7 @@ class TritonAttention(AttentionBackend):
     #: queries of the longest prompt of a step, from which on keys are copied out of their blocks; those of prompts that
     #: begin lie beside the queries already.  Measured on an H100: reading blocks takes 1.1 to 1.2 times as long
     gathers_from = 1024
-    rotates = can_be_ahead = True
+    rotates = keeps_sources = can_be_ahead = True
 
     def __init__(self, query: KernelQuery) -> None:
         super().__init__(query)
@@ -112,14 +112,14 @@ class TritonAttention(AttentionBackend):
         return min(MOST_SPLITS, triton.next_power_of_2(min(wanted, worth)))
 
     def mixture_variant(self, rows: int, longest: int) -> int:
-        """Only powers of four, as there is a kernel for each, and prompts take most of the time."""
-        return 1 if self._in_order else 1 << (self.variant(rows, longest).bit_length() - 1) // 2 * 2
+        """Only powers of four, as there is a kernel for each, and prompts take most of the time; sources have none."""
+        return 1 if self._in_order or self._cross else 1 << (self.variant(rows, longest).bit_length() - 1) // 2 * 2
 
     def fixed(self, rows: int, tokens: int | None, width: int, variant: int) -> FixedMetadata | None:
         if tokens is None and not self._in_order:
             return FixedDecodes(rows, width, variant, self.device, cross=self._cross)
         if self._cross:
-            return None
+            return FixedSources(rows, tokens, self._builder) if tokens and not self._in_order else None
         return FixedMixtures(rows, tokens or rows, width, variant, self._builder)
 
     def forward(
@@ -131,6 +131,12 @@ class TritonAttention(AttentionBackend):
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation, meta: Metadata
     ) -> Tensor:
         return self._forward(layer, q, k, v, rotation, meta, None)
+
+    def keep_source(self, layer: int, k: Tensor, v: Tensor, meta: Metadata) -> None:
+        slots = meta["cross"].slots
+        k, v = (_heads_together(x) for x in (k, v))
+        if slots is not None:
+            store(k, k, v, None, *self._caches[self._parts[layer]], slots)
 
     def _forward(
         self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None, rotation: Rotation | None, meta: Metadata,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -135,6 +136,54 @@ class FixedMixtures:
         self._slots.fill_(-1)
         for few in self._few.values():
             few.parts.fill_(1)
+
+
+class FixedSources:
+    """Of sources that begin, which an encoder reads before the step of their decoder.
+
+    The source behind the last one has no tokens: tiles that a step does not have are its.
+    """
+
+    def __init__(self, rows: int, tokens: int, builder: StepBuilder) -> None:
+        self.rows, self.tokens, self.builder = rows, tokens, builder
+        sizes = [INFO, rows + 1, rows + 2, tokens]
+        sizes += [rows + tokens // size for size in builder.tile_tokens for _ in range(2)]
+        places = np.cumsum([0, *map(aligned, sizes)])
+        self._memory = torch.zeros(int(places[-1]), dtype=torch.int32, device=builder.device)
+        info, lens, starts, self._slots, *cuts = (
+            self._memory[place : place + size] for place, size in zip(places[:-1].tolist(), sizes, strict=True)
+        )
+        arrays, none = iter(cuts), self._memory[:0]
+        self._tiles = {size: Tiles(*islice(arrays, 2)) for size in builder.tile_tokens}
+        keys = KeysOf(info, CAUSAL_WIDTH, lens, none, starts, none, decodes=0)
+        self.metadata: Metadata = {
+            "encoder": replace(keys, key_starts=starts, tiles=self._tiles),
+            "cross": replace(keys, slots=self._slots),
+        }
+
+    def fill(self, step: StepInput) -> None:
+        """Take over at most `rows` sources of a step that begin, of `tokens` tokens together."""
+        if (source := step.source) is None:
+            raise ValueError("this step has no sources")
+        lengths = np.diff(source.starts)
+        lens = lengths[lengths > 0]
+        slots = self.builder.slots_of(source.starts, source.lens, source.block_tables)
+        starts = np.concatenate([[0], np.cumsum(lens)]).astype(np.int32)
+        arrays = [
+            np.zeros(INFO, dtype=np.int32),
+            _padded(lens, self.rows + 1, 0),
+            _padded(starts, self.rows + 2, int(starts[-1])),
+            _padded(slots, self.tokens, -1),
+        ]
+        for size, tiles in self._tiles.items():
+            found = cut(lens, lens, size, 0, is_causal=False)
+            arrays += [_padded(found.sequence, tiles.count, self.rows), _padded(found.start, tiles.count, 0)]
+        _packed(*arrays).copy_to(self.builder.device, self._memory)
+
+    def clear(self) -> None:
+        """Only padding."""
+        self._memory.zero_()
+        self._slots.fill_(-1)
 
 
 def _padded(array: npt.NDArray[Any], size: int, value: int) -> Int32Array:
