@@ -13,7 +13,8 @@ pytestmark = [
 
 RANK = """
 import sys, torch, torch.distributed as dist
-from tgi_core.distributed.group import TorchGroup
+from tgi_core.distributed.group import Norm, TorchGroup
+from tgi_core.kernels.reference.norm import add_layer_norm, add_rms_norm
 from tgi_cuda.sums import SymmetricSums
 rank = int(sys.argv[1])
 device = torch.device("cuda", rank)
@@ -38,6 +39,36 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
             graph.replay()
             assert torch.equal(group.all_reduce(x), expected)
         assert torch.equal(y, 2 * expected)
+weight = torch.randn(4096, device=device, generator=torch.Generator(device).manual_seed(9))
+for dtype in (torch.bfloat16, torch.float16):
+    w = weight.to(dtype)
+    for rows, norm in [(1, Norm(w, None, 1e-5, True)), (40, Norm(w, w, 1e-5, False)), (256, Norm(w, None, 1e-5, True))]:
+        x = torch.randn((rows, 4096), dtype=dtype, device=device, generator=generator)
+        residual = torch.randn((rows, 4096), device=device, generator=torch.Generator(device).manual_seed(1)).to(dtype)
+        total = x.clone()
+        dist.all_reduce(total)
+        if norm.is_rms:
+            expected = add_rms_norm(total, residual.clone(), w, 1e-5)
+        else:
+            expected = add_layer_norm(total, residual.clone(), w, w, 1e-5)
+        assert made[0].takes_norm(x)
+        held = residual.clone()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        found = [group.sum_and_norm(x, residual.clone(), norm)]
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, stream=stream):
+            held.copy_(residual)
+            first = group.sum_and_norm(x, held, norm)
+            again = group.all_reduce(x)
+            found.append(group.sum_and_norm(x, held.copy_(residual), norm))
+        for _ in range(3):
+            graph.replay()
+            assert torch.equal(again, total)
+        for one in found:
+            assert torch.equal(one[1], expected[1])
+            torch.testing.assert_close(one[0], expected[0], rtol=1e-2, atol=1e-2)
+assert not made[0].takes_norm(torch.zeros(1, 4096, device=device))
+assert not made[0].takes_norm(torch.zeros(1, 2048, device=device, dtype=torch.bfloat16))
 assert not made[0].takes(torch.zeros(1 << 21, device=device))
 assert not made[0].takes(torch.zeros(3, device=device, dtype=torch.bfloat16))
 assert not made[0].takes(torch.zeros(8, 8, device=device).T)

@@ -73,6 +73,7 @@ INTEGERS = {
 #: what the programs of tiles whose keys are not divided leave to none
 OF_PARTS = ("partial", "bests", "totals", "arrived", "tile_part", "tile_parts")
 FLOAT_VALUES = {"eps", "factor", "scale", "soft_cap"}
+SUMS = {"inboxes": "*i64", "numbers": "*i32"}
 TOTALS = dict.fromkeys(("logits", "totals", "repetition", "frequency", "presence"), "*fp32")  #: of sampling
 
 
@@ -394,6 +395,17 @@ def rounded_mixtures(target, dtype):
                 yield variant(function, how, target, dtype, tile.warps, tile.stages, types)
 
 
+def sums_of_ranks(target, dtype):
+    """Alone, and with a norm behind them."""
+    for kind in (dtype, "fp32"):
+        constants = {"RANK": 1, "RANKS": 2, "CAPACITY": 1 << 20, "BLOCK": sums.BLOCK, "TOGETHER": 4, "LAST": sums.LAST}
+        yield variant(sums._sum, constants, target, kind, known=SUMS)
+    rows = {"RANK": 1, "RANKS": 2, "CAPACITY": 1 << 20, "SIZE": 2048, "WORDS": 2048, "LAST": sums.LAST}
+    for more in ({"IS_RMS": True, "HAS_BIAS": False, "bias": None}, {"IS_RMS": False, "HAS_BIAS": True}):
+        known = {**SUMS, "bias": f"*{dtype}"} if more["HAS_BIAS"] else SUMS
+        yield variant(sums._sum_and_norm, {**rows, **more}, target, dtype, 16, known=known)
+
+
 def variants(target):
     """Of every kernel, with the tiles that fit into the chip, and with what changes their code."""
     dtype, registers_are_short = "fp16" if target == "sm_75" else "bf16", target.startswith("gfx")
@@ -431,9 +443,7 @@ def variants(target):
     yield from rounded_products(target, dtype)
     if target != "sm_75":  # where experts are multiplied one after the other
         yield from rounded_mixtures(target, dtype)
-    for kind in (dtype, "fp32"):
-        constants = {"RANK": 1, "RANKS": 2, "CAPACITY": 1 << 20, "BLOCK": sums.BLOCK, "TOGETHER": 4, "LAST": sums.LAST}
-        yield variant(sums._sum, constants, target, kind, known={"inboxes": "*i64", "numbers": "*i32"})
+    yield from sums_of_ranks(target, dtype)
     for kind in ("gelu", "gelu_tanh"):
         constants = {"size": 14336, "row_stride": 14336, "KIND": kind, "BLOCK": 1024}
         yield variant(activation._activate, constants, target, dtype)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,26 @@ class Sums(Protocol):
 
     def __call__(self, x: Tensor) -> Tensor:
         """The sum of every rank's x; may be recorded."""
+
+
+class Norm(NamedTuple):
+    """Of N features, with a residual before it."""
+
+    weight: Tensor  #: [N]
+    bias: Tensor | None  #: [N]
+    eps: float
+    is_rms: bool  #: arXiv 1910.07467, or a layer norm (1607.06450)
+
+
+@runtime_checkable
+class NormingSums(Sums, Protocol):
+    """Sums that a norm may follow at once."""
+
+    def takes_norm(self, x: Tensor) -> bool:
+        """Whether x [T, N] is of a kind and size that `sum_and_norm` is for; the same on all ranks."""
+
+    def sum_and_norm(self, x: Tensor, residual: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+        """(norm(sum + residual), sum + residual), of every rank's x [T, N]; may overwrite residual, may be recorded."""
 
 
 class Group(ABC):
@@ -49,6 +69,10 @@ class Group(ABC):
     @abstractmethod
     def least(self, value: int) -> int:
         """The smallest of the ranks' values."""
+
+    def sum_and_norm(self, x: Tensor, residual: Tensor, norm: Norm) -> tuple[Tensor, Tensor] | None:
+        """See `NormingSums`; None, and nothing done, where they are to be one after the other."""
+        return None
 
     def join(  # noqa: B027 - a rank alone has nobody to meet
         self, collectives: str, device: torch.device, *, in_order: bool = False
@@ -159,6 +183,11 @@ class TorchGroup(Group):
             return self._sums(x)
         dist.all_reduce(x)
         return x
+
+    def sum_and_norm(self, x: Tensor, residual: Tensor, norm: Norm) -> tuple[Tensor, Tensor] | None:
+        if not isinstance(self._sums, NormingSums) or not self._sums.takes_norm(x):
+            return None
+        return self._sums.sum_and_norm(x, residual, norm)
 
     def all_gather(self, x: Tensor) -> Tensor:
         out = torch.empty((self.size, *x.shape), dtype=x.dtype, device=x.device)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tgi_core.kernels.ops import Activation, GatedLinearKernel, LinearKernel
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.packing import packing_of
+from tgi_core.layers.unsummed import Unsummed, summed
 from tgi_core.model_config import ModelConfig
 from tgi_core.weights.loader import Source
 
@@ -140,10 +141,14 @@ class RowLinear(Linear):
         return self.group.rank, self.group.size
 
     def forward(self, x: Tensor) -> Tensor:
+        return summed(self.unsummed(x))
+
+    def unsummed(self, x: Tensor) -> Tensor | Unsummed:
+        """The same for a norm's `add`, or for `summed`."""
         if self.group.size == 1:
             return super().forward(x)
-        y: Tensor = self.group.all_reduce(self.product(x, self.packed, None))
-        return y if self.bias is None else y + self.bias
+        y = Unsummed(self.product(x, self.packed, None), self.group)
+        return y if self.bias is None else summed(y) + self.bias
 
 
 class Head(Linear):

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from torch import Tensor, nn
 
 from tgi_core.layers.activation import activation, gated_activation
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.linear import ColumnLinear, RowLinear
+from tgi_core.layers.unsummed import Unsummed, summed
 from tgi_core.model_config import ModelConfig
 
 
-class GatedMLP(nn.Module):
+class FeedForward(nn.Module):
+    """[T, N] -> [T, N], whose inner features are divided over ranks."""
+
+    @abstractmethod
+    def unsummed(self, x: Tensor) -> Tensor | Unsummed:
+        """See `RowLinear.unsummed`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return summed(self.unsummed(x))
+
+
+class GatedMLP(FeedForward):
     """down(act(gate(x)) * up(x)) (arXiv 2002.05202).
 
     Args:
@@ -33,12 +47,11 @@ class GatedMLP(nn.Module):
         self.down_proj = RowLinear(wide, (hidden,), names[2:], build, bias=bias)
         self.activation = gated_activation(config.activation, build.kernels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        down: Tensor = self.down_proj(self.gate_up_proj.gated(x, self.activation))
-        return down
+    def unsummed(self, x: Tensor) -> Tensor | Unsummed:
+        return self.down_proj.unsummed(self.gate_up_proj.gated(x, self.activation))
 
 
-class MLP(nn.Module):
+class MLP(FeedForward):
     """out(act(in(x))).
 
     Args:
@@ -61,6 +74,5 @@ class MLP(nn.Module):
         self.down = RowLinear(wide, (hidden,), names[1:], build, bias=bias, transposed=transposed)
         self.activation = activation(config.activation, build.kernels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.down(self.activation(self.up(x)))
-        return y
+    def unsummed(self, x: Tensor) -> Tensor | Unsummed:
+        return self.down.unsummed(self.activation(self.up(x)))

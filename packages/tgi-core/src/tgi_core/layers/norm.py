@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tgi_core.distributed.group import Norm
 from tgi_core.layers.build import BuildContext
+from tgi_core.layers.unsummed import Unsummed, summed, summed_norm
 from tgi_core.weights.loader import Source
 
 
@@ -28,11 +30,13 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.kernels.rms_norm(x, self.weight, self.eps)
 
-    def add(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+    def add(self, x: Tensor | Unsummed, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """norm(x + residual), x + residual; without a residual x begins it."""
         if residual is None:
+            x = summed(x)
             return self.kernels.rms_norm(x, self.weight, self.eps), x
-        return self.kernels.add_rms_norm(x, residual, self.weight, self.eps)
+        found = summed_norm(x, residual, Norm(self.weight, None, self.eps, is_rms=True))
+        return found or self.kernels.add_rms_norm(summed(x), residual, self.weight, self.eps)
 
 
 class Float32RMSNorm(RMSNorm):
@@ -46,7 +50,8 @@ class Float32RMSNorm(RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.float()).to(x.dtype)
 
-    def add(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+    def add(self, x: Tensor | Unsummed, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        x = summed(x)
         if x.dtype is torch.float32:
             return super().add(x, residual)
         x = x if residual is None else x + residual
@@ -117,11 +122,13 @@ class LayerNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.kernels.layer_norm(x, self.weight, self.bias, self.eps)
 
-    def add(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+    def add(self, x: Tensor | Unsummed, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """norm(x + residual), x + residual; without a residual x begins it."""
         if residual is None:
+            x = summed(x)
             return self(x), x
-        return self.kernels.add_layer_norm(x, residual, self.weight, self.bias, self.eps)
+        found = summed_norm(x, residual, Norm(self.weight, self.bias, self.eps, is_rms=False))
+        return found or self.kernels.add_layer_norm(summed(x), residual, self.weight, self.bias, self.eps)
 
 
 class LayerNormNoBias(LayerNorm):

@@ -10,6 +10,7 @@ from tgi_core.attention.base import AttentionSpec, ForwardContext
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
 from tgi_core.layers.rotary import RotaryEmbedding
+from tgi_core.layers.unsummed import Unsummed
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.llama import LlamaAttention, LlamaDecoderLayer, LlamaForCausalLM
 
@@ -30,7 +31,7 @@ class GraniteDecoderLayer(LlamaDecoderLayer):
         super().__init__(layer, config, build, rotary)
         self.multiplier = config.raw.get("residual_multiplier", 1.0)
 
-    def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor | Unsummed, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
         x, residual = self.input_layernorm.add(x, residual)
         x = self.self_attn(x, context) * self.multiplier
         x, residual = self.post_attention_layernorm.add(x, residual)

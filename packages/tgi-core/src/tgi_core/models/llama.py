@@ -9,9 +9,10 @@ from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
 from tgi_core.layers.linear import ColumnLinear, Head, Linear, RowLinear, qkv_parts
-from tgi_core.layers.mlp import GatedMLP
+from tgi_core.layers.mlp import FeedForward, GatedMLP
 from tgi_core.layers.norm import LayerNorm, RMSNorm
 from tgi_core.layers.rotary import RotaryEmbedding
+from tgi_core.layers.unsummed import Unsummed, summed
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.base import CausalLM
 
@@ -28,11 +29,14 @@ class LlamaAttention(nn.Module):
         self.attn = Attention(self.spec(config, config.sliding_windows[layer]), build, rotary)
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        return summed(self.unsummed(x, context))
+
+    def unsummed(self, x: Tensor, context: ForwardContext) -> Tensor | Unsummed:
+        """See `RowLinear.unsummed`."""
         qkv = self.qkv_proj(x).unflatten(-1, (-1, self.head_size))
         q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=-2)
         q, k = self.norm_qk(q, k)
-        out: Tensor = self.o_proj(self.attn(q, k, v, context).flatten(-2))
-        return out
+        return self.o_proj.unsummed(self.attn(q, k, v, context).flatten(-2))
 
     def projection(self, config: ModelConfig, build: BuildContext) -> Linear:
         """To queries, keys and values, in this order."""
@@ -76,14 +80,15 @@ class LlamaDecoderLayer(nn.Module):
         self.post_attention_layernorm = self.norm(config.hidden_size, config.norm_eps, build)
         self.mlp = self.feed_forward(layer, config, build)
 
-    def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor | Unsummed, residual: Tensor | None, context: ForwardContext
+    ) -> tuple[Tensor | Unsummed, Tensor]:
         x, residual = self.input_layernorm.add(x, residual)
-        x = self.self_attn(x, context)
-        x, residual = self.post_attention_layernorm.add(x, residual)
-        return self.mlp(x), residual
+        attended = self.self_attn.unsummed(x, context)
+        x, residual = self.post_attention_layernorm.add(attended, residual)
+        return self.mlp.unsummed(x), residual
 
-    def feed_forward(self, layer: int, config: ModelConfig, build: BuildContext) -> nn.Module:
-        """[T, N] -> [T, N]"""
+    def feed_forward(self, layer: int, config: ModelConfig, build: BuildContext) -> FeedForward:
         return GatedMLP(config, build, bias=bool(config.raw.get("mlp_bias", False)))
 
 

@@ -16,6 +16,7 @@ from tgi_core.layers.embedding import Embedding
 from tgi_core.layers.linear import ColumnLinear, Head, RowLinear, qkv_parts
 from tgi_core.layers.mlp import MLP
 from tgi_core.layers.norm import LayerNorm
+from tgi_core.layers.unsummed import Unsummed
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.base import CausalLM
 from tgi_core.weights.reader import WeightReader
@@ -40,13 +41,12 @@ class MptAttention(nn.Module):
         )
         self.attn = Attention(spec, build)
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor | Unsummed:
         qkv: Tensor = self.Wqkv(x)
         if self.clip:
             qkv = qkv.clamp(-self.clip, self.clip)
         q, k, v = qkv.view(len(x), 3, self.heads, self.head_size).unbind(1)
-        out: Tensor = self.out_proj(self.attn(q, k, v, context).flatten(-2))
-        return out
+        return self.out_proj.unsummed(self.attn(q, k, v, context).flatten(-2))
 
 
 class MptBlock(nn.Module):
@@ -59,10 +59,12 @@ class MptBlock(nn.Module):
         self.norm_2 = LayerNorm(config.hidden_size, config.norm_eps, build, bias=False)
         self.ffn = MLP(config, build, ("up_proj", "down_proj"), bias=False)
 
-    def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor | Unsummed, residual: Tensor | None, context: ForwardContext
+    ) -> tuple[Tensor | Unsummed, Tensor]:
         x, residual = self.norm_1.add(x, residual)
         x, residual = self.norm_2.add(self.attn(x, context), residual)
-        return self.ffn(x), residual
+        return self.ffn.unsummed(x), residual
 
 
 class MptForCausalLM(CausalLM):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from tgi_core.layers.build import BuildContext
-from tgi_core.layers.mlp import MLP
+from tgi_core.layers.mlp import MLP, FeedForward
 from tgi_core.layers.norm import LayerNorm
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.llama import LlamaDecoderLayer, LlamaForCausalLM
@@ -16,7 +14,7 @@ class Starcoder2DecoderLayer(LlamaDecoderLayer):
 
     norm = LayerNorm
 
-    def feed_forward(self, layer: int, config: ModelConfig, build: BuildContext) -> nn.Module:
+    def feed_forward(self, layer: int, config: ModelConfig, build: BuildContext) -> FeedForward:
         return MLP(config, build, ("c_fc", "c_proj"), bias=config.raw["use_bias"])
 
 

@@ -14,9 +14,10 @@ from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
 from tgi_core.layers.linear import ColumnLinear, Head, RowLinear, qkv_parts
-from tgi_core.layers.mlp import MLP, GatedMLP
+from tgi_core.layers.mlp import MLP, FeedForward, GatedMLP
 from tgi_core.layers.norm import RMSNorm
 from tgi_core.layers.relative_bias import RelativeBias
+from tgi_core.layers.unsummed import Unsummed
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.base import EncoderDecoderLM
 
@@ -48,25 +49,23 @@ class T5Attention(nn.Module):
             build,
         )
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor | Unsummed:
         q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head_size)).unbind(-3)
         bias = self.relative_attention_bias.table if self.relative_attention_bias is not None else None
-        out: Tensor = self.o(self.attn(q, k, v, context, bias).flatten(-2))
-        return out
+        return self.o.unsummed(self.attn(q, k, v, context, bias).flatten(-2))
 
     def keys_and_values(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
         """encoded [S, N] -> [S, H, D] each"""
         k, v = self.kv(encoded).unflatten(-1, (2, -1, self.head_size)).unbind(-3)
         return k, v
 
-    def across(self, x: Tensor, encoded: Tensor | None, context: ForwardContext) -> Tensor:
+    def across(self, x: Tensor, encoded: Tensor | None, context: ForwardContext) -> Tensor | Unsummed:
         """x [T, N] sees the sources; `encoded` [S, N] are those that begin."""
         k = v = None
         if encoded is not None:
             k, v = self.keys_and_values(encoded)
         q = self.q(x).unflatten(-1, (-1, self.head_size))
-        out: Tensor = self.o(self.attn(q, k, v, context).flatten(-2))
-        return out
+        return self.o.unsummed(self.attn(q, k, v, context).flatten(-2))
 
 
 class T5SelfAttentionLayer(nn.Module):
@@ -78,8 +77,8 @@ class T5SelfAttentionLayer(nn.Module):
         self.SelfAttention = T5Attention(config, build, "causal" if is_decoder else "encoder", bias)
 
     def forward(
-        self, x: Tensor, residual: Tensor | None, encoded: Tensor | None, context: ForwardContext
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Tensor | Unsummed, residual: Tensor | None, encoded: Tensor | None, context: ForwardContext
+    ) -> tuple[Tensor | Unsummed, Tensor]:
         x, residual = self.layer_norm.add(x, residual)
         return self.SelfAttention(x, context), residual
 
@@ -93,8 +92,8 @@ class T5CrossAttentionLayer(nn.Module):
         self.EncDecAttention = T5Attention(config, build, "cross")
 
     def forward(
-        self, x: Tensor, residual: Tensor | None, encoded: Tensor | None, context: ForwardContext
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Tensor | Unsummed, residual: Tensor | None, encoded: Tensor | None, context: ForwardContext
+    ) -> tuple[Tensor | Unsummed, Tensor]:
         x, residual = self.layer_norm.add(x, residual)
         return self.EncDecAttention.across(x, encoded, context), residual
 
@@ -112,15 +111,15 @@ class T5FeedForwardLayer(nn.Module):
         *gated, activation = config.raw["feed_forward_proj"].split("-", 1)
         if gated:
             config = replace(config, activation="gelu_new" if activation == "gelu" else activation)
-            self.DenseReluDense: nn.Module = GatedMLP(config, build, names=("wi_0", "wi_1", "wo"))
+            self.DenseReluDense: FeedForward = GatedMLP(config, build, names=("wi_0", "wi_1", "wo"))
         else:
             self.DenseReluDense = MLP(replace(config, activation=activation), build, ("wi", "wo"), bias=False)
 
     def forward(
-        self, x: Tensor, residual: Tensor | None, encoded: Tensor | None, context: ForwardContext
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Tensor | Unsummed, residual: Tensor | None, encoded: Tensor | None, context: ForwardContext
+    ) -> tuple[Tensor | Unsummed, Tensor]:
         x, residual = self.layer_norm.add(x, residual)
-        return self.DenseReluDense(x), residual
+        return self.DenseReluDense.unsummed(x), residual
 
 
 class T5Block(nn.Module):
@@ -134,8 +133,8 @@ class T5Block(nn.Module):
         self.layer.append(T5FeedForwardLayer(config, build))
 
     def forward(
-        self, x: Tensor, residual: Tensor | None, encoded: Tensor | None, context: ForwardContext
-    ) -> tuple[Tensor, Tensor | None]:
+        self, x: Tensor | Unsummed, residual: Tensor | None, encoded: Tensor | None, context: ForwardContext
+    ) -> tuple[Tensor | Unsummed, Tensor | None]:
         for layer in self.layer:
             x, residual = layer(x, residual, encoded, context)
         return x, residual

@@ -1,0 +1,27 @@
+"""Sums over ranks that are left to who reads them: a norm takes one and norms it at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tgi_core.distributed.group import Group, Norm
+
+
+@dataclass(frozen=True)
+class Unsummed:
+    """What this rank adds to a sum over all ranks; all of them take the same sums in the same order."""
+
+    share: Tensor  #: [T, N]; to be used once, as summing may overwrite it
+    group: Group
+
+
+def summed(x: Tensor | Unsummed) -> Tensor:
+    """The sum over all ranks, if x is a share."""
+    return x.group.all_reduce(x.share) if isinstance(x, Unsummed) else x
+
+
+def summed_norm(x: Tensor | Unsummed, residual: Tensor, norm: Norm) -> tuple[Tensor, Tensor] | None:
+    """(norm(sum + residual), sum + residual) [T, N]; may overwrite residual.  None, and nothing done: to be summed."""
+    return x.group.sum_and_norm(x.share, residual, norm) if isinstance(x, Unsummed) else None
