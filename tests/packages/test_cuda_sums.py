@@ -51,7 +51,7 @@ for dtype in (torch.bfloat16, torch.float16):
             expected = add_rms_norm(total, residual.clone(), w, 1e-5)
         else:
             expected = add_layer_norm(total, residual.clone(), w, w, 1e-5)
-        assert made[0].takes_norm(x)
+        assert made[0].takes_norm(x, residual, norm)
         held = residual.clone()
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
         found = [group.sum_and_norm(x, residual.clone(), norm)]
@@ -67,8 +67,9 @@ for dtype in (torch.bfloat16, torch.float16):
         for one in found:
             assert torch.equal(one[1], expected[1])
             torch.testing.assert_close(one[0], expected[0], rtol=1e-2, atol=1e-2)
-assert not made[0].takes_norm(torch.zeros(1, 4096, device=device))
-assert not made[0].takes_norm(torch.zeros(1, 2048, device=device, dtype=torch.bfloat16))
+assert not made[0].takes_norm(x.float(), residual, norm)
+assert not made[0].takes_norm(x, residual.float(), norm)
+assert not made[0].takes_norm(x[:, :2048].contiguous(), residual, norm)
 assert not made[0].takes(torch.zeros(1 << 21, device=device))
 assert not made[0].takes(torch.zeros(3, device=device, dtype=torch.bfloat16))
 assert not made[0].takes(torch.zeros(8, 8, device=device).T)

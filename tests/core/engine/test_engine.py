@@ -323,7 +323,7 @@ def test_dynamic_rope_wishes_change_the_frequencies(checkpoint):
         Engine(EngineConfig(model_id=str(checkpoint), device="cpu", rope_scaling=rule, rope_factor=factor))
         for rule, factor in ((None, None), ("dynamic", 4.0))
     ]
-    frequencies = [e.runner.model.layers[0].self_attn.attn.rotary.inverse_frequencies for e in engines]
+    frequencies = [e.runner.model.layers[0].self_attn.attn.rotary.frequencies.inverse for e in engines]
     assert not torch.equal(*frequencies)
 
 

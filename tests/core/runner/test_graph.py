@@ -96,6 +96,20 @@ def test_sources_that_are_not_recorded_are_read_before_a_recorded_decode(tmp_pat
     assert found == expected
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+def test_encoder_decoders_record_sources_in_place_of_mixtures(tmp_path, pretend, monkeypatch, keeps):
+    narrow = {"batch_buckets": (1,), "token_buckets": (24,), "mixture_buckets": (1, 4), "record_ahead": True}
+    monkeypatch.setattr(CpuBackend, "capabilities", replace(CpuBackend.capabilities, **narrow))
+    monkeypatch.setattr(TritonAttention, "keeps_sources", keeps)
+    engine, _ = serve(make_checkpoint(tmp_path, "t5"), [], kernels={"attention": "triton"})
+    while engine.prepare():
+        pass
+    sources = {size[:2]: type(step) for size, step in engine.runner._recorded.items() if size.tokens}
+    assert sources == (
+        {(1, 24): RecordedSources, (4, 24): RecordedSources} if keeps else {(1, 24): type(None), (4, 24): type(None)}
+    )
+
+
 def test_sizes_are_recorded_while_there_is_nothing_else_to_do(tmp_path, pretend):
     engine, _ = serve(make_checkpoint(tmp_path, "llama"), [], kernels={"attention": "triton"})
     assert not engine.runner._recorded

@@ -5,7 +5,9 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from tgi_core.device.side_by_side import pieces_of
 from tgi_core.kernels.reference import sample as reference
+from tgi_core.triton.launch import ALIGNMENT
 from tgi_core.triton.sample import sample
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -106,3 +108,10 @@ def test_rows_of_other_memory():
     for found in (sample(wide[:, 100:1101], at), sample(wide.T.contiguous().T[:, 100:1101], at)):
         assert all(map(torch.equal, found, expected))
     assert sample(wide[:0], uniforms())[0].shape == (0,)
+
+
+@pytest.mark.parametrize("rows", range(1, 6))
+def test_results_begin_where_kernels_are_not_compiled_anew(rows):
+    found = sample(torch.randn(rows, 40, device=DEVICE), torch.full((rows,), -1.0, dtype=torch.float64, device=DEVICE))
+    assert all((x.data_ptr() - found[0].data_ptr()) % ALIGNMENT == 0 for x in found)
+    assert len(pieces_of(found)) == 1

@@ -51,11 +51,13 @@ class SymmetricSums:
         x = x.clone() if x.data_ptr() % WORD else x
         return sum_of_ranks(x, self._addresses, self._numbers, self._rank, self._capacity)
 
-    def takes_norm(self, x: Tensor) -> bool:
+    def takes_norm(self, x: Tensor, residual: Tensor, norm: Norm) -> bool:
         """The same of `sum_and_norm`, whose rows [T, N] are as long as the first ones were."""
         row_bytes = x.shape[1] * x.itemsize
         fits = len(x) <= MOST_ROWS and row_bytes % MULTIPLE == 0 and self._row_bytes in (0, row_bytes)
-        return fits and x.dtype in DTYPES_OF_NORMS and self.takes(x)
+        others = (residual, norm.weight, *(() if norm.bias is None else (norm.bias,)))
+        alike = all(other.dtype is x.dtype and other.is_contiguous() for other in others)
+        return fits and alike and x.dtype in DTYPES_OF_NORMS and self.takes(x)
 
     def sum_and_norm(self, x: Tensor, residual: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
         """See `NormingSums`."""

@@ -156,7 +156,8 @@ class AttentionBackend(ABC):
         """Metadata for recorded steps of at most `rows` sequences; None if it has none.
 
         Args:
-            tokens: at most so many of any mixture; None for decodes, which have one token each.
+            tokens: at most so many of any mixture; None for decodes, which have one token each.  Where there are layers
+                for sources, which `keeps_sources`, so many of those that begin, and metadata of their layers.
             width: blocks of the longest sequence.
             variant: what `variant` returned, or for mixtures `mixture_variant`.
         """

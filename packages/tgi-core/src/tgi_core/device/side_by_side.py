@@ -28,15 +28,16 @@ def pieces_of(tensors: Sequence[Tensor]) -> list[Piece]:
 
 def _pieces(tensors: Sequence[Tensor], numbers: list[int]) -> list[Piece]:
     """Of tensors in the same memory."""
-    begin = min(tensors[number].data_ptr() for number in numbers)
-    size = max(tensors[number].data_ptr() + tensors[number].nbytes for number in numbers) - begin
-    firsts = {number: tensors[number].data_ptr() - begin for number in numbers}
+    places = {number: int(tensors[number].storage_offset()) * tensors[number].itemsize for number in numbers}
+    begin = min(places.values())
+    size = max(place + tensors[number].nbytes for number, place in places.items()) - begin
+    firsts = {number: place - begin for number, place in places.items()}
     fits = all(tensors[n].is_contiguous() and first % tensors[n].itemsize == 0 for n, first in firsts.items())
     if len(numbers) == 1 or size > MOST_BYTES or not fits:
         return [Piece(tensors[number], {number: 0}) for number in numbers]
     memory = tensors[numbers[0]].untyped_storage()
     source = torch.empty(0, dtype=torch.uint8, device=memory.device)
-    return [Piece(source.set_(memory, begin - memory.data_ptr(), (size,), (1,)), firsts)]
+    return [Piece(source.set_(memory, begin, (size,), (1,)), firsts)]
 
 
 def tensor_in(copy: Tensor, first: int, like: Tensor) -> Tensor:

@@ -41,8 +41,8 @@ class Norm(NamedTuple):
 class NormingSums(Sums, Protocol):
     """Sums that a norm may follow at once."""
 
-    def takes_norm(self, x: Tensor) -> bool:
-        """Whether x [T, N] is of a kind and size that `sum_and_norm` is for; the same on all ranks."""
+    def takes_norm(self, x: Tensor, residual: Tensor, norm: Norm) -> bool:
+        """Whether they are of kinds and sizes that `sum_and_norm` is for; the same on all ranks."""
 
     def sum_and_norm(self, x: Tensor, residual: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
         """(norm(sum + residual), sum + residual), of every rank's x [T, N]; may overwrite residual, may be recorded."""
@@ -85,11 +85,14 @@ class Group(ABC):
             in_order: sum in the order of ranks, whatever the size of what is summed; libraries choose orders by size.
         """
 
-    def sum_with(self, sums: Callable[[dist.ProcessGroup], Sums | None]) -> None:  # noqa: B027 - as above
+    def sum_with(  # noqa: B027 - as above
+        self, sums: Callable[[dist.ProcessGroup], Sums | None], *, norms: bool = True
+    ) -> None:
         """Sum with a device's own sums, where all ranks can; after `join`.
 
         Args:
             sums: see `DeviceBackend.sums`.
+            norms: they may norm what they sum, too.
         """
 
     @contextmanager
@@ -145,6 +148,7 @@ class TorchGroup(Group):
         self._device: torch.device | None = None
         self._sums_in_order = False
         self._sums: Sums | None = None
+        self._norming: NormingSums | None = None
 
     def join(self, collectives: str, device: torch.device, *, in_order: bool = False) -> None:
         """Meet the other ranks, and connect to them, which cannot be done while a step is recorded.
@@ -169,11 +173,12 @@ class TorchGroup(Group):
         self.from_first(torch.zeros(1, dtype=torch.int64, device=device))
         self.all_gather(torch.zeros(1, device=device))
 
-    def sum_with(self, sums: Callable[[dist.ProcessGroup], Sums | None]) -> None:
+    def sum_with(self, sums: Callable[[dist.ProcessGroup], Sums | None], *, norms: bool = True) -> None:
         if dist.group.WORLD is None or self._sums_in_order:
             return
         found = sums(dist.group.WORLD)
         self._sums = found if self.least(found is not None) else None
+        self._norming = self._sums if norms and isinstance(self._sums, NormingSums) else None
 
     def all_reduce(self, x: Tensor) -> Tensor:
         if self._sums_in_order and self.size > 2:  # two numbers have one sum
@@ -185,9 +190,9 @@ class TorchGroup(Group):
         return x
 
     def sum_and_norm(self, x: Tensor, residual: Tensor, norm: Norm) -> tuple[Tensor, Tensor] | None:
-        if not isinstance(self._sums, NormingSums) or not self._sums.takes_norm(x):
+        if self._norming is None or not self._norming.takes_norm(x, residual, norm):
             return None
-        return self._sums.sum_and_norm(x, residual, norm)
+        return self._norming.sum_and_norm(x, residual, norm)
 
     def all_gather(self, x: Tensor) -> Tensor:
         out = torch.empty((self.size, *x.shape), dtype=x.dtype, device=x.device)
@@ -212,7 +217,7 @@ class TorchGroup(Group):
         """
         if self._device is None:
             return
-        self._device = self._sums = None
+        self._device = self._sums = self._norming = None
         if not in_order and dist.group.WORLD is not None:
             with suppress(RuntimeError):  # not every library of collectives can
                 dist.group.WORLD.abort()

@@ -133,7 +133,8 @@ def build(
     capabilities = model.narrow(backend.capabilities)
     before_loading(files)
     group.join(backend.collectives, backend.torch_device, in_order=config.deterministic)
-    group.sum_with(backend.sums)
+    chosen_norms = {"add_rms_norm", "add_layer_norm"} & {*config.kernels}
+    group.sum_with(backend.sums, norms=not chosen_norms and not config.disable_custom_kernels)
     facts = Facts(
         model_id=files.model_id,
         device=probe.kind,

@@ -131,8 +131,12 @@ class GraphRunner(EagerRunner):
         return (found, most) if found and most else None
 
     @property
+    def _has_sources(self) -> bool:
+        return any(spec.kind != "causal" for spec in self.attention.specs)
+
+    @property
     def _reads_apart(self) -> bool:
-        """Whether sources may be read before the step of their decoder."""
+        """Whether sources are read before the step of their decoder."""
         return isinstance(self.model, EncoderDecoderLM) and self.attention.keeps_sources
 
     @cached_property
@@ -144,7 +148,8 @@ class GraphRunner(EagerRunner):
     def _sizes(self) -> Sizes:
         """Looked up when keys and values have their memory."""
         most = self.slots.blocks_per_sequence * self.attention.block_size
-        return Sizes(self.attention, self.backend.capabilities, self.slots.padding_slot, most)
+        slots, capabilities = self.slots.padding_slot, self.backend.capabilities
+        return Sizes(self.attention, capabilities, slots, most, sources=self._reads_apart)
 
     @property
     def _records_ahead(self) -> bool:
@@ -270,13 +275,15 @@ class GraphRunner(EagerRunner):
         return recorded
 
     def _to_record(self, size: Size) -> Recording | None:
+        if size.tokens is not None and self._has_sources and not self._reads_apart:
+            return None
         attention = self.attention.fixed(size.rows, size.tokens, self.slots.blocks_per_sequence, size.variant)
         if attention is None:
             return None
         parts = size.rows, self.slots, attention, self.backend
         if size.tokens is None:
             return RecordedDecode(*parts, chooses=size.chooses)
-        if isinstance(self.model, EncoderDecoderLM):
+        if self._reads_apart:
             return RecordedSources(*parts, tokens=size.tokens)
         return RecordedMixture(*parts, tokens=size.tokens, chooses=size.chooses)
 

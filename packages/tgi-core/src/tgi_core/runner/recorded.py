@@ -81,16 +81,17 @@ class RecordedDecode(RecordedStep):
 
     def __init__(self, rows: int, *parts: Any, chooses: bool) -> None:
         super().__init__(rows, *parts, chooses=chooses)
-        self._inputs = self._zeros(2, rows)  # slots and positions
+        self._memory = self._zeros(2, rows + rows % 2)  # both begin at a multiple of 16 bytes
+        self._inputs = self._memory[:, :rows]  # slots and positions
         self._inputs[0] = self.slots.padding_slot
 
     def fill(self, rows: tuple[Row, ...], step: StepInput, wanted: Sequence[int]) -> None:
-        inputs = np.zeros((2, self.rows), dtype=np.int64)
+        inputs = np.zeros(self._memory.shape, dtype=np.int64)
         inputs[0, :] = self.slots.padding_slot
         inputs[0, : len(rows)] = [row.slot for row in rows]
         inputs[1, : len(rows)] = step.context_lens - 1
         self.attention.fill(step)
-        self.backend.upload(inputs, self._inputs)
+        self.backend.upload(inputs, self._memory)
 
     def hidden(self, model: LanguageModel, kernels: Kernels) -> Tensor:
         slots, positions = self._inputs

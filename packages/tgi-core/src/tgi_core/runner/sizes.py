@@ -29,10 +29,19 @@ class Sizes:
     Args:
         slots: sequences at a time, at most.
         longest: tokens of a sequence, at most.
+        sources: they begin with sources, in place of mixtures.
     """
 
-    def __init__(self, attention: AttentionBackend, capabilities: Capabilities, slots: int, longest: int) -> None:
-        self.attention, self.capabilities = attention, capabilities
+    def __init__(
+        self,
+        attention: AttentionBackend,
+        capabilities: Capabilities,
+        slots: int,
+        longest: int,
+        *,
+        sources: bool = False,
+    ) -> None:
+        self.attention, self.capabilities, self.sources = attention, capabilities, sources
         self.decodes = [(rows, None) for rows in capabilities.batch_buckets if rows <= slots]
         self.lengths = [min(SHORTEST << doubled, longest) for doubled in range((longest // SHORTEST).bit_length() + 1)]
 
@@ -43,7 +52,7 @@ class Sizes:
 
     def of_sources(self, rows: int, tokens: int) -> Size:
         """Of sources, which an encoder reads before the step of their decoder."""
-        return self.of(rows, tokens, 1, chooses=True)
+        return Size(rows, tokens, 1, chooses=True)
 
     def first(self) -> Iterator[Size]:
         """What a new server is asked for first: greedy decodes of few sequences, the smallest one before all others."""
@@ -52,7 +61,10 @@ class Sizes:
 
     def all(self) -> Iterator[Size]:
         """Those of short sequences first, and greedy ones before others."""
-        mixtures = itertools.product(self.capabilities.mixture_buckets, self.capabilities.token_buckets)
+        both = list(itertools.product(self.capabilities.mixture_buckets, self.capabilities.token_buckets))
+        if self.sources:
+            yield from itertools.starmap(self.of_sources, both)
+        mixtures = () if self.sources else both
         yield from self._all([*self.decodes, *mixtures], self.lengths, chooses=True)
         yield from self._all(self.decodes, self.lengths, chooses=False)
 

@@ -112,8 +112,8 @@ class TritonAttention(AttentionBackend):
         return min(MOST_SPLITS, triton.next_power_of_2(min(wanted, worth)))
 
     def mixture_variant(self, rows: int, longest: int) -> int:
-        """Only powers of four, as there is a kernel for each, and prompts take most of the time; sources have none."""
-        return 1 if self._in_order or self._cross else 1 << (self.variant(rows, longest).bit_length() - 1) // 2 * 2
+        """Only powers of four, as there is a kernel for each, and prompts take most of the time."""
+        return 1 if self._in_order else 1 << (self.variant(rows, longest).bit_length() - 1) // 2 * 2
 
     def fixed(self, rows: int, tokens: int | None, width: int, variant: int) -> FixedMetadata | None:
         if tokens is None and not self._in_order:

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tgi_core.triton.chip import row_warps
-from tgi_core.triton.launch import Kernel, indices
+from tgi_core.triton.launch import ALIGNMENT, Kernel, indices
 from tgi_core.triton.overlap import follow
 
 BLOCK = 4096  #: logits of a part
@@ -123,9 +123,11 @@ def _surveyed(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _results(device: torch.device, rows: int, numbers: int) -> tuple[Tensor, ...]:
-    """Of each row an index and so many numbers, side by side in memory, as they are copied to the host."""
-    memory = indices(rows + triton.cdiv(numbers * rows, 2), device=device)
-    return memory[:rows], *memory[rows:].view(torch.float32)[: numbers * rows].view(numbers, rows)
+    """Of each row an index and so many numbers, side by side in memory, as they are copied to the host; each begins
+    where kernels want it, see `launch.ALIGNMENT`."""
+    begin, size = (-(-rows * 8 // ALIGNMENT) * ALIGNMENT // 8, -(-rows * 4 // ALIGNMENT) * ALIGNMENT // 4)
+    memory = indices(begin + numbers * size // 2, device=device)
+    return memory[:rows], *memory[begin:].view(torch.float32).view(numbers, size)[:, :rows]
 
 
 def _numbers(device: torch.device, *shape: int) -> Tensor:
