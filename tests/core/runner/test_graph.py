@@ -22,6 +22,7 @@ from tgi_core.runner.graph import SPARE_BYTES, GraphRunner
 from tgi_core.runner.recorded import RecordedDecode, RecordedMixture, RecordedSources
 from tgi_core.runner.rehearsal import step_of
 from tgi_core.sampling_params import SamplingParams
+from tgi_core.scheduler.scheduler import Scheduler
 from tgi_core.testing.tiny import make_checkpoint
 from tgi_core.triton.attention import TritonAttention
 from tgi_core.triton.registry import triton_kernels
@@ -93,6 +94,21 @@ def test_sources_that_are_not_recorded_are_read_before_a_recorded_decode(tmp_pat
     read.clear()
     _, expected = serve(folder, wishes, kernels={"attention": "triton"})
     assert not read
+    assert found == expected
+
+
+def test_some_sources_are_recorded_and_sequences_that_lost_their_keys_begin_again(tmp_path, pretend, monkeypatch):
+    folder, wishes = make_checkpoint(tmp_path, "t5"), [SamplingParams(max_new_tokens=40, ignore_eos=True)] * 3
+    few = {"token_buckets": (16,), "mixture_buckets": (1,)}  # of two sources at once, and of long ones, there is none
+    monkeypatch.setattr(CpuBackend, "capabilities", replace(CpuBackend.capabilities, **few))
+    small = {"max_total_tokens": 128, "max_batch_total_tokens": 256, "kernels": {"attention": "triton"}}
+    preempted, preempt = [], Scheduler._preempt
+    monkeypatch.setattr(Scheduler, "_preempt", lambda *given: preempted.append(1) or preempt(*given))
+    engine, found = serve(folder, wishes, **small)
+    assert RecordedSources in map(type, engine.runner._recorded.values())
+    assert preempted
+    monkeypatch.setattr(GraphRunner, "layer_by_layer", True)
+    _, expected = serve(folder, wishes, **small)
     assert found == expected
 
 

@@ -32,7 +32,7 @@ class LlamaAttention(nn.Module):
         return summed(self.unsummed(x, context))
 
     def unsummed(self, x: Tensor, context: ForwardContext) -> Tensor | Unsummed:
-        """See `RowLinear.unsummed`."""
+        """What the layer calls, and families override, in place of `forward`; see `RowLinear.unsummed`."""
         qkv = self.qkv_proj(x).unflatten(-1, (-1, self.head_size))
         q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=-2)
         q, k = self.norm_qk(q, k)

@@ -30,8 +30,8 @@ class SharedExpertMoE(SparseMoE):
         self.shared_expert_gate = Linear(config.hidden_size, (1,), ("shared_expert_gate",), build)
 
     def unsummed(self, x: Tensor) -> Tensor:
-        share: Tensor = self.shared_expert_gate(x)
-        return summed(super().unsummed(x)) + self.sigmoid(share) * self.shared_expert(x)
+        gate: Tensor = self.shared_expert_gate(x)
+        return summed(super().unsummed(x)) + self.sigmoid(gate) * self.shared_expert(x)
 
 
 def has_experts(layer: int, config: ModelConfig) -> bool:

@@ -28,6 +28,7 @@ _LOOK_UP = Kernel(_look_up)
 
 def look_up(table: Tensor, rows: Tensor) -> Tensor:
     """See `Kernels.look_up`."""
+    table, rows = table if table.stride(-1) == 1 else table.contiguous(), rows.contiguous()
     shape = (len(rows), *table.shape[1:])
     is_index = table.dtype is torch.int64  # of tokens, say, which are looked up in turn
     out = indices(*shape, device=table.device) if is_index else table.new_empty(shape)
