@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tgi_core.distributed.group import Norm
 from tgi_core.layers.build import BuildContext
-from tgi_core.layers.unsummed import Unsummed, summed, summed_norm
+from tgi_core.layers.unsummed import Unsummed, summed
 from tgi_core.weights.loader import Source
 
 
@@ -35,8 +35,11 @@ class RMSNorm(nn.Module):
         if residual is None:
             x = summed(x)
             return self.kernels.rms_norm(x, self.weight, self.eps), x
-        found = summed_norm(x, residual, Norm(self.weight, None, self.eps, is_rms=True))
-        return found or self.kernels.add_rms_norm(summed(x), residual, self.weight, self.eps)
+        if isinstance(x, Unsummed):
+            norm = Norm(self.weight, None, self.eps, is_rms=True)
+            if (found := x.group.sum_and_norm(x.share, residual, norm)) is not None:
+                return found
+        return self.kernels.add_rms_norm(summed(x), residual, self.weight, self.eps)
 
 
 class Float32RMSNorm(RMSNorm):
@@ -127,8 +130,11 @@ class LayerNorm(nn.Module):
         if residual is None:
             x = summed(x)
             return self(x), x
-        found = summed_norm(x, residual, Norm(self.weight, self.bias, self.eps, is_rms=False))
-        return found or self.kernels.add_layer_norm(summed(x), residual, self.weight, self.bias, self.eps)
+        if isinstance(x, Unsummed):
+            norm = Norm(self.weight, self.bias, self.eps, is_rms=False)
+            if (found := x.group.sum_and_norm(x.share, residual, norm)) is not None:
+                return found
+        return self.kernels.add_layer_norm(summed(x), residual, self.weight, self.bias, self.eps)
 
 
 class LayerNormNoBias(LayerNorm):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tgi_core.distributed.group import Group, Norm
+from tgi_core.distributed.group import Group
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,3 @@ class Unsummed:
 def summed(x: Tensor | Unsummed) -> Tensor:
     """The sum over all ranks, if x is a share."""
     return x.group.all_reduce(x.share) if isinstance(x, Unsummed) else x
-
-
-def summed_norm(x: Tensor | Unsummed, residual: Tensor, norm: Norm) -> tuple[Tensor, Tensor] | None:
-    """(norm(sum + residual), sum + residual) [T, N]; may overwrite residual.  None, and nothing done: to be summed."""
-    return x.group.sum_and_norm(x.share, residual, norm) if isinstance(x, Unsummed) else None

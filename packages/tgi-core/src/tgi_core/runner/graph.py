@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 
 from tgi_core.attention.base import ForwardContext, StepInput
@@ -88,15 +87,14 @@ class GraphRunner(EagerRunner):
 
     def _read_sources(self, rows: tuple[Row, ...], step: StepInput) -> None:
         """Run the encoder over the sources that begin, before the step of their decoder."""
-        lengths = np.diff(step.source.starts) if step.source is not None else np.zeros(0)
-        bucket = self._mixture_bucket(int((lengths > 0).sum()), int(lengths.sum()))
+        sources = self.slots.sources(rows)
+        bucket = self._mixture_bucket(len(sources), sum(map(len, sources)))
         recorded = self._recorded_as(self._sizes.of_sources(*bucket)) if bucket else None
         if recorded is not None:
             recorded.fill(rows, step, ())
             recorded.replay()
-        elif isinstance(self.model, EncoderDecoderLM):
-            positions = self.backend.upload(np.zeros(0, dtype=np.int64))
-            self.model.encode(ForwardContext(positions, self.attention.prepare(step), self.slots.encoder_input(rows)))
+        elif isinstance(self.model, EncoderDecoderLM) and (encoder := self.slots.encoder_input(rows)) is not None:
+            self.model.encode(ForwardContext(encoder.positions[:0], self.attention.prepare(step), encoder))
 
     def _recorded_as(self, size: Size) -> Recording | None:
         """What was recorded of a size; None if nothing can be, or the size was not met often enough."""

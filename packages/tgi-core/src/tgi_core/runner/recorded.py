@@ -14,7 +14,7 @@ from tgi_core.attention.base import EncoderInput, FixedMetadata, ForwardContext,
 from tgi_core.device.backend import DeviceBackend
 from tgi_core.kernels.ops import Kernels
 from tgi_core.models.base import EncoderDecoderLM, LanguageModel
-from tgi_core.runner.slots import SlotTables, positions
+from tgi_core.runner.slots import SlotTables, in_a_row, positions
 from tgi_core.sampling.sampler import Choice, Sampler
 from tgi_core.step import Row
 
@@ -150,7 +150,7 @@ class RecordedSources(Recording):
 
     def fill(self, rows: tuple[Row, ...], step: StepInput, wanted: Sequence[int]) -> None:
         inputs = np.zeros(self._inputs.shape, dtype=np.int64)
-        ids, positions = self.slots.source_tokens(rows)
+        ids, positions = in_a_row(self.slots.sources(rows))
         inputs[0, : len(ids)], inputs[1, : len(ids)] = ids, positions
         self.attention.fill(step)
         self.backend.upload(inputs, self._inputs)

@@ -52,19 +52,14 @@ class SlotTables:
 
     def encoder_input(self, rows: tuple[Row, ...]) -> EncoderInput | None:
         """The sources of the rows that begin."""
-        sources = self._sources_of(rows)
+        sources = self.sources(rows)
         if not sources:
             return None
-        ids, positions = map(self.upload, self.source_tokens(rows))
+        ids, positions = map(self.upload, in_a_row(sources))
         return EncoderInput(ids, positions, tuple(map(len, sources)))
 
-    def source_tokens(self, rows: tuple[Row, ...]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Ids and positions of the sources of the rows that begin, one after the other: [S] each."""
-        sources = self._sources_of(rows)
-        ids = np.array([token for source in sources for token in source], dtype=np.int64)
-        return ids, np.concatenate([np.arange(len(source)) for source in sources])
-
-    def _sources_of(self, rows: tuple[Row, ...]) -> list[tuple[int, ...]]:
+    def sources(self, rows: tuple[Row, ...]) -> list[tuple[int, ...]]:
+        """The tokens of those of the rows that begin, and have a source."""
         return self._sources.of([row.slot for row in rows if row.start == 0])
 
     def slots(self, rows: Iterable[Row]) -> torch.Tensor:
@@ -121,6 +116,12 @@ def offsets(lengths: Int32Array) -> Int32Array:
     offsets = np.zeros(len(lengths) + 1, dtype=np.int32)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
+
+
+def in_a_row(sources: Sequence[tuple[int, ...]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Ids and positions of sources, at least one, one after the other: [S] each."""
+    ids = np.array([token for source in sources for token in source], dtype=np.int64)
+    return ids, np.concatenate([np.arange(len(source)) for source in sources])
 
 
 def positions(step: StepInput) -> npt.NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from tgi_core.attention.base import Int32Array, StepInput
 from tgi_core.triton.cut import Cut, cut
@@ -83,10 +85,8 @@ class FixedMixtures:
         sizes = [INFO, rows + 1, rows + 2, rows, tokens]
         sizes += [rows + tokens // size for size in whole for _ in range(2)]
         sizes += [max(rows + tokens // size, builder.most_parts) for size in few for _ in Cut._fields]
-        places = np.cumsum([0, *map(aligned, sizes)])
-        self._memory = torch.zeros(places[-1] + aligned(rows * width), dtype=torch.int32, device=builder.device)
-        info, lens, starts, members, self._slots, *cuts = (
-            self._memory[place : place + size] for place, size in zip(places[:-1].tolist(), sizes, strict=True)
+        self._memory, (info, lens, starts, members, self._slots, *cuts, tables) = _laid_out(
+            [*sizes, rows * width], builder.device
         )
         arrays = iter(cuts)
         self._tiles = {size: Tiles(*islice(arrays, 2)) for size in whole}
@@ -96,7 +96,7 @@ class FixedMixtures:
                 info=info,
                 width_at=CAUSAL_WIDTH,
                 lens=lens,
-                tables=self._memory[places[-1] :],
+                tables=tables,
                 query_starts=starts,
                 members=members,
                 decodes=0 if builder.in_order else rows,
@@ -148,11 +148,7 @@ class FixedSources:
         self.rows, self.tokens, self.builder = rows, tokens, builder
         sizes = [INFO, rows + 1, rows + 2, tokens]
         sizes += [rows + tokens // size for size in builder.tile_tokens for _ in range(2)]
-        places = np.cumsum([0, *map(aligned, sizes)])
-        self._memory = torch.zeros(int(places[-1]), dtype=torch.int32, device=builder.device)
-        info, lens, starts, self._slots, *cuts = (
-            self._memory[place : place + size] for place, size in zip(places[:-1].tolist(), sizes, strict=True)
-        )
+        self._memory, (info, lens, starts, self._slots, *cuts) = _laid_out(sizes, builder.device)
         arrays, none = iter(cuts), self._memory[:0]
         self._tiles = {size: Tiles(*islice(arrays, 2)) for size in builder.tile_tokens}
         keys = KeysOf(info, CAUSAL_WIDTH, lens, none, starts, none, decodes=0)
@@ -184,6 +180,13 @@ class FixedSources:
         """Only padding."""
         self._memory.zero_()
         self._slots.fill_(-1)
+
+
+def _laid_out(sizes: Sequence[int], device: torch.device) -> tuple[Tensor, list[Tensor]]:
+    """Memory of zeros, and arrays of these sizes in it, as `Packed` copies them there."""
+    places = np.cumsum([0, *map(aligned, sizes)]).tolist()
+    memory = torch.zeros(places[-1], dtype=torch.int32, device=device)
+    return memory, [memory[place : place + size] for place, size in zip(places[:-1], sizes, strict=True)]
 
 
 def _padded(array: npt.NDArray[Any], size: int, value: int) -> Int32Array:
