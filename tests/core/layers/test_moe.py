@@ -96,7 +96,7 @@ def one_by_one(tensors, x, normalised):
 def test_equals_token_by_token(tensors, tokens, normalised):
     moe, _ = layer(tensors, norm_topk_prob=normalised)
     x = torch.randn(tokens, HIDDEN)
-    torch.testing.assert_close(moe(x), one_by_one(tensors, x, normalised), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(moe(x).share, one_by_one(tensors, x, normalised), rtol=1e-4, atol=1e-5)
 
 
 def test_each_active_expert_runs_once_over_its_tokens(tensors):
@@ -112,7 +112,7 @@ def test_each_active_expert_runs_once_over_its_tokens(tensors):
 
 def test_keeps_the_dtype(tensors):
     moe, _ = layer(tensors, torch.bfloat16)
-    assert moe(torch.randn(3, HIDDEN, dtype=torch.bfloat16)).dtype is torch.bfloat16
+    assert moe(torch.randn(3, HIDDEN, dtype=torch.bfloat16)).share.dtype is torch.bfloat16
 
 
 def test_more_chosen_than_there_are_is_refused(tensors):

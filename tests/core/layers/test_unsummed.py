@@ -59,3 +59,10 @@ def test_what_is_no_share_is_its_own_sum():
     x, group = torch.ones(2), Doubles(norms=False)
     assert summed(x) is x
     assert summed(Unsummed(x, group)).tolist() == [2, 2]
+
+
+def test_shares_are_added_and_scaled_before_they_are_summed():
+    x, group = torch.arange(6.0).view(2, 3), Doubles(norms=False)
+    gate = torch.tensor([[2.0], [0.5]])
+    assert torch.equal(summed(Unsummed(x, group) * gate + Unsummed(x, group) * 3), 2 * (x * gate + x * 3))
+    assert group.asked == ["sum"]

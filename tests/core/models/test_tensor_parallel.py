@@ -51,6 +51,19 @@ def test_encoder_decoders_on_two_ranks_equal_one(tmp_path):
             )
 
 
+def test_halves_side_by_side_are_summed_at_once(tmp_path):
+    flags = {"gpt_neox": "use_parallel_residual", "stablelm": "use_parallel_residual", "falcon": "parallel_attn"}
+    folders = [
+        make_checkpoint(tmp_path / f"{family}-{is_parallel}", family, **{flag: is_parallel})
+        for family, flag in flags.items()
+        for is_parallel in (True, False)
+    ]
+    for rank in run(2, folders, tmp_path):
+        parallel, sequential = rank[::2], rank[1::2]
+        assert [2 * found["sums"] for found in parallel] == [found["sums"] for found in sequential]
+        assert all(found["sums"] for found in parallel)
+
+
 @pytest.mark.slow
 def test_key_and_value_heads_are_repeated_on_more_ranks_than_there_are(folders, tmp_path):
     names = ["llama", "olmo2", "cohere, normed heads, biases", "stablelm, normed heads, parallel, biases", "phi3"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tgi_core.kernels.ops import Activation, GatedLinearKernel, LinearKernel
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.packing import packing_of
-from tgi_core.layers.unsummed import Unsummed, summed
+from tgi_core.layers.unsummed import Unsummed
 from tgi_core.model_config import ModelConfig
 from tgi_core.weights.loader import Source
 
@@ -134,21 +134,21 @@ class ColumnLinear(Linear):
 
 
 class RowLinear(Linear):
-    """A linear layer whose inputs are divided: `in_features` are those of one rank; results are summed over ranks."""
+    """A linear layer whose inputs are divided: `in_features` are those of one rank.
+
+    It gives this rank's share of a sum over all, of which the first rank's has the bias.
+    """
+
+    def load(self, source: Source) -> None:
+        self.has_bias = self.has_bias and self.group.rank == 0
+        super().load(source)
 
     @property
     def input_share(self) -> tuple[int, int]:
         return self.group.rank, self.group.size
 
-    def forward(self, x: Tensor) -> Tensor:
-        return summed(self.unsummed(x))
-
-    def unsummed(self, x: Tensor) -> Tensor | Unsummed:
-        """The same for a norm's `add`, or for `summed`."""
-        if self.group.size == 1:
-            return super().forward(x)
-        y = Unsummed(self.product(x, self.packed, None), self.group)
-        return y if self.bias is None else summed(y) + self.bias
+    def forward(self, x: Tensor) -> Unsummed:  # type: ignore[override]
+        return Unsummed(super().forward(x), self.group)
 
 
 class Head(Linear):

@@ -1,30 +1,17 @@
-"""Feed-forward layers."""
+"""Feed-forward layers: [T, N] -> [T, N], whose inner features are divided over ranks."""
 
 from __future__ import annotations
-
-from abc import abstractmethod
 
 from torch import Tensor, nn
 
 from tgi_core.layers.activation import activation, gated_activation
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.linear import ColumnLinear, RowLinear
-from tgi_core.layers.unsummed import Unsummed, summed
+from tgi_core.layers.unsummed import Unsummed
 from tgi_core.model_config import ModelConfig
 
 
-class FeedForward(nn.Module):
-    """[T, N] -> [T, N], whose inner features are divided over ranks."""
-
-    @abstractmethod
-    def unsummed(self, x: Tensor) -> Tensor | Unsummed:
-        """See `RowLinear.unsummed`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return summed(self.unsummed(x))
-
-
-class GatedMLP(FeedForward):
+class GatedMLP(nn.Module):
     """down(act(gate(x)) * up(x)) (arXiv 2002.05202).
 
     Args:
@@ -47,11 +34,12 @@ class GatedMLP(FeedForward):
         self.down_proj = RowLinear(wide, (hidden,), names[2:], build, bias=bias)
         self.activation = gated_activation(config.activation, build.kernels)
 
-    def unsummed(self, x: Tensor) -> Tensor | Unsummed:
-        return self.down_proj.unsummed(self.gate_up_proj.gated(x, self.activation))
+    def forward(self, x: Tensor) -> Unsummed:
+        y: Unsummed = self.down_proj(self.gate_up_proj.gated(x, self.activation))
+        return y
 
 
-class MLP(FeedForward):
+class MLP(nn.Module):
     """out(act(in(x))).
 
     Args:
@@ -74,5 +62,6 @@ class MLP(FeedForward):
         self.down = RowLinear(wide, (hidden,), names[1:], build, bias=bias, transposed=transposed)
         self.activation = activation(config.activation, build.kernels)
 
-    def unsummed(self, x: Tensor) -> Tensor | Unsummed:
-        return self.down.unsummed(self.activation(self.up(x)))
+    def forward(self, x: Tensor) -> Unsummed:
+        y: Unsummed = self.down(self.activation(self.up(x)))
+        return y

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from tgi_core.errors import UnsupportedModel
 from tgi_core.kernels.ops import Experts
 from tgi_core.layers.activation import gated_activation
 from tgi_core.layers.build import BuildContext
-from tgi_core.layers.mlp import FeedForward
 from tgi_core.layers.packing import packing_of
 from tgi_core.layers.shard import share
 from tgi_core.layers.unsummed import Unsummed
@@ -21,7 +20,7 @@ from tgi_core.weights.loader import Source
 LAYOUTS = {"block_sparse_moe": ("w1", "w3", "w2"), "mlp": ("gate_proj", "up_proj", "down_proj")}
 
 
-class SparseMoE(FeedForward):
+class SparseMoE(nn.Module):
     """E gated experts; a router chooses K of them for each token.
 
     Args:
@@ -83,7 +82,7 @@ class SparseMoE(FeedForward):
         """x [T, N] -> (weights [T, K] in float32, experts [T, K])"""
         return self.choose(self.plain_kernel(x, self.router, None), self.chosen, self.sums_to_one)
 
-    def unsummed(self, x: Tensor) -> Tensor | Unsummed:
+    def forward(self, x: Tensor) -> Unsummed:
         weights, chosen = self.route(x)
         return Unsummed(self.run_experts(x, chosen, weights), self.group)
 

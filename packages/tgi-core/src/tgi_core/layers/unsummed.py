@@ -16,6 +16,13 @@ class Unsummed:
     share: Tensor  #: [T, N]; to be used once, as summing may overwrite it
     group: Group
 
+    def __add__(self, other: Unsummed) -> Unsummed:
+        return Unsummed(self.share + other.share, self.group)
+
+    def __mul__(self, factor: Tensor | float) -> Unsummed:
+        """By a factor that all ranks have."""
+        return Unsummed(self.share * factor, self.group)
+
 
 def summed(x: Tensor | Unsummed) -> Tensor:
     """The sum over all ranks, if x is a share."""

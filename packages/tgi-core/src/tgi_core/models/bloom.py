@@ -14,6 +14,7 @@ from tgi_core.layers.embedding import Embedding
 from tgi_core.layers.linear import ColumnLinear, Head, RowLinear, split_fused_heads
 from tgi_core.layers.mlp import MLP
 from tgi_core.layers.norm import LayerNorm
+from tgi_core.layers.unsummed import Unsummed
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.base import CausalLM
 
@@ -38,9 +39,9 @@ class BloomAttention(nn.Module):
         )
         self.attn = Attention(spec, build)
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext) -> Unsummed:
         q, k, v = self.query_key_value(x).unflatten(-1, (3, self.heads, self.head_size)).unbind(1)
-        out: Tensor = self.dense(self.attn(q, k, v, context).flatten(-2))
+        out: Unsummed = self.dense(self.attn(q, k, v, context).flatten(-2))
         return out
 
 
@@ -55,7 +56,9 @@ class BloomBlock(nn.Module):
         self.post_attention_layernorm = LayerNorm(config.hidden_size, config.norm_eps, build)
         self.mlp = MLP(config, build, ("dense_h_to_4h", "dense_4h_to_h"), bias=True)
 
-    def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor | Unsummed, residual: Tensor | None, context: ForwardContext
+    ) -> tuple[Unsummed, Tensor]:
         normed, x = self.input_layernorm.add(x, residual)
         residual = normed if self.adds_to_norm else x
         normed, x = self.post_attention_layernorm.add(self.self_attention(normed, context), residual)

@@ -10,6 +10,7 @@ from tgi_core.layers.linear import Linear
 from tgi_core.layers.mlp import GatedMLP
 from tgi_core.layers.norm import HeadLayerNorm, LayerNormNoBias
 from tgi_core.layers.rotary import RotaryEmbedding, pairs_to_halves
+from tgi_core.layers.unsummed import Unsummed
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.llama import LlamaAttention, LlamaForCausalLM
 
@@ -56,7 +57,9 @@ class CohereDecoderLayer(nn.Module):
         self.self_attn = CohereAttention(layer, config, build, rotary)
         self.mlp = GatedMLP(config, build)
 
-    def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor | Unsummed, residual: Tensor | None, context: ForwardContext
+    ) -> tuple[Unsummed, Tensor]:
         x, residual = self.input_layernorm.add(x, residual)
         return self.self_attn(x, context) + self.mlp(x), residual
 

@@ -17,6 +17,7 @@ from tgi_core.layers.linear import ColumnLinear, Head, RowLinear, Rows, qkv_part
 from tgi_core.layers.mlp import MLP
 from tgi_core.layers.norm import LayerNorm
 from tgi_core.layers.rotary import RotaryEmbedding
+from tgi_core.layers.unsummed import Unsummed
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.base import CausalLM
 
@@ -47,10 +48,10 @@ class FalconAttention(nn.Module):
         )
         self.attn = Attention(spec, build, rotary)
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext) -> Unsummed:
         qkv = self.query_key_value(x).unflatten(-1, (-1, self.head_size))
         q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=-2)
-        out: Tensor = self.dense(self.attn(q, k, v, context).flatten(-2))
+        out: Unsummed = self.dense(self.attn(q, k, v, context).flatten(-2))
         return out
 
 
@@ -71,7 +72,9 @@ class FalconDecoderLayer(nn.Module):
             self.second_norm = LayerNorm(hidden, eps, build, "ln_mlp" if has_two else "post_attention_layernorm")
         self.mlp = MLP(config, build, ("dense_h_to_4h", "dense_4h_to_h"), bias=raw.get("bias", False))
 
-    def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor | Unsummed, residual: Tensor | None, context: ForwardContext
+    ) -> tuple[Unsummed, Tensor]:
         normed, residual = self.input_layernorm.add(x, residual)
         attended = self.self_attention(normed, context)
         if self.second_norm is None:

@@ -14,6 +14,7 @@ from tgi_core.layers.embedding import Embedding
 from tgi_core.layers.mlp import GatedMLP
 from tgi_core.layers.norm import OneBasedRMSNorm
 from tgi_core.layers.rotary import RotaryEmbedding
+from tgi_core.layers.unsummed import summed
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.llama import LlamaAttention, LlamaForCausalLM
 
@@ -50,9 +51,9 @@ class Gemma2DecoderLayer(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
         x, residual = self.input_layernorm.add(x, residual)
-        x = self.post_attention_layernorm(self.self_attn(x, context))
+        x = self.post_attention_layernorm(summed(self.self_attn(x, context)))
         x, residual = self.pre_feedforward_layernorm.add(x, residual)
-        return self.post_feedforward_layernorm(self.mlp(x)), residual
+        return self.post_feedforward_layernorm(summed(self.mlp(x))), residual
 
 
 class Gemma2ForCausalLM(LlamaForCausalLM):

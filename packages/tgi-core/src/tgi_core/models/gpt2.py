@@ -13,6 +13,7 @@ from tgi_core.layers.embedding import Embedding
 from tgi_core.layers.linear import ColumnLinear, Head, RowLinear, Rows, qkv_parts, split_fused_heads
 from tgi_core.layers.mlp import MLP
 from tgi_core.layers.norm import LayerNorm
+from tgi_core.layers.unsummed import Unsummed
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.base import CausalLM
 
@@ -41,10 +42,10 @@ class GPT2Attention(nn.Module):
         spec = AttentionSpec(heads=self.heads, kv_heads=self.kv_heads, head_size=self.head_size, scale=scale)
         self.attn = Attention(spec, build)
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext) -> Unsummed:
         qkv = self.c_attn(x).unflatten(-1, (-1, self.head_size))
         q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=-2)
-        out: Tensor = self.c_proj(self.attn(q, k, v, context).flatten(-2))
+        out: Unsummed = self.c_proj(self.attn(q, k, v, context).flatten(-2))
         return out
 
 
@@ -58,7 +59,9 @@ class GPT2Block(nn.Module):
         self.ln_2 = LayerNorm(config.hidden_size, config.norm_eps, build)
         self.mlp = MLP(config, build, ("c_fc", "c_proj"), bias=True, transposed=transposed)
 
-    def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor | Unsummed, residual: Tensor | None, context: ForwardContext
+    ) -> tuple[Unsummed, Tensor]:
         x, residual = self.ln_1.add(x, residual)
         x, residual = self.ln_2.add(self.attn(x, context), residual)
         return self.mlp(x), residual

@@ -14,6 +14,7 @@ from tgi_core.layers.linear import ColumnLinear, Head, RowLinear, split_fused_he
 from tgi_core.layers.mlp import MLP
 from tgi_core.layers.norm import LayerNorm
 from tgi_core.layers.rotary import RotaryEmbedding
+from tgi_core.layers.unsummed import Unsummed
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.base import CausalLM
 
@@ -35,9 +36,9 @@ class GPTNeoXAttention(nn.Module):
         )
         self.attn = Attention(spec, build, rotary)
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext) -> Unsummed:
         q, k, v = self.query_key_value(x).unflatten(-1, (3, self.heads, self.head_size)).unbind(1)
-        out: Tensor = self.dense(self.attn(q, k, v, context).flatten(-2))
+        out: Unsummed = self.dense(self.attn(q, k, v, context).flatten(-2))
         return out
 
 
@@ -52,7 +53,9 @@ class GPTNeoXLayer(nn.Module):
         self.post_attention_layernorm = LayerNorm(config.hidden_size, config.norm_eps, build)
         self.mlp = MLP(config, build, ("dense_h_to_4h", "dense_4h_to_h"), bias=True)
 
-    def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor | Unsummed, residual: Tensor | None, context: ForwardContext
+    ) -> tuple[Unsummed, Tensor]:
         x, residual = self.input_layernorm.add(x, residual)
         attended = self.attention(x, context)
         if self.is_parallel:

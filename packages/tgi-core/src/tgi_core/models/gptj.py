@@ -14,6 +14,7 @@ from tgi_core.layers.linear import ColumnLinear, Head, RowLinear, qkv_parts
 from tgi_core.layers.mlp import MLP
 from tgi_core.layers.norm import LayerNorm
 from tgi_core.layers.rotary import RotaryEmbedding, pairs_to_halves
+from tgi_core.layers.unsummed import Unsummed
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.base import CausalLM
 
@@ -38,9 +39,9 @@ class GPTJAttention(nn.Module):
         heads[:2] = heads[:2][:, :, pairs_to_halves(self.head_size, self.rotated)]
         return heads.view(rows.shape)
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext) -> Unsummed:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.head_size)).unbind(1)
-        out: Tensor = self.out_proj(self.attn(q, k, v, context).flatten(-2))
+        out: Unsummed = self.out_proj(self.attn(q, k, v, context).flatten(-2))
         return out
 
 
@@ -53,7 +54,9 @@ class GPTJBlock(nn.Module):
         self.attn = GPTJAttention(config, build, rotary)
         self.mlp = MLP(config, build, ("fc_in", "fc_out"), bias=True)
 
-    def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor | Unsummed, residual: Tensor | None, context: ForwardContext
+    ) -> tuple[Unsummed, Tensor]:
         x, residual = self.ln_1.add(x, residual)
         return self.attn(x, context) + self.mlp(x), residual
 

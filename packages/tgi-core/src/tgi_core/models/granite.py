@@ -31,10 +31,12 @@ class GraniteDecoderLayer(LlamaDecoderLayer):
         super().__init__(layer, config, build, rotary)
         self.multiplier = config.raw.get("residual_multiplier", 1.0)
 
-    def forward(self, x: Tensor | Unsummed, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor | Unsummed, residual: Tensor | None, context: ForwardContext
+    ) -> tuple[Unsummed, Tensor]:
         x, residual = self.input_layernorm.add(x, residual)
-        x = self.self_attn(x, context) * self.multiplier
-        x, residual = self.post_attention_layernorm.add(x, residual)
+        attended = self.self_attn(x, context) * self.multiplier
+        x, residual = self.post_attention_layernorm.add(attended, residual)
         return self.mlp(x) * self.multiplier, residual
 
 

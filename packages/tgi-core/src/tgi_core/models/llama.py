@@ -9,10 +9,10 @@ from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
 from tgi_core.layers.linear import ColumnLinear, Head, Linear, RowLinear, qkv_parts
-from tgi_core.layers.mlp import FeedForward, GatedMLP
+from tgi_core.layers.mlp import GatedMLP
 from tgi_core.layers.norm import LayerNorm, RMSNorm
 from tgi_core.layers.rotary import RotaryEmbedding
-from tgi_core.layers.unsummed import Unsummed, summed
+from tgi_core.layers.unsummed import Unsummed
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.base import CausalLM
 
@@ -28,15 +28,12 @@ class LlamaAttention(nn.Module):
         self.o_proj = RowLinear(size, (config.hidden_size,), ("o_proj",), build, bias=bias)
         self.attn = Attention(self.spec(config, config.sliding_windows[layer]), build, rotary)
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
-        return summed(self.unsummed(x, context))
-
-    def unsummed(self, x: Tensor, context: ForwardContext) -> Tensor | Unsummed:
-        """What the layer calls, and families override, in place of `forward`; see `RowLinear.unsummed`."""
+    def forward(self, x: Tensor, context: ForwardContext) -> Unsummed:
         qkv = self.qkv_proj(x).unflatten(-1, (-1, self.head_size))
         q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=-2)
         q, k = self.norm_qk(q, k)
-        return self.o_proj.unsummed(self.attn(q, k, v, context).flatten(-2))
+        out: Unsummed = self.o_proj(self.attn(q, k, v, context).flatten(-2))
+        return out
 
     def projection(self, config: ModelConfig, build: BuildContext) -> Linear:
         """To queries, keys and values, in this order."""
@@ -82,13 +79,12 @@ class LlamaDecoderLayer(nn.Module):
 
     def forward(
         self, x: Tensor | Unsummed, residual: Tensor | None, context: ForwardContext
-    ) -> tuple[Tensor | Unsummed, Tensor]:
+    ) -> tuple[Unsummed, Tensor]:
         x, residual = self.input_layernorm.add(x, residual)
-        attended = self.self_attn.unsummed(x, context)
-        x, residual = self.post_attention_layernorm.add(attended, residual)
-        return self.mlp.unsummed(x), residual
+        x, residual = self.post_attention_layernorm.add(self.self_attn(x, context), residual)
+        return self.mlp(x), residual
 
-    def feed_forward(self, layer: int, config: ModelConfig, build: BuildContext) -> FeedForward:
+    def feed_forward(self, layer: int, config: ModelConfig, build: BuildContext) -> nn.Module:
         return GatedMLP(config, build, bias=bool(config.raw.get("mlp_bias", False)))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from tgi_core.layers.build import BuildContext
-from tgi_core.layers.mlp import FeedForward
 from tgi_core.layers.moe import SparseMoE
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.llama import LlamaDecoderLayer, LlamaForCausalLM
@@ -12,7 +13,7 @@ from tgi_core.models.llama import LlamaDecoderLayer, LlamaForCausalLM
 class MixtralDecoderLayer(LlamaDecoderLayer):
     """A Llama layer with experts."""
 
-    def feed_forward(self, layer: int, config: ModelConfig, build: BuildContext) -> FeedForward:
+    def feed_forward(self, layer: int, config: ModelConfig, build: BuildContext) -> nn.Module:
         return SparseMoE(config, build, config.intermediate_size * build.group.size)
 
 

@@ -41,12 +41,13 @@ class MptAttention(nn.Module):
         )
         self.attn = Attention(spec, build)
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor | Unsummed:
+    def forward(self, x: Tensor, context: ForwardContext) -> Unsummed:
         qkv: Tensor = self.Wqkv(x)
         if self.clip:
             qkv = qkv.clamp(-self.clip, self.clip)
         q, k, v = qkv.view(len(x), 3, self.heads, self.head_size).unbind(1)
-        return self.out_proj.unsummed(self.attn(q, k, v, context).flatten(-2))
+        out: Unsummed = self.out_proj(self.attn(q, k, v, context).flatten(-2))
+        return out
 
 
 class MptBlock(nn.Module):
@@ -61,10 +62,10 @@ class MptBlock(nn.Module):
 
     def forward(
         self, x: Tensor | Unsummed, residual: Tensor | None, context: ForwardContext
-    ) -> tuple[Tensor | Unsummed, Tensor]:
+    ) -> tuple[Unsummed, Tensor]:
         x, residual = self.norm_1.add(x, residual)
         x, residual = self.norm_2.add(self.attn(x, context), residual)
-        return self.ffn.unsummed(x), residual
+        return self.ffn(x), residual
 
 
 class MptForCausalLM(CausalLM):

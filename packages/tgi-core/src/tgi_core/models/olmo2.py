@@ -9,6 +9,7 @@ from tgi_core.layers.build import BuildContext
 from tgi_core.layers.mlp import GatedMLP
 from tgi_core.layers.norm import DividedRMSNorm, Float32RMSNorm
 from tgi_core.layers.rotary import RotaryEmbedding
+from tgi_core.layers.unsummed import summed
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.llama import LlamaAttention, LlamaForCausalLM
 
@@ -37,8 +38,8 @@ class Olmo2DecoderLayer(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
         x = x if residual is None else x + residual
-        x = x + self.post_attention_layernorm(self.self_attn(x, context))
-        return self.post_feedforward_layernorm(self.mlp(x)), x
+        x = x + self.post_attention_layernorm(summed(self.self_attn(x, context)))
+        return self.post_feedforward_layernorm(summed(self.mlp(x))), x
 
 
 class Olmo2ForCausalLM(LlamaForCausalLM):

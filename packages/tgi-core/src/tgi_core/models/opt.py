@@ -13,6 +13,7 @@ from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
 from tgi_core.layers.linear import ColumnLinear, Head, Linear, RowLinear, qkv_parts
 from tgi_core.layers.norm import LayerNorm
+from tgi_core.layers.unsummed import Unsummed, summed
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.base import CausalLM
 
@@ -33,9 +34,9 @@ class OPTAttention(nn.Module):
         )
         self.attn = Attention(spec, build)
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext) -> Unsummed:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.head_size)).unbind(1)
-        out: Tensor = self.out_proj(self.attn(q, k, v, context).flatten(-2))
+        out: Unsummed = self.out_proj(self.attn(q, k, v, context).flatten(-2))
         return out
 
 
@@ -59,17 +60,20 @@ class OPTDecoderLayer(nn.Module):
         self.activation = activation(config.activation, build.kernels)
         self.final_layer_norm = _norm(config, build)
 
-    def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor | Unsummed, residual: Tensor | None, context: ForwardContext
+    ) -> tuple[Tensor | Unsummed, Tensor | None]:
         if self.norms_first:
             x, residual = self.self_attn_layer_norm.add(x, residual)
             x, residual = self.final_layer_norm.add(self.self_attn(x, context), residual)
             return self.feed_forward(x), residual
+        x = summed(x)
         x, _ = self.self_attn_layer_norm.add(self.self_attn(x, context), x)
         return self.final_layer_norm.add(self.feed_forward(x), x)[0], None
 
-    def feed_forward(self, x: Tensor) -> Tensor:
+    def feed_forward(self, x: Tensor) -> Unsummed:
         """fc2(act(fc1(x)))"""
-        y: Tensor = self.fc2(self.activation(self.fc1(x)))
+        y: Unsummed = self.fc2(self.activation(self.fc1(x)))
         return y
 
 
@@ -100,6 +104,6 @@ class OPTForCausalLM(CausalLM):
         if self.final_layer_norm is not None:
             x, _ = self.final_layer_norm.add(x, residual)
         elif residual is not None:
-            x = x + residual
+            x = summed(x) + residual
         y: Tensor = self.project_out(x)
         return y

@@ -12,6 +12,7 @@ from tgi_core.layers.linear import ColumnLinear, Head, RowLinear, qkv_parts
 from tgi_core.layers.mlp import MLP
 from tgi_core.layers.norm import LayerNorm
 from tgi_core.layers.rotary import RotaryEmbedding
+from tgi_core.layers.unsummed import Unsummed
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.base import CausalLM
 
@@ -33,11 +34,11 @@ class PhiAttention(nn.Module):
         )
         self.attn = Attention(spec, build, rotary)
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext) -> Unsummed:
         qkv = self.qkv(x).unflatten(-1, (-1, self.head_size))
         q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=-2)
         attended = self.attn(self.q_layernorm(q), self.k_layernorm(k), v, context)
-        out: Tensor = self.dense(attended.flatten(-2))
+        out: Unsummed = self.dense(attended.flatten(-2))
         return out
 
 
@@ -50,7 +51,9 @@ class PhiDecoderLayer(nn.Module):
         self.self_attn = PhiAttention(config, build, rotary)
         self.mlp = MLP(config, build, ("fc1", "fc2"), bias=True)
 
-    def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor | Unsummed, residual: Tensor | None, context: ForwardContext
+    ) -> tuple[Unsummed, Tensor]:
         x, residual = self.input_layernorm.add(x, residual)
         return self.self_attn(x, context) + self.mlp(x), residual
 

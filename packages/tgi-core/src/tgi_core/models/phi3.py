@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.linear import ColumnLinear, Linear, qkv_parts
-from tgi_core.layers.mlp import FeedForward, GatedMLP
+from tgi_core.layers.mlp import GatedMLP
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.llama import LlamaAttention, LlamaDecoderLayer, LlamaForCausalLM
 
@@ -21,7 +23,7 @@ class Phi3DecoderLayer(LlamaDecoderLayer):
 
     attention = Phi3Attention
 
-    def feed_forward(self, layer: int, config: ModelConfig, build: BuildContext) -> FeedForward:
+    def feed_forward(self, layer: int, config: ModelConfig, build: BuildContext) -> nn.Module:
         mlp = GatedMLP(config, build)
         gate_up = (config.intermediate_size, config.intermediate_size)
         mlp.gate_up_proj = ColumnLinear(config.hidden_size, (gate_up,), ("gate_up_proj",), build)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tgi_core.layers.activation import invariant_sigmoid
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.linear import Linear
-from tgi_core.layers.mlp import FeedForward, GatedMLP
+from tgi_core.layers.mlp import GatedMLP
 from tgi_core.layers.moe import SparseMoE
 from tgi_core.layers.shard import share
-from tgi_core.layers.unsummed import summed
+from tgi_core.layers.unsummed import Unsummed
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.llama import LlamaDecoderLayer, LlamaForCausalLM
 from tgi_core.models.qwen3 import Qwen3Attention
@@ -29,9 +29,9 @@ class SharedExpertMoE(SparseMoE):
         self.sigmoid = invariant_sigmoid if build.wishes.deterministic else torch.sigmoid
         self.shared_expert_gate = Linear(config.hidden_size, (1,), ("shared_expert_gate",), build)
 
-    def unsummed(self, x: Tensor) -> Tensor:
-        gate: Tensor = self.shared_expert_gate(x)
-        return summed(super().unsummed(x)) + self.sigmoid(gate) * self.shared_expert(x)
+    def forward(self, x: Tensor) -> Unsummed:
+        shared: Unsummed = self.shared_expert(x) * self.sigmoid(self.shared_expert_gate(x))
+        return super().forward(x) + shared
 
 
 def has_experts(layer: int, config: ModelConfig) -> bool:
@@ -45,7 +45,7 @@ class Qwen2MoeDecoderLayer(LlamaDecoderLayer):
 
     experts: ClassVar[type[SparseMoE]] = SharedExpertMoE
 
-    def feed_forward(self, layer: int, config: ModelConfig, build: BuildContext) -> FeedForward:
+    def feed_forward(self, layer: int, config: ModelConfig, build: BuildContext) -> nn.Module:
         if not has_experts(layer, config):
             return GatedMLP(config, build)
         return self.experts(config, build, config.raw["moe_intermediate_size"])

@@ -9,6 +9,7 @@ from tgi_core.layers.build import BuildContext
 from tgi_core.layers.mlp import GatedMLP
 from tgi_core.layers.norm import HeadLayerNorm, LayerNorm
 from tgi_core.layers.rotary import RotaryEmbedding
+from tgi_core.layers.unsummed import Unsummed
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.llama import LlamaAttention, LlamaForCausalLM
 
@@ -41,7 +42,9 @@ class StableLmDecoderLayer(nn.Module):
             self.post_attention_layernorm = LayerNorm(config.hidden_size, config.norm_eps, build)
         self.mlp = GatedMLP(config, build)
 
-    def forward(self, x: Tensor, residual: Tensor | None, context: ForwardContext) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor | Unsummed, residual: Tensor | None, context: ForwardContext
+    ) -> tuple[Unsummed, Tensor]:
         x, residual = self.input_layernorm.add(x, residual)
         attended = self.self_attn(x, context)
         if self.post_attention_layernorm is None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from tgi_core.layers.build import BuildContext
-from tgi_core.layers.mlp import MLP, FeedForward
+from tgi_core.layers.mlp import MLP
 from tgi_core.layers.norm import LayerNorm
 from tgi_core.model_config import ModelConfig
 from tgi_core.models.llama import LlamaDecoderLayer, LlamaForCausalLM
@@ -14,7 +16,7 @@ class Starcoder2DecoderLayer(LlamaDecoderLayer):
 
     norm = LayerNorm
 
-    def feed_forward(self, layer: int, config: ModelConfig, build: BuildContext) -> FeedForward:
+    def feed_forward(self, layer: int, config: ModelConfig, build: BuildContext) -> nn.Module:
         return MLP(config, build, ("c_fc", "c_proj"), bias=config.raw["use_bias"])
 
 

@@ -14,7 +14,7 @@ from tgi_core.layers.attention import Attention
 from tgi_core.layers.build import BuildContext
 from tgi_core.layers.embedding import Embedding
 from tgi_core.layers.linear import ColumnLinear, Head, RowLinear, qkv_parts
-from tgi_core.layers.mlp import MLP, FeedForward, GatedMLP
+from tgi_core.layers.mlp import MLP, GatedMLP
 from tgi_core.layers.norm import RMSNorm
 from tgi_core.layers.relative_bias import RelativeBias
 from tgi_core.layers.unsummed import Unsummed
@@ -49,23 +49,25 @@ class T5Attention(nn.Module):
             build,
         )
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor | Unsummed:
+    def forward(self, x: Tensor, context: ForwardContext) -> Unsummed:
         q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head_size)).unbind(-3)
         bias = self.relative_attention_bias.table if self.relative_attention_bias is not None else None
-        return self.o.unsummed(self.attn(q, k, v, context, bias).flatten(-2))
+        out: Unsummed = self.o(self.attn(q, k, v, context, bias).flatten(-2))
+        return out
 
     def keys_and_values(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
         """encoded [S, N] -> [S, H, D] each"""
         k, v = self.kv(encoded).unflatten(-1, (2, -1, self.head_size)).unbind(-3)
         return k, v
 
-    def across(self, x: Tensor, encoded: Tensor | None, context: ForwardContext) -> Tensor | Unsummed:
+    def across(self, x: Tensor, encoded: Tensor | None, context: ForwardContext) -> Unsummed:
         """x [T, N] sees the sources; `encoded` [S, N] are those that begin."""
         k = v = None
         if encoded is not None:
             k, v = self.keys_and_values(encoded)
         q = self.q(x).unflatten(-1, (-1, self.head_size))
-        return self.o.unsummed(self.attn(q, k, v, context).flatten(-2))
+        out: Unsummed = self.o(self.attn(q, k, v, context).flatten(-2))
+        return out
 
 
 class T5SelfAttentionLayer(nn.Module):
@@ -78,7 +80,7 @@ class T5SelfAttentionLayer(nn.Module):
 
     def forward(
         self, x: Tensor | Unsummed, residual: Tensor | None, encoded: Tensor | None, context: ForwardContext
-    ) -> tuple[Tensor | Unsummed, Tensor]:
+    ) -> tuple[Unsummed, Tensor]:
         x, residual = self.layer_norm.add(x, residual)
         return self.SelfAttention(x, context), residual
 
@@ -93,7 +95,7 @@ class T5CrossAttentionLayer(nn.Module):
 
     def forward(
         self, x: Tensor | Unsummed, residual: Tensor | None, encoded: Tensor | None, context: ForwardContext
-    ) -> tuple[Tensor | Unsummed, Tensor]:
+    ) -> tuple[Unsummed, Tensor]:
         x, residual = self.layer_norm.add(x, residual)
         return self.EncDecAttention.across(x, encoded, context), residual
 
@@ -111,15 +113,15 @@ class T5FeedForwardLayer(nn.Module):
         *gated, activation = config.raw["feed_forward_proj"].split("-", 1)
         if gated:
             config = replace(config, activation="gelu_new" if activation == "gelu" else activation)
-            self.DenseReluDense: FeedForward = GatedMLP(config, build, names=("wi_0", "wi_1", "wo"))
+            self.DenseReluDense: nn.Module = GatedMLP(config, build, names=("wi_0", "wi_1", "wo"))
         else:
             self.DenseReluDense = MLP(replace(config, activation=activation), build, ("wi", "wo"), bias=False)
 
     def forward(
         self, x: Tensor | Unsummed, residual: Tensor | None, encoded: Tensor | None, context: ForwardContext
-    ) -> tuple[Tensor | Unsummed, Tensor]:
+    ) -> tuple[Unsummed, Tensor]:
         x, residual = self.layer_norm.add(x, residual)
-        return self.DenseReluDense.unsummed(x), residual
+        return self.DenseReluDense(x), residual
 
 
 class T5Block(nn.Module):
