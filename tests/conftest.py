@@ -2,7 +2,6 @@
 environments of people who have installed tgi's packages and nothing else."""
 
 import collections
-import dataclasses
 import importlib.util
 import os
 import subprocess
@@ -11,7 +10,6 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -103,62 +101,11 @@ def make_environment():
 
 @pytest.fixture(scope="session")
 def faster_interpreter():
-    """Makes Triton's interpreter faster, and rows of products alike wherever they stand; gives how often a function had
-    Triton's language replaced.
-
-    - Before it runs a kernel, the interpreter replaces what `triton.language` holds by its own.  It does so again for
-      every call of a function, be it `tl.sum` or one of ours, and looks at hundreds of names that are replaced already.
-      Functions that see the same modules of the language need it once in a launch, and compute the same.
-    - It computes every sum and product of integers a second time, in 64 bits, to see whether they overflow, and then
-      does not look at what it saw unless it debugs.
-    - It makes a table of all of NumPy's types whenever it asks for one.
-
-    In float32 a row of NumPy's products depends on where it stands, on some processors; here they are rounded once.
-
-    If Triton's insides are others, this raises an AttributeError or a TypeError.
-    """
-    count = collections.Counter()
+    """Makes Triton's interpreter faster, where it is used; gives how often a function had its language replaced."""
     if torch.cuda.is_available() or not importlib.util.find_spec("triton"):
-        yield count
+        yield collections.Counter()
         return
-    from triton.runtime import interpreter
+    from fast_interpreter import made_faster
 
-    replace, launch, replaced = interpreter._patch_lang, interpreter.GridExecutor.__call__, set()
-
-    def language_of(function):
-        seen = function.__globals__.values()
-        return tuple(any(value is module for value in seen) for module in (interpreter.tl, interpreter.tl.core))
-
-    def replace_once(function):
-        language = language_of(function)
-        if language in replaced:
-            return interpreter._LangPatchScope()  # there is nothing to restore
-        replaced.add(language)
-        count[function.__name__] += 1
-        return replace(function)
-
-    def launch_anew(*arguments, **constants):
-        replaced.clear()
-        return launch(*arguments, **constants)
-
-    builder, find_dtype, dtypes = interpreter.interpreter_builder, interpreter._get_np_dtype, {}
-    multiply = builder.create_dot
-
-    def multiply_widely(a, b, total, *rest):
-        if not a.data.dtype == b.data.dtype == total.data.dtype == np.float32:
-            return multiply(a, b, total, *rest)
-        product = np.matmul(a.data, b.data, dtype=np.float64) + total.data
-        return interpreter.TensorHandle(product.astype(np.float32), total.dtype.scalar)
-
-    def numpy_dtype(kind):
-        if kind.scalar.name not in dtypes:
-            dtypes[kind.scalar.name] = find_dtype(kind.scalar)
-        return dtypes[kind.scalar.name]
-
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(builder, "options", dataclasses.replace(builder.options, sanitize_overflow=False))
-        monkeypatch.setattr(builder, "create_dot", multiply_widely)
-        monkeypatch.setattr(interpreter, "_get_np_dtype", numpy_dtype)
-        monkeypatch.setattr(interpreter, "_patch_lang", replace_once)
-        monkeypatch.setattr(interpreter.GridExecutor, "__call__", launch_anew)
+    with made_faster() as count:
         yield count

@@ -98,7 +98,8 @@ def test_sources_that_are_not_recorded_are_read_before_a_recorded_decode(tmp_pat
 
 
 def test_some_sources_are_recorded_and_sequences_that_lost_their_keys_begin_again(tmp_path, pretend, monkeypatch):
-    folder, wishes = make_checkpoint(tmp_path, "t5"), [SamplingParams(max_new_tokens=40, ignore_eos=True)] * 3
+    folder = make_checkpoint(tmp_path, "t5", num_layers=1, num_decoder_layers=1, num_heads=2)  # as there are many steps
+    wishes = [SamplingParams(max_new_tokens=40, ignore_eos=True)] * 3
     few = {"token_buckets": (16,), "mixture_buckets": (1,)}  # of two sources at once, and of long ones, there is none
     monkeypatch.setattr(CpuBackend, "capabilities", replace(CpuBackend.capabilities, **few))
     small = {"max_total_tokens": 128, "max_batch_total_tokens": 256, "kernels": {"attention": "triton"}}

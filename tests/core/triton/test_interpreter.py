@@ -56,6 +56,36 @@ def test_types_of_numbers_pointers_and_blocks(faster_interpreter):
             assert interpreter._get_np_dtype(pointer) == np.uint64
 
 
+def test_shapes_are_one_object_each_and_what_they_were(faster_interpreter):
+    one, other = tl.block_type(tl.float32, [4, 16]), tl.block_type(tl.int8, [tl.constexpr(4), 16])
+    assert one.shape is not tl.block_type(tl.float32, [16, 4]).shape
+    assert [*one.shape] == [*other.shape] == [4, 16]
+    assert (one.numel, other.numel, str(one), str(other)) == (64, 64, "<['4', '16'], fp32>", "<['4', '16'], int8>")
+    assert one.with_element_ty(tl.int8) == other != one
+    for kind in (one, other, one):
+        found = tl.tensor(None, kind)
+        assert (found.numel.value, found.dtype, found.type) == (64, kind.element_ty, kind)
+        assert [size.value for size in found.shape] == [4, 16]
+    assert len(tl.tensor(None, tl.float32).shape) == 0
+    with pytest.raises(ValueError, match="power of 2"):
+        tl.block_type(tl.float32, [24])
+    with pytest.raises(TypeError, match="0d"):
+        tl.block_type(tl.float32, [])
+
+
+@triton.jit
+def _outer(x, y, out, M: tl.constexpr, N: tl.constexpr):
+    a, b = tl.load(x + tl.arange(0, M)), tl.load(y + tl.arange(0, N))
+    product = a[:, None] * b
+    tl.store(out + tl.arange(0, M)[:, None] * N + tl.arange(0, N), product + product + 1)
+
+
+def test_blocks_of_other_shapes_are_broadcast(faster_interpreter):
+    x, y, out = torch.randn(4), torch.randn(16), torch.zeros(4, 16)
+    _outer[(1,)](x, y, out, M=4, N=16)
+    assert torch.equal(out, 2 * x[:, None] * y + 1)
+
+
 def test_what_is_wrong_in_a_kernel_is_raised(faster_interpreter):
     launch(rows=1)
     with pytest.raises(interpreter.InterpreterError):
