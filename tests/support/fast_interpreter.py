@@ -1,6 +1,6 @@
 """Triton's interpreter, made faster: it computes the same with less bookkeeping.
 
-If Triton's insides are others, this raises an AttributeError or a TypeError.
+If Triton's insides are others, this, or what it runs, raises an error.
 """
 
 import collections
@@ -60,14 +60,14 @@ def replace_language_once(monkeypatch, count):
 def describe_shapes_once(monkeypatch):
     """Every result has its shape checked, counted and made into constants one by one; there are few shapes.
 
-    Those of one kind are one object then, so that tensors of one shape are seen to need no broadcast.
+    Equal ones are one object then, so that tensors of one shape are seen to need no broadcast.
     """
     language, semantic = interpreter.tl.core, interpreter.TritonSemantic
     make_type, make_tensor = language.block_type.__init__, language.tensor.__init__
     broadcast, shapes, scalar = semantic.broadcast_impl_value, {}, language.tuple(())
 
     def type_once(self, element_ty, shape):
-        key = tuple(shape)
+        key = tuple(size.value if isinstance(size, language.constexpr) else size for size in shape)
         if key not in shapes:
             make_type(self, element_ty, shape)
             shapes[key] = self.shape, self.numel, str(self.shape)

@@ -23,6 +23,8 @@ FAMILIES = {
     "gpt_neox": {},
     "falcon": {},
     "mixtral": {},
+    "gpt2": {},
+    "qwen2_moe": {},
 }
 SAMPLED = {"do_sample": True, "seed": 1, "top_p": 0.9, "repetition_penalty": 1.2}
 

@@ -51,17 +51,24 @@ def test_encoder_decoders_on_two_ranks_equal_one(tmp_path):
             )
 
 
-def test_halves_side_by_side_are_summed_at_once(tmp_path):
-    flags = {"gpt_neox": "use_parallel_residual", "stablelm": "use_parallel_residual", "falcon": "parallel_attn"}
-    folders = [
-        make_checkpoint(tmp_path / f"{family}-{is_parallel}", family, **{flag: is_parallel})
-        for family, flag in flags.items()
-        for is_parallel in (True, False)
-    ]
-    for rank in run(2, folders, tmp_path):
-        parallel, sequential = rank[::2], rank[1::2]
-        assert [2 * found["sums"] for found in parallel] == [found["sums"] for found in sequential]
-        assert all(found["sums"] for found in parallel)
+def test_what_is_added_is_summed_at_once(tmp_path):
+    several = {
+        "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2},
+        "stablelm": {"use_parallel_residual": True},
+    }
+    layers = {  # sums of each
+        "gpt_neox": 1, "falcon": 1, "phi": 1, "gptj": 1, "cohere": 1, "stablelm": 1,
+        "llama": 2, "gpt2": 2, "qwen2_moe": 2,
+    }  # fmt: skip
+    folders = [make_checkpoint(tmp_path / family, family, **several.get(family, {})) for family in layers]
+    sequential = make_checkpoint(tmp_path / "sequential", "gpt_neox", use_parallel_residual=False)
+    for rank in run(2, [*folders, sequential], tmp_path):
+        assert [found["sums"] / 2 for found in rank] == [*layers.values(), 2]
+
+
+def test_all_ranks_read_all_of_a_checkpoint(tmp_path, capfd):
+    run(2, [make_checkpoint(tmp_path / "biases", "gpt_neox")], tmp_path)
+    assert "not used" not in capfd.readouterr().err
 
 
 @pytest.mark.slow

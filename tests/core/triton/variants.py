@@ -174,7 +174,7 @@ def attention(target, dtype, size, cache=None, *, gathered=(), in_order_splits=(
         yield variant(decode.decode, constants | heads, target, dtype, single.warps, single.stages, known)
     where = {"PAGED": True, "COPIED": False, "CAUSAL": True, "key_starts": None}
     parts = {"DIVIDED": False, **dict.fromkeys(OF_PARTS)}
-    is_asked = is_plain or (target == "sm_90" and flags["HAS_BIAS"]) or (size == 256 and target != "sm_75")
+    is_asked = target == "sm_90" or is_plain or (size == 256 and target != "sm_75")
     if target.startswith("sm_") and is_asked:  # AMD's keys are not divided
         constants = {**common, **where, "DIVIDED": True, "M": few.rows, "N": few.keys}
         yield variant(prefill.prefill, constants, target, dtype, few.warps, few.stages, known)
@@ -183,7 +183,7 @@ def attention(target, dtype, size, cache=None, *, gathered=(), in_order_splits=(
     tile = f"tensordesc<{dtype}[{beside.keys}, 1, {padded}]>"
     if target == "sm_75" and not options.keys() & {"HAS_SOFT_CAP", "HAS_SLOPES"}:
         gathered = [causal for causal in gathered if not causal]  # these prompts are PyTorch's
-    for causal, copied in product(gathered, [*dict.fromkeys((copies, copies and not is_plain))]):
+    for causal, copied in product(gathered, (True, False) if copies and is_plain else (copies,)):
         where = {"PAGED": False, "COPIED": copied, "CAUSAL": causal}
         read = dict.fromkeys(("keys", "values"), tile) if copied else ()
         constants = {**common, **where, **parts, "M": beside.rows, "N": beside.keys}

@@ -140,8 +140,9 @@ class RowLinear(Linear):
     """
 
     def load(self, source: Source) -> None:
-        self.has_bias = self.has_bias and self.group.rank == 0
         super().load(source)
+        if self.group.rank > 0:
+            self.bias = None
 
     @property
     def input_share(self) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -40,7 +39,7 @@ class RMSNorm(nn.Module):
             return found
         return self.kernels.add_rms_norm(summed(x), residual, self.weight, self.eps)
 
-    @cached_property
+    @property
     def _behind_a_sum(self) -> Norm:
         return Norm(self.weight, None, self.eps, is_rms=True)
 
@@ -137,7 +136,7 @@ class LayerNorm(nn.Module):
             return found
         return self.kernels.add_layer_norm(summed(x), residual, self.weight, self.bias, self.eps)
 
-    @cached_property
+    @property
     def _behind_a_sum(self) -> Norm:
         return Norm(self.weight, self.bias, self.eps, is_rms=False)
 

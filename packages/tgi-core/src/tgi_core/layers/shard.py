@@ -1,7 +1,7 @@
 """A rank's share of a model's sizes.
 
 A model is built from a config whose counts are this rank's, so that its layers need not know that there are others;
-only linear layers, which read their share of a checkpoint and sum partial results, do.
+only linear layers, which read their share of a checkpoint and give shares of sums, do.
 """
 
 from __future__ import annotations
