@@ -161,11 +161,14 @@ def test_random_steps(vendor, attention, seed):
     compare(vendor, attention, "float32" if "float32" in vendor.dtypes else vendor.dtypes[0], [spec], steps)
 
 
-def test_encoders_and_the_decoders_that_read_them(vendor, attention, dtype):
+@pytest.mark.parametrize("apart", [False, True], ids=["with the decoder", "before the decoder"])
+def test_encoders_and_the_decoders_that_read_them(vendor, attention, dtype, apart):
     kinds = ("encoder", "causal", "cross")
     specs = [AttentionSpec(heads=4, kv_heads=4, head_size=64, scale=0.125, kind=kind) for kind in kinds]
     asked = {"encoder_decoder": True, "relative_bias": True}
     own, reference = pair(vendor, attention, dtype, specs, **asked)
+    if apart and not own.keeps_sources:
+        pytest.skip("reads sources with their decoder")
     generator, device = torch.Generator().manual_seed(0), vendor.backend.torch_device
     bias = {"encoder": torch.randn(4, 15, generator=generator), "causal": torch.randn(4, 8, generator=generator)}
     source_lens = np.array([21, 5], dtype=np.int32)
@@ -185,6 +188,9 @@ def test_encoders_and_the_decoders_that_read_them(vendor, attention, dtype):
             added = bias.get(spec.kind)
             moved = [part if part is None else part.to(device) for part in (q, k, v)]
             plain = [part if part is None else part.float() for part in (q, k, v)]
+            if apart and spec.kind == "cross" and rows[1]:
+                own.keep_source(layer, *moved[1:], meta)
+                moved[1:] = None, None
             found = own.forward(layer, *moved, meta, added if added is None else added.to(device))
             assert_same(found, reference.forward(layer, *plain, expected_meta, added), dtype)
 
