@@ -25,7 +25,7 @@ class Counting(TorchGroup):
     sums = 0
 
     def all_reduce(self, x):
-        self.sums += 1
+        Counting.sums += 1
         return super().all_reduce(x)
 
     def sum_and_norm(self, x, residual, norm):
@@ -52,11 +52,11 @@ def main():
         except UnsupportedModel as error:
             say(error=str(error))
             continue
-        before, passes = getattr(group, "sums", 0), []
+        before, passes = Counting.sums, []
         engine.runner.model.register_forward_hook(lambda *_, passes=passes: passes.append(1))
         completions = engine.generate(PROMPTS, SamplingParams(max_new_tokens=8, ignore_eos=True))
         weights = sum(p.packed.data.numel() for p in engine.runner.model.modules() if hasattr(p, "packed"))
-        sums = (getattr(group, "sums", 0) - before) / len(passes)
+        sums = (Counting.sums - before) / len(passes)
         tokens, logprobs = [c.token_ids for c in completions], [c.logprobs for c in completions]
         say(tokens=tokens, logprobs=logprobs, weights=weights, sums=sums)
     if size != "1":

@@ -35,13 +35,11 @@ class RMSNorm(nn.Module):
         if residual is None:
             x = summed(x)
             return self.kernels.rms_norm(x, self.weight, self.eps), x
-        if isinstance(x, Unsummed) and (found := x.group.sum_and_norm(x.share, residual, self._behind_a_sum)):
-            return found
+        if isinstance(x, Unsummed):
+            norm = Norm(self.weight, None, self.eps, is_rms=True)
+            if found := x.group.sum_and_norm(x.share, residual, norm):
+                return found
         return self.kernels.add_rms_norm(summed(x), residual, self.weight, self.eps)
-
-    @property
-    def _behind_a_sum(self) -> Norm:
-        return Norm(self.weight, None, self.eps, is_rms=True)
 
 
 class Float32RMSNorm(RMSNorm):
@@ -132,13 +130,11 @@ class LayerNorm(nn.Module):
         if residual is None:
             x = summed(x)
             return self(x), x
-        if isinstance(x, Unsummed) and (found := x.group.sum_and_norm(x.share, residual, self._behind_a_sum)):
-            return found
+        if isinstance(x, Unsummed):
+            norm = Norm(self.weight, self.bias, self.eps, is_rms=False)
+            if found := x.group.sum_and_norm(x.share, residual, norm):
+                return found
         return self.kernels.add_layer_norm(summed(x), residual, self.weight, self.bias, self.eps)
-
-    @property
-    def _behind_a_sum(self) -> Norm:
-        return Norm(self.weight, self.bias, self.eps, is_rms=False)
 
 
 class LayerNormNoBias(LayerNorm):

@@ -67,7 +67,7 @@ class OPTDecoderLayer(nn.Module):
             x, residual = self.self_attn_layer_norm.add(x, residual)
             x, residual = self.final_layer_norm.add(self.self_attn(x, context), residual)
             return self.feed_forward(x), residual
-        x = summed(x)  # which it is
+        x = summed(x)  # a tensor already, as norms come last here
         x, _ = self.self_attn_layer_norm.add(self.self_attn(x, context), x)
         return self.final_layer_norm.add(self.feed_forward(x), x)[0], None
 
