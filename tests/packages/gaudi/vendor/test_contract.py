@@ -13,6 +13,7 @@ SKIPPED = {
     "does not say that it is",  # batch-invariant
     "got empty parameter set for (kv_dtype)",
     "has no metadata for recorded steps",
+    "reads sources with their decoder",
     "the device does not mix prompts and decodes",
     "the device takes whole prompts only",
     "writes gate and up to memory",
