@@ -1,6 +1,5 @@
 """Every kernel as it is compiled for a target: with the tiles that fit there, and with what changes its code."""
 
-from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -125,7 +124,7 @@ def variant(kernel, constants, target, dtype, warps=4, stages=3, known=(), *, co
     return Variant(kernel, tuple(constants.items()), tuple(types.items()), warps, stages, contracts)
 
 
-def attention(target, dtype, size, cache=None, *, gathered=(), in_order_splits=(), **options):
+def attention(target, dtype, size, cache=None, *, group=4, gathered=(), in_order_splits=(), **options):
     """Of decodes and of prompts; `gathered`: of keys that lie beside each other too, causal and not."""
     known = {"keys": f"*{cache}", "values": f"*{cache}"} if cache else {}
     padded = max(16, triton.next_power_of_2(size))
@@ -133,9 +132,9 @@ def attention(target, dtype, size, cache=None, *, gathered=(), in_order_splits=(
     absent = {name for name, flag in (("slopes", "HAS_SLOPES"), ("bias", "HAS_BIAS")) if not flags[flag]}
     shape = {
         "H": 32,
-        "HKV": 8,
-        "G": 4,
-        "P": 4,
+        "HKV": 32 // group,
+        "G": group,
+        "P": group,
         "D": size,
         "DP": padded,
         "BLOCK_SIZE": 32,
@@ -146,11 +145,11 @@ def attention(target, dtype, size, cache=None, *, gathered=(), in_order_splits=(
     copies = target == "sm_90"
     kinds = tiles.kinds(target_of(target).warp_size, copies=copies)
     itemsize, most_rows = (4, tiles.FLOAT32_ROWS) if dtype == "fp32" else (2, None)
-    fitting = partial(tiles.fitting, biased=flags["HAS_BIAS"])
-    many, few, beside = (fitting(kind, padded, itemsize, SHARED[target], most_rows) for kind in kinds[:3])
+    limits = padded, itemsize, SHARED[target]
+    many, few, beside = (tiles.fitting(kind, *limits, most_rows) for kind in kinds[:3])
     rows = tiles.rows_of_decodes(shape["P"], target_of(target).warp_size)
     singles = [
-        (fitting(kind.tiles, padded, itemsize, SHARED[target])._replace(rows=rows), kind.early)
+        (tiles.fitting(kind.tiles, *limits, biased=flags["HAS_BIAS"])._replace(rows=rows), kind.early)
         for kind in (*kinds.decodes, *kinds.alone_of(padded * itemsize).decodes)
     ]
     alone = singles[len(kinds.decodes) :]
@@ -168,9 +167,9 @@ def attention(target, dtype, size, cache=None, *, gathered=(), in_order_splits=(
             tile |= {"HALF": half, "SETTLED": early and target == f"sm_{overlap.FIRST_ARCHITECTURE}"}
             constants = {**common, **gone, **still, **tile}
             yield variant(decode.decode, constants, target, dtype, single.warps, single.stages, known)
-    for group in (1,) if options or cache else (1, 16):
-        rows = tiles.rows_of_decodes(group, target_of(target).warp_size)
-        heads = {"HKV": shape["H"] // group, "G": group, "P": group, "M": rows}
+    for other in (1,) if options or cache else (1, 16):
+        rows = tiles.rows_of_decodes(other, target_of(target).warp_size)
+        heads = {"HKV": shape["H"] // other, "G": other, "P": other, "M": rows}
         yield variant(decode.decode, constants | heads, target, dtype, single.warps, single.stages, known)
     where = {"PAGED": True, "COPIED": False, "CAUSAL": True, "key_starts": None}
     parts = {"DIVIDED": False, **dict.fromkeys(OF_PARTS)}
@@ -461,7 +460,7 @@ def variants(target):
     for kind, size, pairs in ((dtype, 14336, every), (dtype, 1408, ()), ("fp32", 1408, every[-1:])):
         yield from mixtures(target, kind, size, pairs)
     yield from attention(target, dtype, 128, gathered=(True,), in_order_splits=(1, 16))
-    yield from attention(target, dtype, 80, gathered=(True,), in_order_splits=(16,), HAS_WINDOW=True)
+    yield from attention(target, dtype, 80, gathered=(True,), in_order_splits=(16,), HAS_WINDOW=True, HAS_SLOPES=True)
     yield from attention(target, dtype, 256, gathered=(True,), HAS_SOFT_CAP=True)
-    yield from attention(target, dtype, 64, gathered=(False, True), HAS_SLOPES=True, HAS_BIAS=True)
+    yield from attention(target, dtype, 64, group=1, gathered=(False, True), HAS_BIAS=True)
     yield from attention(target, "fp32", 128, gathered=(True,), in_order_splits=(16,))

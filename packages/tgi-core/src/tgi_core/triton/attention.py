@@ -31,13 +31,13 @@ from tgi_core.triton.in_order import SPLIT, attend_in_order, combine_in_order
 from tgi_core.triton.launch import Kernel, in_tiles, is_in_tiles
 from tgi_core.triton.overlap import overlaps
 from tgi_core.triton.prefill import prefill
+from tgi_core.triton.scores import MOST_HEADS
 from tgi_core.triton.step import GatheredKeys, KeysOf, Metadata, StepBuilder
 from tgi_core.triton.store import store
 
 PREFILL, DECODE, COMBINE = Kernel(prefill), Kernel(decode), Kernel(combine)
 IN_ORDER, COMBINE_IN_ORDER = Kernel(attend_in_order, contracts=False), Kernel(combine_in_order, contracts=False)
 
-PACKED_HEADS = 16  #: heads of a group that share a program
 MOST_SPLITS = 64
 SPLIT_KEYS = 256  #: at least, so that a split of one of several sequences is worth it
 WHOLE_KEYS = 256  #: at most, of a sequence that is not split, as adding up takes longer
@@ -194,13 +194,11 @@ class _Layer:
         self, spec: AttentionSpec, dtype: torch.dtype, block_size: int, chip: Chip, *, in_order: bool, biased: bool
     ) -> None:
         self.spec, self.group = spec, spec.heads // spec.kv_heads
-        packed = min(self.group, PACKED_HEADS)
+        packed = min(self.group, MOST_HEADS.value)
         padded = max(16, triton.next_power_of_2(spec.head_size))
         most_rows = tiles.FLOAT32_ROWS if dtype is torch.float32 and not chip.interprets else None
         self.copies = chip.is_hopper and not in_order
-        fitting = partial(
-            tiles.fitting, padded_head=padded, itemsize=dtype.itemsize, shared_bytes=chip.shared_bytes, biased=biased
-        )
+        fitting = partial(tiles.fitting, padded_head=padded, itemsize=dtype.itemsize, shared_bytes=chip.shared_bytes)
         kinds, rows = tiles.kinds(chip.lanes, copies=self.copies), tiles.rows_of_decodes(packed, chip.lanes)
         self.many, self.few, self.gathered = (
             fitting(kind, most_rows=most_rows) for kind in (kinds.prefill, kinds.few, kinds.gathered)
@@ -208,7 +206,7 @@ class _Layer:
         self.alone = kinds.alone_of(padded * dtype.itemsize)
         self.decodes, self.decodes_alone = (
             [
-                (kind.most * chip.multiprocessors, fitting(kind.tiles)._replace(rows=rows), kind.early)
+                (kind.most * chip.multiprocessors, fitting(kind.tiles, biased=biased)._replace(rows=rows), kind.early)
                 for kind in several
             ]
             for several in (kinds.decodes, self.alone.decodes)

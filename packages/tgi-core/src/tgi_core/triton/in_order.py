@@ -33,7 +33,7 @@ def attend_in_order(
 ):  # fmt: skip
     """A program: one tile of queries, P heads, all splits; with S > 1 a single query and one of at most S splits."""
     follow(OVERLAP)
-    sequence, start, length, context, kv_head, inside, head, before, positions, rows = tile_of_queries(
+    sequence, start, length, context, kv_head, first_head, inside, head, before, positions, rows = tile_of_queries(
         tile_sequence, tile_start, query_starts, lens, G, P, M, CAUSAL
     )
     dims = tl.arange(0, DP)
@@ -60,8 +60,8 @@ def attend_in_order(
         split_best, split_total, split_out = attend_to(
             queries, keys, values, tables, split_best, split_total, split_out, split * SPLIT,
             tl.minimum(split * SPLIT + SPLIT, last), last, sequence, width, head, positions, kv_head, k_token, v_token,
-            first_key, scale, soft_cap, slopes, bias, columns, origin, window,
-            D, DP, N, HKV, BLOCK_SIZE, PAGED, False, CAUSAL, HAS_WINDOW, True, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS,
+            first_key, scale, soft_cap, slopes, bias, columns, origin, first_head, before + start, window,
+            D, DP, N, P, HKV, BLOCK_SIZE, PAGED, False, CAUSAL, HAS_WINDOW, True, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS,
             UPCAST,
         )  # fmt: skip
         best, total, out = merge(best, total, out, split_best, split_total, split_out)

@@ -18,7 +18,8 @@ from tgi_core.triton.scores import (
     LOWEST,
     accumulate,
     adjust,
-    biases_of,
+    biases_of_tile,
+    edges_of,
     key_slots,
     merge,
     product,
@@ -29,14 +30,15 @@ from tgi_core.triton.scores import (
 @triton.jit
 def attend_to(
     q, keys, values, tables, best, total, out, begin, end, last, sequence, width, head, positions, kv_head, k_token,
-    v_token, first_key, scale, soft_cap, slopes, bias, columns, origin, window,
-    D: tl.constexpr, DP: tl.constexpr, N: tl.constexpr, HKV: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    v_token, first_key, scale, soft_cap, slopes, bias, columns, origin, first_head, first_position, window,
+    D: tl.constexpr, DP: tl.constexpr, N: tl.constexpr, P: tl.constexpr, HKV: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     PAGED: tl.constexpr, COPIED: tl.constexpr, CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, MASKED: tl.constexpr,
     HAS_SOFT_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr, HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """Keys from `begin` to `end`, of which those from `last` on do not exist; unless MASKED, all queries see all."""
     dims = tl.arange(0, DP)
     slope = slopes_of(slopes, head, HAS_SLOPES)
+    far_before, far_behind = edges_of(bias, head, columns, HAS_BIAS)
     for start in range(begin, end, N):
         n = start + tl.arange(0, N)
         seen = n < last
@@ -64,7 +66,9 @@ def attend_to(
                 k = tl.load(keys + k_row[None, :] + dims[:, None], mask=(dims < D)[:, None], other=0.0)
                 v = tl.load(values + v_row[:, None] + dims[None, :], mask=(dims < D)[None, :], other=0.0)
         k, v = widened(k, q.dtype, UPCAST), widened(v, q.dtype, UPCAST)
-        biases = biases_of(bias, head, positions, n, columns, origin, HAS_BIAS)
+        biases = biases_of_tile(
+            bias, far_before, far_behind, first_head, first_position, start, columns, origin, q.shape[0], N, P, HAS_BIAS
+        )
         scores, unit = adjust(
             product(q, k, UPCAST), positions, n, scale, soft_cap, slope, biases, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS
         )
@@ -86,13 +90,15 @@ def tile_of_queries(
 ):  # fmt: skip
     """What a program's tile is.
 
-    Of its sequence: its number, the tile's first query, its queries in this step, its keys; the key head; for rows [M]
-    whether there is one, and its head; the keys before this step; for rows [M] the position, and the place in q.
+    Of its sequence: its number, the tile's first query, its queries in this step, its keys; the key head, and the first
+    one of the query heads; for rows [M] whether there is one, and its head; the keys before this step; for rows [M] the
+    position, and the place in q.
     """
     chunks: tl.constexpr = (G + P - 1) // P
     tile = tl.program_id(0)
     kv_head = tl.program_id(1) // chunks
-    in_group = tl.program_id(1) % chunks * P + tl.arange(0, M) % P
+    first_in_group = tl.program_id(1) % chunks * P
+    in_group = first_in_group + tl.arange(0, M) % P
     sequence = tl.load(tile_sequence + tile)
     start = tl.load(tile_start + tile)
     first = tl.load(query_starts + sequence)
@@ -104,7 +110,9 @@ def tile_of_queries(
     head = tl.where(inside, kv_head * G + in_group, 0)
     before = context - length if CAUSAL else 0
     positions = before + token
-    return sequence, start, length, context, kv_head, inside, head, before, positions, (first + token).to(tl.int64)
+    first_head = kv_head * G + first_in_group
+    place = (first + token).to(tl.int64)
+    return sequence, start, length, context, kv_head, first_head, inside, head, before, positions, place
 
 
 @triton.jit
@@ -159,7 +167,7 @@ def prefill(
     """A program: one tile of queries, P heads.  COPIED: keys and values come in tiles [N, 1, DP].  DIVIDED: a tile may
     be one of the parts of its keys, see `cut`."""
     follow(OVERLAP)
-    sequence, start, length, context, kv_head, inside, head, before, positions, rows = tile_of_queries(
+    sequence, start, length, context, kv_head, first_head, inside, head, before, positions, rows = tile_of_queries(
         tile_sequence, tile_start, query_starts, lens, G, P, M, CAUSAL
     )
     dims = tl.arange(0, DP)
@@ -189,13 +197,15 @@ def prefill(
     width, first_key = keys_of_tile(info, key_starts, sequence, WIDTH_AT, PAGED)
     best, total, out = attend_to(
         queries, keys, values, tables, best, total, out, begin, middle, last, sequence, width, head, positions, kv_head,
-        k_token, v_token, first_key, scale, soft_cap, slopes, bias, columns, origin, window,
-        D, DP, N, HKV, BLOCK_SIZE, PAGED, COPIED, CAUSAL, HAS_WINDOW, False, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS, UPCAST,
+        k_token, v_token, first_key, scale, soft_cap, slopes, bias, columns, origin, first_head, before + start,
+        window, D, DP, N, P, HKV, BLOCK_SIZE, PAGED, COPIED, CAUSAL, HAS_WINDOW, False, HAS_SOFT_CAP, HAS_SLOPES,
+        HAS_BIAS, UPCAST,
     )  # fmt: skip
     best, total, out = attend_to(
         queries, keys, values, tables, best, total, out, middle, last, last, sequence, width, head, positions, kv_head,
-        k_token, v_token, first_key, scale, soft_cap, slopes, bias, columns, origin, window,
-        D, DP, N, HKV, BLOCK_SIZE, PAGED, COPIED, CAUSAL, HAS_WINDOW, True, HAS_SOFT_CAP, HAS_SLOPES, HAS_BIAS, UPCAST,
+        k_token, v_token, first_key, scale, soft_cap, slopes, bias, columns, origin, first_head, before + start,
+        window, D, DP, N, P, HKV, BLOCK_SIZE, PAGED, COPIED, CAUSAL, HAS_WINDOW, True, HAS_SOFT_CAP, HAS_SLOPES,
+        HAS_BIAS, UPCAST,
     )  # fmt: skip
     is_there = start < length  # otherwise it is padding
     if DIVIDED:

@@ -7,6 +7,7 @@ import triton.language as tl
 
 HIDDEN = tl.constexpr(float("-inf"))  #: score of a key that is not seen, whatever it is multiplied with
 LOWEST = tl.constexpr(-1.0e30)  #: what the best score begins with: finite, so that a row without any makes no NaN
+MOST_HEADS = tl.constexpr(16)  #: of a group that share a program
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
@@ -26,6 +27,43 @@ def biases_of(bias, heads, positions, keys, columns, origin, HAS_BIAS: tl.conste
     if HAS_BIAS:
         column = tl.minimum(tl.maximum(keys[None, :] - positions[:, None] + origin, 0), columns - 1)
         values = tl.load(bias + heads[:, None] * columns + column)
+    return values
+
+
+@triton.jit
+def edges_of(bias, heads, columns, HAS_BIAS: tl.constexpr):
+    """heads [M] -> the biases of keys that are as far before a query, and as far behind it, as matters: [M] each"""
+    before, behind = 0.0, 0.0
+    if HAS_BIAS:
+        before = tl.load(bias + heads * columns)
+        behind = tl.load(bias + heads * columns + columns - 1)
+    return before, behind
+
+
+@triton.jit
+def biases_of_tile(
+    bias, before, behind, head, position, start, columns, origin,
+    M: tl.constexpr, N: tl.constexpr, P: tl.constexpr, HAS_BIAS: tl.constexpr,
+):  # fmt: skip
+    """Rows of P heads, from `head` on, of each query from `position` on, keys from `start` on -> what `adjust` takes.
+
+    Keys and queries of a tile have few different distances, whose biases are read once, and found again in shared
+    memory; unless all are far, see `edges_of`.
+    """
+    values = 0.0
+    if HAS_BIAS:
+        width: tl.constexpr = 2 * max(M, N)  # as many distances, or more
+        heads: tl.constexpr = 1 if P == 1 else MOST_HEADS
+        row = tl.arange(0, heads)
+        first = start - position + origin
+        column = tl.minimum(tl.maximum(first - M // P + tl.arange(0, width), 0), columns - 1)
+        there = bias + (head + row)[:, None] * columns + column[None, :]
+        near = tl.load(there, mask=(row < P)[:, None], other=0.0)
+        values = tl.where(first < 0, before, behind)[:, None] + tl.zeros([M, N], tl.float32)
+        if (first + N > 1) & (first - M // P < columns - 1):
+            m, n = tl.arange(0, M), tl.arange(0, N)
+            place = (m % P * width + M // P - m // P)[:, None] + n[None, :]
+            values = tl.gather(tl.reshape(near, [heads * width]), tl.reshape(place, [M * N]), 0).reshape(M, N)
     return values
 
 

@@ -92,7 +92,7 @@ BY_LANES = {
     64: Kinds(WIDE_WARPS, WIDE_WARPS, WIDE_WARPS, WIDE_DECODES, WIDE_ALONE),
 }
 
-BIASED_KEYS = 128  #: at most, where each score gets a bias, as measured on an H200
+BIASED_KEYS = 128  #: of decodes at most, where each score gets a bias, as measured on an H200
 FLOAT32_ROWS = 32  #: of float32, which no matrix units multiply: more only take longer to compile
 
 
