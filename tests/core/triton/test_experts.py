@@ -10,7 +10,8 @@ from tgi_core.errors import UnsupportedKernel
 from tgi_core.kernels.reference import linear as reference_linear
 from tgi_core.kernels.reference.moe import Experts
 from tgi_core.triton import activation
-from tgi_core.triton.experts import TILES, TritonExperts, experts, fixed_experts
+from tgi_core.triton.chip import chip_of
+from tgi_core.triton.experts import NARROW_TILES, TILES, WIDEN_TILES, TritonExperts, experts, fixed_experts
 from tgi_core.triton.linear import linear
 from tgi_core.triton.sorted_experts import ROW_PAIRS, SORT, constants_of_sort, most_tiles
 
@@ -58,6 +59,20 @@ def test_tiles_of_every_size(tokens):
     parts = linear, activation.silu_and_mul, *layer_of(4, 32, 48)
     x, choice = tokens_of(tokens, 32), chosen_by(tokens, 2, 4)
     torch.testing.assert_close(experts(*parts)(x, *choice), Experts(*parts)(x, *choice), **TOLERANCE[torch.float32])
+
+
+LARGE = [(4, 2048, 1408, 3000)] if DEVICE == "cuda" else []
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("count", "hidden", "size", "tokens"), [(4, 72, 136, 150), (3, 136, 264, 110), *LARGE])
+def test_many_pairs_of_each_expert_are_brought_together(count, hidden, size, tokens, dtype, monkeypatch):
+    parts = linear, activation.silu_and_mul, *layer_of(count, hidden, size, dtype)
+    x, choice = tokens_of(tokens, hidden, dtype) / hidden**0.5, chosen_by(tokens, 2, count)
+    if chip_of(x.device).is_hopper:
+        for kernel in (WIDEN_TILES, NARROW_TILES):
+            monkeypatch.setattr(kernel, "launch", lambda *given: pytest.fail("did not copy tiles"))
+    torch.testing.assert_close(experts(*parts)(x, *choice), Experts(*parts)(x, *choice), **TOLERANCE[dtype])
 
 
 @dtypes
@@ -130,12 +145,14 @@ def test_pairs_are_sorted_into_tiles_of_one_expert(pairs, count, rows):
     sorting = constants_of_sort(pairs, count, most, rows)
     order = torch.full((most * rows,), -7, dtype=torch.int32, device=DEVICE)
     found = torch.full((sorting["TILES"],), -7, dtype=torch.int32, device=DEVICE)
-    SORT.launch((count, 1, 1), (chosen, order, found, pairs), sorting)
+    places = torch.full((pairs,), -7, dtype=torch.int32, device=DEVICE)
+    SORT.launch((count, 1, 1), (chosen, order, places, found, pairs), sorting)
     expected = []
     for expert in range(count):
         own = (chosen == expert).nonzero().flatten().tolist()
         expected += own + [pairs] * (-len(own) % rows)
     assert order.tolist()[: len(expected)] == expected
+    assert order[places].tolist() == list(range(pairs))
     tiles = [int(chosen[tile[0]]) for tile in zip(*[iter(expected)] * rows, strict=True)]
     assert found.tolist() == tiles + [-1] * (len(found) - len(tiles))
 

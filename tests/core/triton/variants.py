@@ -284,20 +284,25 @@ def products(target, dtype):
 
 
 def many_rows_products(target, dtype):
-    """With an activation in them."""
-    x, weight, out = (
-        f"tensordesc<{dtype}[{', '.join(map(str, tile))}]>"
-        for tile in (
-            (many_rows.ROWS, many_rows.INPUTS),
-            (2, many_rows.OUTPUTS, many_rows.INPUTS),
-            (many_rows.ROWS, many_rows.OUTPUTS),
-        )
-    )
-    known = {"x": x, "weight": weight, "out": out, "rows": "i32"}
+    """With an activation in them; of experts, with one and without."""
     names = ("ROWS", "OUTPUTS", "INPUTS", "NEIGHBOURS")
-    constants = {name: getattr(many_rows, name) for name in names} | {"M": 14336, "N": 4096, "KIND": "silu"}
-    constants |= {"PROGRAMS": MULTIPROCESSORS, "UPCAST": False}
-    yield variant(many_rows._gated_product, constants, target, dtype, many_rows.WARPS, many_rows.STAGES, known)
+    shape = {name: getattr(many_rows, name) for name in names} | {"PROGRAMS": MULTIPROCESSORS, "UPCAST": False}
+    rows, outputs, inputs = (shape[name] for name in names[:3])
+    for tiles_of_experts, kind, sizes in (
+        (0, "silu", (14336, 4096)),
+        (128, "silu", (14336, 4096)),
+        (128, "", (4096, 14336)),
+    ):
+        boxes = (rows, inputs), (1, 2, outputs, inputs) if kind else (1, 1, 2 * outputs, inputs), (rows, outputs)
+        tiled = (f"tensordesc<{dtype}[{', '.join(map(str, box))}]>" for box in boxes)
+        known = dict(zip(("x", "weight", "out"), tiled, strict=True)) | {"rows": "i32", "experts": "*i32"}
+        constants = {**shape, "TILES": tiles_of_experts, "KIND": kind, "M": sizes[0], "N": sizes[1]}
+        constants |= {} if tiles_of_experts else {"experts": None}
+        known = {name: kind for name, kind in known.items() if name not in constants}
+        yield variant(many_rows._many_rows_product, constants, target, dtype, many_rows.WARPS, many_rows.STAGES, known)
+    bringing = {"K": 2, "N": 4096, "ROWS": rows, "BLOCK": experts.BROUGHT}
+    known = {"x": f"*{dtype}", "out": f"*{dtype}", "sorted_pairs": "*i32", "experts": "*i32", "pairs": "i32"}
+    yield variant(expert_tiles.bring_together, bringing, target, dtype, known=known)
 
 
 def rounded_weight(form, block, halves, ordered):
@@ -343,7 +348,8 @@ def mixtures(target, dtype, size, pairs_of_experts):
     """For Mixtral's shape or Qwen2-MoE's."""
     shape = {"M": size, "N": 4096}
     known = dict.fromkeys(("x", "wide", "gate_up", "down", "y", "out"), f"*{dtype}")
-    known |= {"chosen": "*i64", "weights": "*fp32", "sorted_pairs": "*i32", "experts": "*i32", "pairs": "i32"}
+    known |= {"chosen": "*i64", "weights": "*fp32", "experts": "*i32", "pairs": "i32"}
+    known |= {"sorted_pairs": "*i32", "places": "*i32"}
     routed = {"size": 8, "row_stride": 8, "K": 2, "KP": 2, "SUMS_TO_ONE": True, "BLOCK": 8}
     yield variant(routing._choose_experts, routed, target, dtype, 1, known=known | {"scores": f"*{dtype}"})
     widen, narrow = {**shape, **experts.row_of(4096)}, {**shape, **experts.row_of(size)}

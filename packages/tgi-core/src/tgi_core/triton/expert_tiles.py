@@ -19,10 +19,11 @@ NO_EXPERT = tl.constexpr(-1)  #: of a tile without pairs
 
 @triton.jit(do_not_specialize=["pairs"])
 def sort_pairs(
-    chosen, sorted_pairs, experts, pairs, E: tl.constexpr, BINS: tl.constexpr, TILES: tl.constexpr, ROWS: tl.constexpr,
-    BLOCKS: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
+    chosen, sorted_pairs, places, experts, pairs, E: tl.constexpr, BINS: tl.constexpr, TILES: tl.constexpr,
+    ROWS: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """chosen [T, K] -> pairs in order [S ROWS], P where there is none; the expert of each tile [S], S <= TILES.
+    """chosen [T, K] -> pairs in order [S ROWS], P where there is none; the place of each pair there [P]; the expert of
+    each tile [S], S <= TILES.
 
     A program takes the pairs of one expert, and counts all, which are in at most BLOCKS.  BINS: more than E.
     """
@@ -40,15 +41,32 @@ def sort_pairs(
     tl.store(experts + tile, expert, mask=(tile >= first) & (tile < first + own))
     if expert == E - 1:
         tl.store(experts + tile, NO_EXPERT, mask=tile >= first + own)
-    there = sorted_pairs + first * ROWS
-    seen = 0
+    seen = first * ROWS
     for block in range(BLOCKS):
         pair = block * BLOCK + tl.arange(0, BLOCK)
         mine = (tl.load(chosen + pair, mask=pair < pairs, other=E) == expert).to(tl.int32)
-        tl.store(there + seen + tl.cumsum(mine, 0) - 1, pair, mask=mine == 1)
+        place = seen + tl.cumsum(mine, 0) - 1
+        tl.store(sorted_pairs + place, pair, mask=mine == 1)
+        tl.store(places + pair, place, mask=mine == 1)
         seen += tl.sum(mine)
-    row = seen + tl.arange(0, ROWS)
-    tl.store(there + row, pairs, mask=row < own * ROWS)
+    place = seen + tl.arange(0, ROWS)
+    tl.store(sorted_pairs + place, pairs, mask=place < (first + own) * ROWS)
+
+
+@triton.jit(do_not_specialize=["pairs"])
+def bring_together(
+    x, sorted_pairs, experts, out, pairs, K: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """x [T, N] -> [S ROWS, N] in the order of sorted pairs."""
+    follow(OVERLAP)
+    row = tl.program_id(0).to(tl.int64)
+    if tl.load(experts + row // ROWS) == NO_EXPERT:
+        return
+    pair = tl.load(sorted_pairs + row)
+    n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    seen = n < tl.where(pair < pairs, N, 0)
+    tl.store(out + row * N + n, tl.load(x + (pair // K).to(tl.int64) * N + n, mask=seen), mask=seen)
 
 
 @triton.jit(do_not_specialize=["pairs"])
@@ -89,15 +107,14 @@ def narrow_tiles(
     wide, sorted_pairs, experts, down, out, pairs, M: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, INPUTS: tl.constexpr, UPCAST: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """wide [S ROWS, M] in the order of sorted pairs, down [E, N, M] -> [P, N] in the order of pairs."""
+    """wide [S ROWS, M], down [E, N, M] -> [S ROWS, N], in the order of sorted pairs."""
     follow(OVERLAP)
     tile = tl.program_id(0).to(tl.int64)
     expert = tl.load(experts + tile).to(tl.int64)
     if expert == NO_EXPERT:
         return
     row = tile * ROWS + tl.arange(0, ROWS)
-    pair = tl.load(sorted_pairs + row)
-    filled = pair < pairs
+    filled = tl.load(sorted_pairs + row) < pairs
     n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = n < N
     m = tl.arange(0, INPUTS)
@@ -108,19 +125,19 @@ def narrow_tiles(
         left = m < M - start
         a = tl.load(a_there + start, mask=filled[:, None] & left[None, :], other=0.0)
         y += product(a, tl.load(down_there + start, mask=left[:, None] & inside[None, :], other=0.0), UPCAST)
-    there = out + pair.to(tl.int64)[:, None] * N + n[None, :]
-    tl.store(there, y.to(wide.dtype.element_ty), mask=filled[:, None] & inside[None, :])
+    tl.store(out + row[:, None] * N + n[None, :], y.to(wide.dtype.element_ty), mask=filled[:, None] & inside[None, :])
 
 
 @triton.jit
-def mix(y, weights, out, K: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
-    """y [T K, N], weights [T, K] -> [T, N], the weighted sum."""
+def mix(y, places, weights, out, K: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
+    """y [S ROWS, N], places of pairs there [T K], weights [T, K] -> [T, N], the weighted sum."""
     follow(OVERLAP)
     token = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mixed = tl.zeros([BLOCK], tl.float32)
     for each in range(K):
         pair = token * K + each
-        part = tl.load(y + pair * N + n, mask=n < N, other=0.0).to(tl.float32)
+        place = tl.load(places + pair).to(tl.int64)
+        part = tl.load(y + place * N + n, mask=n < N, other=0.0).to(tl.float32)
         mixed += part * tl.load(weights + pair)
     tl.store(out + token * N + n, mixed.to(out.dtype.element_ty), mask=n < N)

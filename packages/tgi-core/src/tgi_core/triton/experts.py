@@ -15,7 +15,7 @@ from tgi_core.kernels import ops
 from tgi_core.kernels.ops import Activation, LinearKernel
 from tgi_core.kernels.reference import moe as reference
 from tgi_core.kernels.reference.linear import Linear
-from tgi_core.triton import expert_rows, expert_tiles
+from tgi_core.triton import expert_rows, expert_tiles, many_rows
 from tgi_core.triton.activation import KINDS
 from tgi_core.triton.chip import chip_of
 from tgi_core.triton.launch import Kernel
@@ -28,9 +28,11 @@ log = logging.getLogger(__name__)
 
 LONG_ROW = 2048  #: inputs from which on a program takes one row of a weight
 ROW = {"ROWS": 4, "COLUMNS": 512}  #: that a program reads at a time of shorter ones
+BROUGHT = 1024  #: features of a pair that a program brings to its row
 FIXED_PAIRS = 64  #: whose tile `FixedExperts` takes for any number
 
-#: pairs of an expert, on average, up to which these serve: the fastest first, the last one fits everywhere
+#: pairs of an expert, on average, up to which these serve: the fastest first, the last one fits everywhere; chips that
+#: copy tiles by themselves take those of `many_rows` for most
 SMALLEST = Tile(16, 32, 32, 4, 2)
 TILES = {
     16: (Tile(16, 64, 128, 4, 3), Tile(16, 64, 64, 4, 3), SMALLEST),
@@ -40,6 +42,7 @@ TILES = {
 
 WIDEN_ROWS, NARROW_ROWS = Kernel(expert_rows.widen_rows), Kernel(expert_rows.narrow_rows)
 WIDEN_TILES, NARROW_TILES = Kernel(expert_tiles.widen_tiles), Kernel(expert_tiles.narrow_tiles)
+BRING_TOGETHER = Kernel(expert_tiles.bring_together)
 
 
 class TritonExperts(SortedExperts):
@@ -70,13 +73,28 @@ class TritonExperts(SortedExperts):
         return {**self._shape, "ROWS": tile.rows, "INPUTS": tile.inputs, "UPCAST": self._chip.interprets}
 
     def _widen_tiles(self, x: Tensor, each: int, found: Sorted, wide: Tensor, tile: Tile) -> None:
+        if tile.rows == many_rows.ROWS and many_rows.is_copied(x, self.gate_up, self.size):
+            rows = self._brought_together(x, each, found, len(wide))
+            many_rows.experts_product(rows, self.gate_up, wide, found.experts, self.kind, found.tiles)
+            return
         columns = tile.columns // 2  # of gate, and as many of up
         grid = found.tiles, triton.cdiv(self.size, columns), 1
         arguments = x, found.order, found.experts, self.gate_up, wide, found.pairs
         constants = {"K": each, "KIND": self.kind, "COLUMNS": columns, **self._constants(tile)}
         WIDEN_TILES.launch(grid, arguments, constants, tile.warps, tile.stages)
 
+    def _brought_together(self, x: Tensor, each: int, found: Sorted, count: int) -> Tensor:
+        """x [T, N], K = each -> [S ROWS, N]"""
+        rows = torch.empty((count, self.features), dtype=x.dtype, device=x.device)
+        constants = {"K": each, "N": self.features, "ROWS": count // found.tiles, "BLOCK": BROUGHT}
+        grid = count, triton.cdiv(self.features, BROUGHT), 1
+        BRING_TOGETHER.launch(grid, (x, found.order, found.experts, rows, found.pairs), constants)
+        return rows
+
     def _narrow_tiles(self, wide: Tensor, found: Sorted, y: Tensor, tile: Tile) -> None:
+        if tile.rows == many_rows.ROWS and many_rows.is_copied(wide, self.down, self.features):
+            many_rows.experts_product(wide, self.down, y, found.experts, "", found.tiles)
+            return
         grid = found.tiles, triton.cdiv(self.features, tile.columns), 1
         arguments = wide, found.order, found.experts, self.down, y, found.pairs
         constants = {"COLUMNS": tile.columns, **self._constants(tile)}

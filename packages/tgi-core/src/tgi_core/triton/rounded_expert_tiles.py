@@ -56,15 +56,14 @@ def narrow_tiles(
     OUTPUTS: tl.constexpr, FORM: tl.constexpr, HALVES: tl.constexpr, STEPS: tl.constexpr,
     AT_ONCE: tl.constexpr, HAS_ORDER: tl.constexpr, UPCAST: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """wide [S ROWS, SIZE] in the order of sorted pairs, M = E FEATURES -> [P, FEATURES] in the order of pairs."""
+    """wide [S ROWS, SIZE], M = E FEATURES -> [S ROWS, FEATURES], in the order of sorted pairs."""
     follow(OVERLAP)
     tile = tl.program_id(0)
     expert = tl.load(experts + tile)
     if expert == NO_EXPERT:
         return
     row = tile.to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    pair = tl.load(sorted_pairs + row)
-    filled = pair < pairs
+    filled = tl.load(sorted_pairs + row) < pairs
     m = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
     there = m < FEATURES
     if HAS_ORDER:
@@ -73,5 +72,5 @@ def narrow_tiles(
         wide, levels, first, second, scales, order, expert * FEATURES + m, there, row,
         filled, 0, SIZE, M, N, BLOCK, ROWS, OUTPUTS, FORM, HALVES, None, STEPS, AT_ONCE, HAS_ORDER, UPCAST,
     )  # fmt: skip
-    at = out + pair.to(tl.int64)[None, :] * FEATURES + m[:, None]
+    at = out + row[None, :] * FEATURES + m[:, None]
     tl.store(at, y.to(wide.dtype.element_ty), mask=there[:, None] & filled[None, :])

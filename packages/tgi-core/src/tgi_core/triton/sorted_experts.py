@@ -39,6 +39,7 @@ class Sorted(NamedTuple):
     pairs: int
     tiles: int  #: at most, with those that are empty
     order: Tensor  #: [S ROWS] int32, the pair in each row
+    places: Tensor  #: [P] int32, the row of each pair
     experts: Tensor  #: [S] int32, of each tile
 
 
@@ -73,24 +74,24 @@ class SortedExperts(ABC):
 
     def _by_tiles(self, x: Tensor, chosen: Tensor, weights: Tensor, out: Tensor) -> None:
         tokens, each = chosen.shape
-        pairs = chosen.numel()
-        tile = self._tile(pairs, x.element_size())
+        tile = self._tile(chosen.numel(), x.element_size())
         found = self._sort(chosen, tile.rows)
         wide = torch.empty((found.tiles * tile.rows, self.size), dtype=x.dtype, device=x.device)
         self._widen_tiles(x, each, found, wide, tile)
-        y = torch.empty((pairs, self.features), dtype=x.dtype, device=x.device)
+        y = torch.empty((len(wide), self.features), dtype=x.dtype, device=x.device)
         self._narrow_tiles(wide, found, y, tile)
         grid = tokens, triton.cdiv(self.features, MIXED), 1
-        MIX.launch(grid, (y, weights, out), {"K": each, "N": self.features, "BLOCK": MIXED})
+        MIX.launch(grid, (y, found.places, weights, out), {"K": each, "N": self.features, "BLOCK": MIXED})
 
     def _sort(self, chosen: Tensor, rows: int) -> Sorted:
         pairs = chosen.numel()
         most = most_tiles(pairs, self.count, rows)
         sorting = constants_of_sort(pairs, self.count, most, rows)
         order = torch.empty(most * rows, dtype=torch.int32, device=chosen.device)
+        places = torch.empty(pairs, dtype=torch.int32, device=chosen.device)
         experts = torch.empty(sorting["TILES"], dtype=torch.int32, device=chosen.device)
-        SORT.launch((self.count, 1, 1), (chosen, order, experts, pairs), sorting)
-        return Sorted(pairs, most, order, experts)
+        SORT.launch((self.count, 1, 1), (chosen, order, places, experts, pairs), sorting)
+        return Sorted(pairs, most, order, places, experts)
 
     @abstractmethod
     def _tile(self, pairs: int, itemsize: int) -> Tile:
@@ -110,7 +111,7 @@ class SortedExperts(ABC):
 
     @abstractmethod
     def _narrow_tiles(self, wide: Tensor, found: Sorted, y: Tensor, tile: Tile) -> None:
-        """wide [S ROWS, M] -> y [P, N]"""
+        """wide [S ROWS, M] -> y [S ROWS, N]"""
 
 
 def most_tiles(pairs: int, experts: int, rows: int) -> int:
