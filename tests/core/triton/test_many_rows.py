@@ -57,3 +57,13 @@ def test_many_rows_are_multiplied_and_activated_at_once(monkeypatch):
     assert gated_product(x[1:], weight, "silu") is None
     monkeypatch.setattr(torch.nn.functional, "linear", lambda *given: pytest.fail("gate and up were written"))
     assert torch.equal(linear.gated(x, weight, None, activation.silu_and_mul), expected)
+
+
+def test_few_rows_are_multiplied_so_where_their_tiles_keep_most_of_a_chip_busy(monkeypatch):
+    monkeypatch.setattr(many_rows, "FEWEST_ROWS", 1024)
+    fast = many_rows._is_fast
+    assert fast(80, 14336, 132)
+    assert fast(128, 132 * 128, 132)
+    assert not fast(129, 14336, 132)  # two tiles of rows
+    assert not fast(80, 132 * 128 + 1, 132)  # one multiprocessor has two
+    assert not fast(80, 8192, 132)

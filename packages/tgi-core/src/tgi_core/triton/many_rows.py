@@ -20,7 +20,8 @@ from tgi_core.triton.launch import ALIGNMENT, Kernel, in_tiles, is_in_tiles
 from tgi_core.triton.overlap import follow
 from tgi_core.triton.scores import product
 
-FEWEST_ROWS = 1024  #: for which it is faster than PyTorch's product and an activation, as measured on an H200
+FEWEST_ROWS = 1024  #: from which on it is faster than PyTorch's product and an activation, as measured on an H200;
+BUSY = 0.8  #: and where one tile of rows gives at least so many of the multiprocessors a tile, and none of them two
 #: of a tile, the fastest of six there; outputs of gate, and as many of up, or twice as many outputs
 ROWS, OUTPUTS, INPUTS, WARPS, STAGES = 128, 128, 64, 8, 4
 NEIGHBOURS = 8  #: tiles of rows that are multiplied with the same weights before other weights are read
@@ -68,15 +69,20 @@ _MANY_ROWS_PRODUCT = Kernel(_many_rows_product)
 
 def gated_product(x: Tensor, weight: Tensor, kind: str) -> Tensor | None:
     """x [T, N], weight [2 M, N], a kind of activation -> activation(x weight^T) [T, M]; None: PyTorch is faster."""
-    if x.dim() != 2 or len(x) < FEWEST_ROWS:
+    outputs = len(weight) // 2
+    if x.dim() != 2 or not _is_fast(len(x), outputs, chip_of(x.device).multiprocessors):
         return None
     x = x if x.stride(1) == 1 else x.contiguous()
-    outputs = len(weight) // 2
     if not is_copied(x, weight, outputs):
         return None
     out = torch.empty((len(x), outputs), dtype=x.dtype, device=x.device)
     _multiply(x, weight.view(1, 2, outputs, -1), out, None, kind, triton.cdiv(len(x), ROWS))
     return out
+
+
+def _is_fast(rows: int, outputs: int, multiprocessors: int) -> bool:
+    """Whether the kernel is, of gate and up with so many outputs each."""
+    return rows >= FEWEST_ROWS or (rows <= ROWS and BUSY <= triton.cdiv(outputs, OUTPUTS) / multiprocessors <= 1)
 
 
 def experts_product(x: Tensor, weight: Tensor, out: Tensor, experts: Tensor, kind: str, most_tiles: int) -> None:
