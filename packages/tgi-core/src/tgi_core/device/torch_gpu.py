@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tgi_core.device.backend import DeviceBackend, Download
 from tgi_core.device.capabilities import FLOAT8, MODEL_DTYPE, Capabilities
 from tgi_core.device.side_by_side import pieces_of, tensor_in
 
 BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, *range(160, 513, 32))
-TOKEN_BUCKETS = (16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 1024)
+TOKEN_BUCKETS = (
+    16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192
+)  # fmt: skip
+FEW_TOKENS, FEW_ROWS = 1024, 64  #: of steps with prompts, which are recorded whatever the model
+#: tokens times bytes of weights of a larger step that is recorded, which an H200 computes in 5 ms: with its padding it
+#: takes no longer than Python takes to call it layer by layer
+MOST_RECORDED = 3 * 10**12
 
 
 class TorchGpu(DeviceBackend):
@@ -29,7 +36,7 @@ class TorchGpu(DeviceBackend):
         kv_dtypes=(MODEL_DTYPE, *FLOAT8),
         batch_buckets=BUCKETS,
         token_buckets=TOKEN_BUCKETS,
-        mixture_buckets=(8, 64),
+        mixture_buckets=(8, 64, 512),
         record_ahead=True,
         asynchronous=True,
         prefill_tokens=8192,
@@ -44,6 +51,7 @@ class TorchGpu(DeviceBackend):
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         if size > 1:
             torch.cuda.set_device(rank)
+        self.size = size
         self.torch_device = torch.device("cuda", torch.cuda.current_device())
         self.product = torch.cuda.get_device_name(self.torch_device)
         self._capture_stream = torch.cuda.Stream(self.torch_device)  # type: ignore[no-untyped-call]
@@ -51,6 +59,19 @@ class TorchGpu(DeviceBackend):
         self._downloads = torch.cuda.Stream(self.torch_device)  # type: ignore[no-untyped-call]
         self._last_download = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._staging = (_Pinned(), _Pinned())
+
+    def prepare_model(self, model: nn.Module) -> nn.Module:
+        """Leave out what is not worth recording: of models that are divided, too, which are large, and of which ranks
+        hold different bytes."""
+        weights = torch.cuda.memory_allocated(self.torch_device)
+        most = MOST_RECORDED // weights if weights and self.size == 1 else 0
+        tokens, rows = self.capabilities.token_buckets, self.capabilities.mixture_buckets
+        self.capabilities = replace(
+            self.capabilities,
+            token_buckets=tuple(size for size in tokens if size <= max(FEW_TOKENS, most)),
+            mixture_buckets=tuple(size for size in rows if size <= FEW_ROWS or most > FEW_TOKENS),
+        )
+        return super().prepare_model(model)
 
     def free_bytes(self) -> int:
         return int(torch.cuda.mem_get_info(self.torch_device)[0])

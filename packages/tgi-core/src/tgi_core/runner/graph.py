@@ -18,7 +18,7 @@ from tgi_core.kernels import compiling
 from tgi_core.models.base import EncoderDecoderLM
 from tgi_core.runner.eager import EagerRunner, Launched
 from tgi_core.runner.recorded import RecordedDecode, RecordedMixture, RecordedSources, RecordedStep, Recording
-from tgi_core.runner.rehearsal import Bounds, rehearse, unrecorded_steps
+from tgi_core.runner.rehearsal import FEWEST, Bounds, rehearse, unrecorded_steps
 from tgi_core.runner.sizes import Size, Sizes
 from tgi_core.sampling.sampler import Choice
 from tgi_core.stats import EngineInfo
@@ -97,10 +97,11 @@ class GraphRunner(EagerRunner):
             self.model.encode(ForwardContext(encoder.positions[:0], self.attention.prepare(step), encoder))
 
     def _recorded_as(self, size: Size) -> Recording | None:
-        """What was recorded of a size; None if nothing can be, or the size was not met often enough."""
+        """What was recorded of a size; None if nothing can be, it was not met often enough, or there is no memory for a
+        mixture."""
         if size not in self._recorded:
             self._met[size] = self._met.get(size, 0) + 1
-            if self._met[size] < self._enough(size):
+            if self._met[size] < self._enough(size) or not (size.tokens is None or self._has_memory()):
                 return None
             self._record(size)
         return self._recorded[size]
@@ -161,7 +162,7 @@ class GraphRunner(EagerRunner):
     @torch.inference_mode()
     def warm_up(self, info: EngineInfo, progress: Callable[[float, str], None]) -> None:
         """Have the kernels of the smallest decode compiled, while those are that the first step wants."""
-        recorded = max(self.backend.capabilities.token_buckets, default=0)
+        recorded = max((few for few in self.backend.capabilities.token_buckets if few < FEWEST), default=0)
         most = info.max_batch_size, info.max_batch_prefill_tokens
         self._bounds = Bounds(*most, recorded, info.max_total_tokens, self.attention.block_size)
         if self._looks_ahead and (size := next(self._sizes.first(), None)) is not None:

@@ -16,8 +16,9 @@ from tgi_core.runner.slots import offsets, positions
 
 FIRST_TOKENS = 16  #: of the prompt with which an engine is tried when it is there
 
-#: tokens of prompts that are not recorded, as there are more; prompts of a thousand and more are read in another way
+#: tokens of prompts that are not recorded, or not yet, as there are many; a thousand and more are read in another way
 PROMPTS = ((600, 600), (1100,))
+FEWEST = min(map(sum, PROMPTS))
 BEFORE = (0, 4096)  #: tokens of each that were there before
 DECODES = (1, 2, 4, 7, 12, 24, 60)  #: sequences with one token beside prompts
 LONGEST = (100, 800, 4100)  #: tokens of these
@@ -28,7 +29,7 @@ class Bounds(NamedTuple):
 
     rows: int
     tokens: int  #: of a step, at most
-    recorded: int  #: so many tokens and fewer are recorded
+    recorded: int  #: so many tokens and fewer are recorded soon
     longest: int  #: tokens of a sequence, at most
     block_size: int
 

@@ -61,7 +61,9 @@ class Sizes:
 
     def all(self) -> Iterator[Size]:
         """Those of short sequences first, and greedy ones before others."""
-        both = list(itertools.product(self.capabilities.mixture_buckets, self.capabilities.token_buckets))
+        rows_of_mixtures = itertools.pairwise((0, *self.capabilities.mixture_buckets))
+        pairs = itertools.product(rows_of_mixtures, self.capabilities.token_buckets)
+        both = [(rows, tokens) for (fewer, rows), tokens in pairs if tokens > fewer]  # a row has one at least
         if self.sources:
             yield from itertools.starmap(self.of_sources, both)
         mixtures = () if self.sources else both
