@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from tgi_core.errors import UnsupportedKernel
 from tgi_core.kernels.reference import linear as reference_linear
 from tgi_core.kernels.reference.moe import Experts
-from tgi_core.triton import activation
+from tgi_core.triton import activation, many_rows
 from tgi_core.triton.chip import chip_of
 from tgi_core.triton.experts import NARROW_TILES, TILES, WIDEN_TILES, TritonExperts, experts, fixed_experts
 from tgi_core.triton.linear import linear
@@ -73,6 +73,15 @@ def test_many_pairs_of_each_expert_are_brought_together(count, hidden, size, tok
         for kernel in (WIDEN_TILES, NARROW_TILES):
             monkeypatch.setattr(kernel, "launch", lambda *given: pytest.fail("did not copy tiles"))
     torch.testing.assert_close(experts(*parts)(x, *choice), Experts(*parts)(x, *choice), **TOLERANCE[dtype])
+
+
+def test_more_tiles_than_programs_look_through_are_gathered(monkeypatch):
+    parts = linear, activation.silu_and_mul, *layer_of(3, 64, 64, torch.float16)
+    x, choice = tokens_of(300, 64, torch.float16) / 8, chosen_by(300, 2, 3)
+    expected = experts(*parts)(x, *choice)
+    monkeypatch.setattr(many_rows, "MOST_TILES", 4)
+    monkeypatch.setattr(many_rows, "experts_product", lambda *given: pytest.fail("took more tiles than it looks at"))
+    torch.testing.assert_close(experts(*parts)(x, *choice), expected, **TOLERANCE[torch.float16])
 
 
 @dtypes

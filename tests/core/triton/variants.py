@@ -288,16 +288,16 @@ def many_rows_products(target, dtype):
     names = ("ROWS", "OUTPUTS", "INPUTS", "NEIGHBOURS")
     shape = {name: getattr(many_rows, name) for name in names} | {"PROGRAMS": MULTIPROCESSORS, "UPCAST": False}
     rows, outputs, inputs = (shape[name] for name in names[:3])
-    for tiles_of_experts, kind, sizes in (
+    for most_tiles, kind, sizes in (
         (0, "silu", (14336, 4096)),
-        (128, "silu", (14336, 4096)),
-        (128, "", (4096, 14336)),
+        (many_rows.MOST_TILES, "silu", (14336, 4096)),
+        (many_rows.MOST_TILES, "", (4096, 14336)),
     ):
         boxes = (rows, inputs), (1, 2, outputs, inputs) if kind else (1, 1, 2 * outputs, inputs), (rows, outputs)
         tiled = (f"tensordesc<{dtype}[{', '.join(map(str, box))}]>" for box in boxes)
         known = dict(zip(("x", "weight", "out"), tiled, strict=True)) | {"rows": "i32", "experts": "*i32"}
-        constants = {**shape, "TILES": tiles_of_experts, "KIND": kind, "M": sizes[0], "N": sizes[1]}
-        constants |= {} if tiles_of_experts else {"experts": None}
+        constants = {**shape, "TILES": most_tiles, "KIND": kind, "M": sizes[0], "N": sizes[1]}
+        constants |= {} if most_tiles else {"experts": None}
         known = {name: kind for name, kind in known.items() if name not in constants}
         yield variant(many_rows._many_rows_product, constants, target, dtype, many_rows.WARPS, many_rows.STAGES, known)
     bringing = {"K": 2, "N": 4096, "ROWS": rows, "BLOCK": experts.BROUGHT}

@@ -73,9 +73,9 @@ class TritonExperts(SortedExperts):
         return {**self._shape, "ROWS": tile.rows, "INPUTS": tile.inputs, "UPCAST": self._chip.interprets}
 
     def _widen_tiles(self, x: Tensor, each: int, found: Sorted, wide: Tensor, tile: Tile) -> None:
-        if tile.rows == many_rows.ROWS and many_rows.is_copied(x, self.gate_up, self.size):
-            rows = self._brought_together(x, each, found, len(wide))
-            many_rows.experts_product(rows, self.gate_up, wide, found.experts, self.kind, found.tiles)
+        if _are_many(found, tile) and many_rows.is_copied(x, self.gate_up, self.size):
+            rows = self._brought_together(x, each, found, tile.rows)
+            many_rows.experts_product(rows, self.gate_up, wide, found.experts, self.kind)
             return
         columns = tile.columns // 2  # of gate, and as many of up
         grid = found.tiles, triton.cdiv(self.size, columns), 1
@@ -83,17 +83,17 @@ class TritonExperts(SortedExperts):
         constants = {"K": each, "KIND": self.kind, "COLUMNS": columns, **self._constants(tile)}
         WIDEN_TILES.launch(grid, arguments, constants, tile.warps, tile.stages)
 
-    def _brought_together(self, x: Tensor, each: int, found: Sorted, count: int) -> Tensor:
+    def _brought_together(self, x: Tensor, each: int, found: Sorted, of_tile: int) -> Tensor:
         """x [T, N], K = each -> [S ROWS, N]"""
-        rows = torch.empty((count, self.features), dtype=x.dtype, device=x.device)
-        constants = {"K": each, "N": self.features, "ROWS": count // found.tiles, "BLOCK": BROUGHT}
-        grid = count, triton.cdiv(self.features, BROUGHT), 1
+        rows = torch.empty((found.tiles * of_tile, self.features), dtype=x.dtype, device=x.device)
+        constants = {"K": each, "N": self.features, "ROWS": of_tile, "BLOCK": BROUGHT}
+        grid = len(rows), triton.cdiv(self.features, BROUGHT), 1
         BRING_TOGETHER.launch(grid, (x, found.order, found.experts, rows, found.pairs), constants)
         return rows
 
     def _narrow_tiles(self, wide: Tensor, found: Sorted, y: Tensor, tile: Tile) -> None:
-        if tile.rows == many_rows.ROWS and many_rows.is_copied(wide, self.down, self.features):
-            many_rows.experts_product(wide, self.down, y, found.experts, "", found.tiles)
+        if _are_many(found, tile) and many_rows.is_copied(wide, self.down, self.features):
+            many_rows.experts_product(wide, self.down, y, found.experts, "")
             return
         grid = found.tiles, triton.cdiv(self.features, tile.columns), 1
         arguments = wide, found.order, found.experts, self.down, y, found.pairs
@@ -133,6 +133,11 @@ def fixed_experts(
     if not isinstance(linear, Linear) or activation not in KINDS:
         raise UnsupportedKernel("--deterministic: experts with quantised weights may depend on the rows beside them")
     return FixedExperts(KINDS[activation], gate_up, down)
+
+
+def _are_many(found: Sorted, tile: Tile) -> bool:
+    """Whether pairs are in tiles that `many_rows` takes."""
+    return tile.rows == many_rows.ROWS and found.tiles <= many_rows.MOST_TILES
 
 
 def row_of(inputs: int) -> dict[str, int]:

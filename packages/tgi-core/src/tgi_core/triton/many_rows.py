@@ -24,6 +24,7 @@ FEWEST_ROWS = 1024  #: from which on it is faster than PyTorch's product and an 
 BUSY = 0.8  #: and where one tile of rows gives at least so many of the multiprocessors a tile, and none of them two
 #: of a tile, the fastest of six there; outputs of gate, and as many of up, or twice as many outputs
 ROWS, OUTPUTS, INPUTS, WARPS, STAGES = 128, 128, 64, 8, 4
+MOST_TILES = 1024  #: of rows of experts
 NEIGHBOURS = 8  #: tiles of rows that are multiplied with the same weights before other weights are read
 
 
@@ -34,12 +35,14 @@ def _many_rows_product(
     UPCAST: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """x [rows, N], weight [E, 1, M, N], or with a KIND of activation [E, 2, M, N] -> out [rows, M], all in tiles; a
-    program: every PROGRAMS-th.  With TILES > 0 each tile of rows has one of `experts` [TILES], and NO_EXPERT if it is
-    behind the last one."""
+    program: every PROGRAMS-th.  With TILES > 0 each tile of rows, of which there are no more, has one of `experts`, and
+    NO_EXPERT if it is behind the last one."""
     follow(OVERLAP)
     row_tiles = tl.cdiv(rows, ROWS)
     if TILES > 0:
-        row_tiles = tl.sum((tl.load(experts + tl.arange(0, TILES)) != NO_EXPERT).to(tl.int32))
+        number = tl.arange(0, TILES)
+        found = tl.load(experts + number, mask=number < row_tiles, other=NO_EXPERT)
+        row_tiles = tl.sum((found != NO_EXPERT).to(tl.int32))
     step: tl.constexpr = 2 * OUTPUTS if KIND == "" else OUTPUTS
     output_tiles: tl.constexpr = (M + step - 1) // step
     group: tl.constexpr = NEIGHBOURS * output_tiles
@@ -76,7 +79,7 @@ def gated_product(x: Tensor, weight: Tensor, kind: str) -> Tensor | None:
     if not is_copied(x, weight, outputs):
         return None
     out = torch.empty((len(x), outputs), dtype=x.dtype, device=x.device)
-    _multiply(x, weight.view(1, 2, outputs, -1), out, None, kind, triton.cdiv(len(x), ROWS))
+    _multiply(x, weight.view(1, 2, outputs, -1), out, None, kind)
     return out
 
 
@@ -85,15 +88,13 @@ def _is_fast(rows: int, outputs: int, multiprocessors: int) -> bool:
     return rows >= FEWEST_ROWS or (rows <= ROWS and BUSY <= triton.cdiv(outputs, OUTPUTS) / multiprocessors <= 1)
 
 
-def experts_product(x: Tensor, weight: Tensor, out: Tensor, experts: Tensor, kind: str, most_tiles: int) -> None:
-    """x [S ROWS, N], weight [E, M, N], or with a kind of activation [E, 2 M, N] -> out [S ROWS, M].
+def experts_product(x: Tensor, weight: Tensor, out: Tensor, experts: Tensor, kind: str) -> None:
+    """x [S ROWS, N], weight [E, M, N], or with a kind of activation [E, 2 M, N] -> out [S ROWS, M], S <= MOST_TILES.
 
     Args:
         experts: one of each tile of ROWS, and NO_EXPERT of those behind the last one, see `expert_tiles.sort_pairs`.
-        most_tiles: that there can be.
     """
-    weight = weight.view(len(weight), 2 if kind else 1, out.shape[1], -1)
-    _multiply(x, weight, out, experts, kind, most_tiles)
+    _multiply(x, weight.view(len(weight), 2 if kind else 1, out.shape[1], -1), out, experts, kind)
 
 
 def is_copied(x: Tensor, weight: Tensor, outputs: int) -> bool:
@@ -102,7 +103,7 @@ def is_copied(x: Tensor, weight: Tensor, outputs: int) -> bool:
     return is_known and is_in_tiles(x) and is_in_tiles(weight) and not outputs * x.itemsize % ALIGNMENT
 
 
-def _multiply(x: Tensor, weight: Tensor, out: Tensor, experts: Tensor | None, kind: str, row_tiles: int) -> None:
+def _multiply(x: Tensor, weight: Tensor, out: Tensor, experts: Tensor | None, kind: str) -> None:
     """weight: [E, 2 or 1, M, N]"""
     rows, outputs = out.shape
     parts, step = (2, OUTPUTS) if kind else (1, 2 * OUTPUTS)
@@ -114,10 +115,10 @@ def _multiply(x: Tensor, weight: Tensor, out: Tensor, experts: Tensor | None, ki
         "INPUTS": INPUTS,
         "NEIGHBOURS": NEIGHBOURS,
         "PROGRAMS": chip_of(x.device).multiprocessors,
-        "TILES": 0 if experts is None else len(experts),
+        "TILES": 0 if experts is None else MOST_TILES,
         "KIND": kind,
         "UPCAST": _MANY_ROWS_PRODUCT.interpreted,
     }
     read = in_tiles(x, ROWS, INPUTS), in_tiles(weight, 1, parts, step, INPUTS), in_tiles(out, ROWS, OUTPUTS)
-    grid = min(constants["PROGRAMS"], row_tiles * triton.cdiv(outputs, step)), 1, 1
+    grid = min(constants["PROGRAMS"], triton.cdiv(rows, ROWS) * triton.cdiv(outputs, step)), 1, 1
     _MANY_ROWS_PRODUCT.launch(grid, (*read, experts, rows), constants, WARPS, STAGES)
