@@ -176,7 +176,7 @@ def test_a_second_signal_ends_at_once(start):
         wait_for_line(process, "signal received, starting graceful shutdown")
         process.send_signal(signal.SIGINT)
         assert process.wait(2) == 1
-    assert not is_alive(engine)
+    wait_for_end(engine)
 
 
 @pytest.mark.parametrize("load_s", [0, 30])
